@@ -1,0 +1,157 @@
+"""One frozen dataclass for each stage; a profile (notebooks/profiles/*.yaml) holds one of each."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+
+import dacite
+import yaml
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images. Dead leaves are made on first use; other sets are in COCO layout."""
+
+    name: str = "deadleaves"  # deadleaves | coco
+    root: str = "data"  # folder, from the project's root
+    size: int = 128  # dead leaves: height and width in px
+    train: int = 2400  # dead leaves: scenes in each split
+    val: int = 200
+    test: int = 300
+    seed: int = 0
+    splits: dict = field(default_factory=dict)  # coco: split -> {images, annotations, limit}
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """The machine: which task network, its weights, and how those are trained."""
+
+    name: str = "small_mask_rcnn"  # see icmlib.tasks.create
+    num_classes: int = 4  # without the background
+    weights: str | None = None  # safetensors, from the project's root; none: train in notebook 01
+    steps: int = 8000
+    batch: int = 8
+    lr: float = 2e-3
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class CodecConfig:
+    """The codec's architecture; see icmlib.codecs.create."""
+
+    name: str = "scale_hyperprior_s8"
+    N: int = 64
+    M: int = 96
+
+
+@dataclass(frozen=True)
+class BaseTrainingConfig:
+    """Base ICM codec: rate + lambda_mse * MSE + lambda_feature * task-feature distance."""
+
+    steps: int = 3000
+    batch: int = 8
+    crop: int = 128  # px; training crops
+    lr: float = 1e-3
+    aux_lr: float = 1e-2  # quantiles of the entropy bottleneck
+    lambda_mse: float = 60.0  # for images in [0, 1]
+    lambda_feature: float = 1.0
+    warmup: float = 0.2  # fraction of the steps over which the feature term is ramped up
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """PatchGAN finetuning of the decoder: which layers, which patches, which loss."""
+
+    layers: int = 2  # decoder layers counted from the latents
+    patches: int = 3  # per image
+    patch_size: int = 64  # px
+    batch: int = 4  # images per step
+    steps: int = 1000
+    lr: float = 1e-4
+    lr_discriminator: float = 2e-4
+    schedule: str = "cosine"  # cosine (to zero) | constant
+    adversarial: str = "hinge"  # hinge | least_squares | cross_entropy | none
+    lambda_mse: float = 100.0
+    lambda_adversarial: float = 0.1
+    lambda_feature: float = 0.0  # task-feature term on whole images
+    lambda_lattice: float = 0.0  # power of the residual at the lattice frequencies
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How a codec is measured."""
+
+    resamples: int = 1000  # bootstrap
+    vgg: bool = False  # allow torchvision to download VGG-16's weights for the VGG distance
+    image_dir: str | None = None  # photographs for 06_figures; none: those of scikit-image
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Everything that differs between a laptop and a cluster."""
+
+    name: str
+    data: DataConfig = field(default_factory=DataConfig)
+    task: TaskConfig = field(default_factory=TaskConfig)
+    codec: CodecConfig = field(default_factory=CodecConfig)
+    base: BaseTrainingConfig = field(default_factory=BaseTrainingConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    rows: dict[str, dict] = field(default_factory=dict)  # Table 1: name -> what it changes
+
+
+def from_dict(cls: type, values: dict):
+    """A config from plain values.
+
+    Raises:
+        ValueError: an unknown key (with the nearest right name) or a value of the wrong type.
+    """
+    types = {f.name: f.type for f in dataclasses.fields(cls)}
+    for key in values:
+        if key not in types:
+            near = get_close_matches(str(key), types, 1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise ValueError(
+                f"{cls.__name__}: unknown key {key!r}{hint}; known: {', '.join(types)}"
+            )
+    parts = {
+        key: from_dict(types[key], value)
+        for key, value in values.items()
+        if dataclasses.is_dataclass(types[key]) and isinstance(value, dict)
+    }
+    try:
+        return dacite.from_dict(cls, {**values, **parts})
+    except dacite.DaciteError as error:
+        raise ValueError(f"{cls.__name__}: {error}") from None
+
+
+def replace(config, changes: dict):
+    """The config with some values changed, checked like `from_dict`."""
+    return from_dict(type(config), {**dataclasses.asdict(config), **changes})
+
+
+def load_profile(path: str | Path) -> Profile:
+    """Read `notebooks/profiles/<name>.yaml`.
+
+    Raises:
+        FileNotFoundError: no such profile; the message lists those there are.
+        ValueError: not YAML, unknown keys or wrong types, anywhere in the file or in a row.
+    """
+    path = Path(path)
+    if not path.exists():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
+        raise FileNotFoundError(f"profile {path} does not exist; there are: {known}")
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"profile {path} is not valid YAML: {error}") from None
+    try:
+        profile = from_dict(Profile, {"name": path.stem, **values})
+        for changes in profile.rows.values():
+            replace(profile.finetune, changes)
+    except ValueError as error:
+        raise ValueError(f"profile {path}: {error}") from None
+    return profile

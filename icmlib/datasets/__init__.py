@@ -1,0 +1,31 @@
+"""Data sets by name. All are COCO-style (images and an instances JSON) and read by one class.
+
+    deadleaves.py   synthetic scenes, generated on first use
+    coco.py         the data set class: any folder in COCO layout, or a plain folder of images
+"""
+
+from pathlib import Path
+
+from icmlib.config import DataConfig
+from icmlib.datasets import deadleaves
+from icmlib.datasets.coco import CocoDataset, read_image
+
+__all__ = ["CocoDataset", "create", "read_image"]
+
+
+def create(config: DataConfig, split: str) -> CocoDataset:
+    """The data set of a profile.
+
+    Args:
+        config: which data set and where; dead leaves are generated if not there yet.
+        split: `train`, `val` or `test`.
+    """
+    if config.name == "deadleaves":
+        counts = {"train": config.train, "val": config.val, "test": config.test}
+        folder = deadleaves.generate(config.root, config.size, counts, config.seed)
+        return CocoDataset(folder / split, deadleaves.annotation_file(folder, split))
+    if config.name == "coco":
+        files = config.splits[split]
+        root = Path(config.root)
+        return CocoDataset(root / files["images"], root / files["annotations"], files.get("limit"))
+    raise ValueError(f"unknown data set {config.name!r}; known: deadleaves, coco")

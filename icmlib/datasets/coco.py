@@ -1,0 +1,144 @@
+"""One data set class for everything in COCO layout: a folder of images and an instances JSON."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from faster_coco_eval.core import mask as rle
+from PIL import Image, UnidentifiedImageError
+from torch.utils.data import Dataset
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+
+
+def read_image(path: str | Path) -> torch.Tensor:
+    """(3, H, W) RGB float in [0, 1]; grey-scale, palette and alpha images are converted.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is not a readable image, or is cut short.
+    """
+    try:
+        with Image.open(path) as image:
+            pixels = np.array(image.convert("RGB"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"image {path} does not exist") from None
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ValueError(
+            f"image {path} cannot be read ({error}); replace it or remove it"
+        ) from error
+    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+
+
+def read_annotations(path: str | Path) -> dict:
+    """The instances JSON as a dict with `images`, `annotations` and `categories`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not JSON, or not COCO instances.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(
+            f"annotation file {path} does not exist; data/README.md says where each data set goes"
+        )
+    try:
+        coco = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        size = path.stat().st_size
+        raise ValueError(
+            f"annotation file {path} ({size} bytes) is not valid JSON ({error}); get it again"
+        ) from error
+    missing = {"images", "annotations", "categories"} - set(coco if isinstance(coco, dict) else ())
+    if missing:
+        raise ValueError(
+            f"annotation file {path} has no {', '.join(sorted(missing))}: not COCO instances"
+        )
+    if not coco["images"]:
+        raise ValueError(f"annotation file {path} lists no images")
+    return coco
+
+
+def folder_annotations(folder: Path) -> dict:
+    """COCO dict without annotations for all images below a plain folder, in order of name."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"image folder {folder} does not exist")
+    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise ValueError(f"image folder {folder} holds no image ({', '.join(IMAGE_SUFFIXES)})")
+    images = [{"id": i + 1, "file_name": str(f.relative_to(folder))} for i, f in enumerate(files)]
+    return {"images": images, "annotations": [], "categories": []}
+
+
+class CocoDataset(Dataset):
+    """Images with instance annotations.
+
+    Args:
+        images: folder of the image files.
+        annotations: instances JSON; without one every image below `images` is taken, unlabelled.
+        limit: keep only the first `limit` images.
+
+    Each item is `(image, target)`: image (3, H, W) RGB float in [0, 1]; target a dict of
+    `image_id` int, `boxes` (N, 4) xyxy in pixels, `labels` (N,) in 1..K (contiguous; see
+    `category_ids`), `masks` (N, H, W) uint8. Crowd regions and boxes without area are in
+    `ground_truth`, which evaluation reads, but not in the target, which training reads.
+    """
+
+    def __init__(
+        self, images: str | Path, annotations: str | Path | None = None, limit: int | None = None
+    ):
+        self.folder = Path(images)
+        coco = read_annotations(annotations) if annotations else folder_annotations(self.folder)
+        kept = coco["images"][:limit]
+        ids = {image["id"] for image in kept}
+        self.ground_truth = {
+            "info": coco.get("info", {}),
+            "images": kept,
+            "annotations": [a for a in coco["annotations"] if a["image_id"] in ids],
+            "categories": coco["categories"],
+        }
+        self.category_ids = [c["id"] for c in sorted(coco["categories"], key=lambda c: c["id"])]
+        self.categories = {c["id"]: c["name"] for c in coco["categories"]}
+        self._instances: dict[int, list[dict]] = {image["id"]: [] for image in kept}
+        for annotation in self.ground_truth["annotations"]:
+            self._instances[annotation["image_id"]].append(annotation)
+
+    def __len__(self) -> int:
+        return len(self.ground_truth["images"])
+
+    def path(self, index: int) -> Path:
+        return self.folder / self.ground_truth["images"][index]["file_name"]
+
+    def image(self, index: int) -> torch.Tensor:
+        return read_image(self.path(index))
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, dict]:
+        image = self.image(index)
+        image_id = self.ground_truth["images"][index]["id"]
+        return image, {"image_id": image_id, **self._target(image_id, *image.shape[1:])}
+
+    def _target(self, image_id: int, height: int, width: int) -> dict[str, torch.Tensor]:
+        usable = [
+            a
+            for a in self._instances[image_id]
+            if not a.get("iscrowd") and a["bbox"][2] > 0 and a["bbox"][3] > 0
+        ]
+        boxes = torch.tensor([a["bbox"] for a in usable], dtype=torch.float32).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]  # xywh -> xyxy
+        labels = [self.category_ids.index(a["category_id"]) + 1 for a in usable]
+        masks = [_decode(a["segmentation"], height, width) for a in usable]
+        return {
+            "boxes": boxes,
+            "labels": torch.tensor(labels, dtype=torch.int64),
+            "masks": torch.from_numpy(np.array(masks, np.uint8).reshape(-1, height, width)),
+        }
+
+
+def _decode(segmentation: list | dict, height: int, width: int) -> np.ndarray:
+    """Polygons, or run lengths compressed or not -> (H, W) uint8."""
+    if isinstance(segmentation, list):
+        return rle.decode(rle.merge(rle.frPyObjects(segmentation, height, width)))
+    if isinstance(segmentation["counts"], list):
+        segmentation = rle.frPyObjects(segmentation, height, width)
+    return rle.decode(segmentation)

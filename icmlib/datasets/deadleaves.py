@@ -1,0 +1,209 @@
+"""Dead leaves: synthetic scenes with the statistics of photographs and exact instance masks.
+
+Occluding leaves with power-law sizes and 1/f textures (Matheron; Ruderman; Lee, Mumford &
+Huang, "Occlusion models for natural images", IJCV 2001). Background leaves are irregular blobs
+of no class; the instances are disks, squares, triangles and stars.
+
+Every scene has its own seed, `(seed, split, index)`: splits are disjoint, a larger set extends a
+smaller one, and the same seed gives the same bytes.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from faster_coco_eval.core import mask as rle
+from PIL import Image
+from tqdm.auto import tqdm
+
+CATEGORIES = ("disk", "square", "triangle", "star")
+SPLITS = ("train", "val", "test")
+MIN_VISIBLE = 0.4  # an instance hidden beyond this fraction is background
+MIN_AREA = 60  # px; below this no network can name the shape at 128x128
+
+
+def polygon(sides: int, inner: float | None = None):
+    """Radius over angle of a regular polygon, or of a star with `inner` radius; outer radius 1."""
+    corners = sides if inner is None else 2 * sides
+    radii = np.ones(corners) if inner is None else np.tile([1.0, inner], sides)
+    angles = np.arange(corners + 1) * 2 * np.pi / corners
+    x, y = np.append(radii, 1) * np.cos(angles), np.append(radii, 1) * np.sin(angles)
+
+    def radius(theta):
+        theta = theta % (2 * np.pi)
+        i = np.minimum((theta * corners / (2 * np.pi)).astype(int), corners - 1)
+        dx, dy = x[i + 1] - x[i], y[i + 1] - y[i]
+        # the ray at angle theta meets the edge i -> i + 1
+        return (x[i] * dy - y[i] * dx) / (np.cos(theta) * dy - np.sin(theta) * dx)
+
+    return radius
+
+
+def blob(rng: np.random.Generator):
+    """Radius over angle of an irregular closed curve: a few random harmonics around 1."""
+    order = np.arange(2, 7)
+    amplitude = rng.normal(0, 0.35, len(order)) / order
+    phase = rng.uniform(0, 2 * np.pi, len(order))
+    return lambda theta: np.clip(
+        1 + (amplitude * np.cos(order * theta[..., None] + phase)).sum(-1), 0.3, 2
+    )
+
+
+SHAPES = {
+    "disk": lambda theta: np.ones_like(theta),
+    "square": polygon(4),
+    "triangle": polygon(3),
+    "star": polygon(5, inner=0.45),
+}
+
+
+def texture(rng: np.random.Generator, size: int, beta: float) -> np.ndarray:
+    """(size, size) noise with power spectrum 1/f^beta, zero mean, unit variance."""
+    f = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None])
+    f[0, 0] = np.inf
+    spectrum = np.fft.rfft2(rng.standard_normal((size, size))) * f ** (-beta / 2)
+    noise = np.fft.irfft2(spectrum, (size, size))
+    return noise / noise.std()
+
+
+class Canvas:
+    """The scene while it is painted: colours, and which instance owns each pixel (0: none)."""
+
+    def __init__(self, rng: np.random.Generator, size: int):
+        self.rng, self.size = rng, size
+        self.textures = [texture(rng, size, beta) for beta in rng.uniform(1.8, 3, 4)]
+        self.owner = np.zeros((size, size), np.int32)
+        self.image = self.colours(slice(0, size), slice(0, size))
+
+    def colours(self, rows: slice, columns: slice) -> np.ndarray:
+        """(h, w, 3) textured, shaded colour of one leaf over a window."""
+        rng = self.rng
+        pattern = np.roll(
+            self.textures[rng.integers(len(self.textures))], rng.integers(0, self.size, 2), (0, 1)
+        )[rows, columns]
+        slope = rng.normal(0, 0.12, 2) / self.size
+        y, x = np.mgrid[rows, columns]
+        shade = 1 + slope[0] * (y - rows.start) + slope[1] * (x - columns.start)
+        base = rng.uniform(0.12, 0.88) + rng.normal(0, 0.13, 3)  # mostly grey, as in photographs
+        tint = 1 + rng.normal(0, 0.3, 3)
+        contrast = rng.uniform(0.02, 0.09)
+        return (base + contrast * pattern[..., None] * tint) * shade[..., None]
+
+    def paint(self, radius_of, radius: float, instance: int = 0) -> int:
+        """Paint one leaf at a random place; returns how many pixels it covers."""
+        rng = self.rng
+        cy, cx = rng.uniform(0, self.size, 2)
+        if instance:  # an instance keeps its centre inside the scene
+            cy, cx = rng.uniform(0.6 * radius, self.size - 0.6 * radius, 2)
+        turn = rng.uniform(0, 2 * np.pi)
+        reach = 2 * radius + 1
+        rows = slice(max(0, int(cy - reach)), min(self.size, int(cy + reach) + 1))
+        columns = slice(max(0, int(cx - reach)), min(self.size, int(cx + reach) + 1))
+        y, x = np.mgrid[rows, columns]
+        distance = np.hypot(y - cy, x - cx)
+        edge = radius * radius_of(np.arctan2(y - cy, x - cx) + turn)
+        alpha = np.clip(edge - distance + 0.5, 0, 1)[..., None]  # one pixel of soft edge
+        window = (rows, columns)
+        self.image[window] += alpha * (self.colours(rows, columns) - self.image[window])
+        covered = alpha[..., 0] > 0.5
+        self.owner[window][covered] = instance
+        return int(covered.sum())
+
+
+def scene(seed: int, split: str, index: int, size: int) -> tuple[np.ndarray, list[dict]]:
+    """One scene: (size, size, 3) uint8 and its visible instances `{"category", "mask"}`."""
+    rng = np.random.default_rng((seed, SPLITS.index(split), index))
+    canvas = Canvas(rng, size)
+    for _ in range(60):  # radii with density r^-3 between 4 and 40 px: scale invariance
+        canvas.paint(blob(rng), min(40, 4 / np.sqrt(rng.uniform(0.01, 1))))
+    painted = {}
+    for instance in range(1, rng.integers(2, 7) + 1):
+        category = CATEGORIES[rng.integers(len(CATEGORIES))]
+        area = canvas.paint(SHAPES[category], rng.uniform(0.085, 0.24) * size, instance)
+        painted[instance] = (category, area)
+        if rng.uniform() < 0.3:  # clutter in front
+            canvas.paint(blob(rng), rng.uniform(4, 10))
+    y, x = np.mgrid[:size, :size] / size - 0.5
+    light = 1 + rng.normal(0, 0.25) * y + rng.normal(0, 0.25) * x
+    image = canvas.image * light[..., None] + rng.normal(0, 0.008, (size, size, 3))
+    pixels = (np.clip(image, 0, 1) * 255).round().astype(np.uint8)
+    instances = []
+    for instance, (category, area) in painted.items():
+        mask = canvas.owner == instance
+        if mask.sum() >= max(MIN_AREA, MIN_VISIBLE * area):
+            instances.append({"category": category, "mask": mask})
+    return pixels, instances
+
+
+def _write_scene(index: int, *, folder: Path, seed: int, split: str, size: int) -> list[dict]:
+    pixels, instances = scene(seed, split, index, size)
+    Image.fromarray(pixels).save(folder / f"{index:06d}.png")
+    annotations = []
+    for instance in instances:
+        encoded = rle.encode(np.asfortranarray(instance["mask"].astype(np.uint8)))
+        annotations.append(
+            {
+                "image_id": index + 1,
+                "category_id": CATEGORIES.index(instance["category"]) + 1,
+                "segmentation": {"size": [size, size], "counts": encoded["counts"].decode()},
+                "area": int(instance["mask"].sum()),
+                "bbox": [float(v) for v in rle.toBbox(encoded)],
+                "iscrowd": 0,
+            }
+        )
+    return annotations
+
+
+def generate(
+    root: Path, size: int, counts: dict[str, int], seed: int, workers: int | None = None
+) -> Path:
+    """Write the data set in COCO layout; what is already complete is left alone.
+
+    Args:
+        root: parent folder; the data set goes to a folder named after its parameters.
+        size: height and width of a scene in pixels.
+        counts: scenes per split, e.g. `{"train": 1400, "val": 200, "test": 200}`.
+        seed: seed of all scenes.
+        workers: processes; all cores by default.
+
+    Returns:
+        The folder, with `<split>/*.png` and `annotations/instances_<split>.json`.
+    """
+    numbers = "-".join(str(counts[split]) for split in SPLITS)
+    folder = Path(root) / f"deadleaves-{size}px-seed{seed}-{numbers}"
+    for split in SPLITS:
+        if not annotation_file(folder, split).exists():
+            _generate_split(folder, split, size, counts[split], seed, workers)
+    return folder
+
+
+def annotation_file(folder: Path, split: str) -> Path:
+    return Path(folder) / "annotations" / f"instances_{split}.json"
+
+
+def _generate_split(
+    folder: Path, split: str, size: int, count: int, seed: int, workers: int | None
+) -> None:
+    (folder / split).mkdir(parents=True, exist_ok=True)
+    write = partial(_write_scene, folder=folder / split, seed=seed, split=split, size=size)
+    with ProcessPoolExecutor(workers or os.cpu_count()) as pool:
+        scenes: Iterator = pool.map(write, range(count), chunksize=16)
+        annotations = [a for each in tqdm(scenes, split, total=count) for a in each]
+    coco = {
+        "info": {"description": f"dead leaves, {split}", "seed": seed, "size": size},
+        "images": [
+            {"id": i + 1, "file_name": f"{i:06d}.png", "height": size, "width": size}
+            for i in range(count)
+        ],
+        "annotations": [{"id": i + 1, **a} for i, a in enumerate(annotations)],
+        "categories": [{"id": i + 1, "name": name} for i, name in enumerate(CATEGORIES)],
+    }
+    target = annotation_file(folder, split)
+    target.parent.mkdir(exist_ok=True)
+    half = target.with_suffix(".half")
+    half.write_text(json.dumps(coco))
+    half.replace(target)  # its presence says that the split is whole

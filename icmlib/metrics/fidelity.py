@@ -1,0 +1,168 @@
+"""Fidelity of a decoded image to its original: PSNR, SSIM, VGG distance, task-feature distance.
+
+Images are RGB floats in [0, 1], (B, 3, H, W); each metric returns one value an image, (B,), and
+refuses other shapes and ranges. Round decoded images once (`to_8bit`) before calling any of them.
+"""
+
+import pickle
+import warnings
+from pathlib import Path
+
+import torch
+from pytorch_msssim import ssim as msssim_ssim
+from torch import Tensor
+
+SSIM_WINDOW = 11
+VGG_SMALLEST = 16  # VGG-16's fifth stage sees 1/16 of the image
+VGG_FILE = "vgg16-397923af.pth"
+VGG_URL = f"https://download.pytorch.org/models/{VGG_FILE}"
+
+
+class WeightsUnavailable(RuntimeError):
+    """Pretrained weights are not on this machine; the message says why and what to put where."""
+
+
+def to_8bit(x: Tensor) -> Tensor:
+    """The image as an 8-bit file holds it: round(255 x) / 255. Any shape, values in [0, 1]."""
+    _check_range("x", x)
+    return torch.round(255 * x) / 255
+
+
+def psnr(x: Tensor, y: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio (dB) of each image, (B,), both rounded to 8 bits first.
+
+    -10 log10(MSE over all pixels and channels), peak 1. Identical images are infinitely good
+    (inf), and so is any mean that holds one: count them, or average the MSE.
+    """
+    _check_pair(x, y)
+    error = to_8bit(x.double()) - to_8bit(y.double())
+    return -10 * torch.log10(error.square().mean(dim=(1, 2, 3)))
+
+
+def ssim(x: Tensor, y: Tensor) -> Tensor:
+    """Structural similarity of each image, (B,), at most 1 (Wang et al. 2004).
+
+    11x11 Gaussian window of sigma 1.5, window positions inside the image only, mean over the three
+    channels. Raises ValueError for images smaller than the window.
+    """
+    _check_pair(x, y, smallest=SSIM_WINDOW)
+    return msssim_ssim(x.float(), y.float(), data_range=1.0, size_average=False)
+
+
+def feature_distance(features_x: dict[str, Tensor], features_y: dict[str, Tensor]) -> Tensor:
+    """Distance of two sets of feature maps, (B,): 0 for equal maps, about 2 for unrelated ones.
+
+    For each image, the mean over maps (B, C, H, W) of MSE(map_x, map_y) / variance(map_x): the
+    original's variance makes maps of any scale count alike. Differentiable, so that it is a metric
+    and the task-feature term of the training losses alike; computed in float32 under autocast.
+    Raises ValueError where names or shapes of the maps differ, or there are none.
+    """
+    if features_x.keys() != features_y.keys() or not features_x:
+        raise ValueError(
+            f"need the same maps on both sides, at least one; got {sorted(features_x)} "
+            f"and {sorted(features_y)}"
+        )
+    return torch.stack([_map_distance(n, features_x[n], features_y[n]) for n in features_x]).mean(0)
+
+
+class VGGDistance:
+    """LPIPS on VGG-16 (Zhang et al. 2018, arXiv 1801.03924), version 0.1; lower is closer.
+
+    Make one with `VGGDistance.load()`; call it with two batches of images in [0, 1].
+    """
+
+    def __init__(self, model: torch.nn.Module):
+        """`model`: an `lpips.LPIPS(net="vgg")` with its pretrained weights."""
+        self.model = model.eval().requires_grad_(False)
+
+    @classmethod
+    def load(cls, download: bool = False) -> "VGGDistance":
+        """Reads VGG-16's weights from torch.hub's checkpoints folder (lpips brings its own part).
+
+        `download` fetches the file (528 MB) where it is missing. Raises WeightsUnavailable, with
+        the reason, the file, its address and its folder, where the weights cannot be had: a table
+        then says "n/a", never another network's distance.
+        """
+        path = vgg_path()
+        if not path.exists():
+            if not download:
+                raise WeightsUnavailable(_how_to_get(path, "the file is missing"))
+            _download(path)
+        try:
+            return cls(_lpips_vgg())
+        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+            raise WeightsUnavailable(
+                _how_to_get(path, f"the file cannot be read ({error})")
+            ) from error
+
+    def to(self, device: torch.device | str) -> "VGGDistance":
+        """Moves the network; the images of a call must be on the same device."""
+        self.model.to(device)
+        return self
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        """Distance of each image, (B,), of two batches (B, 3, H, W) in [0, 1], at least 16x16."""
+        _check_pair(x, y, smallest=VGG_SMALLEST)
+        return self.model(2 * x.float() - 1, 2 * y.float() - 1).flatten()  # LPIPS wants [-1, 1]
+
+
+def vgg_path() -> Path:
+    """Where torchvision looks for VGG-16's weights (moved by the variable TORCH_HOME)."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / VGG_FILE
+
+
+def _map_distance(name: str, x: Tensor, y: Tensor) -> Tensor:
+    if x.shape != y.shape:
+        raise ValueError(f"map {name}: shapes {tuple(x.shape)} and {tuple(y.shape)} differ")
+    x, y = x.float().flatten(1), y.float().flatten(1)
+    variance = x.var(dim=1, unbiased=False).clamp_min(1e-6)  # a dead map must not divide by 0
+    return (x - y).square().mean(dim=1) / variance
+
+
+def _lpips_vgg() -> torch.nn.Module:
+    import lpips  # here, since it takes seconds and most runs never ask for it
+
+    # Layers draw their first weights before the file overwrites them: keep the caller's random
+    # state. lpips calls torchvision by an old name and hears about it.
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return lpips.LPIPS(net="vgg", verbose=False)
+
+
+def _download(path: Path) -> None:
+    """torch.hub's own download, checked against the hash in the file's name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        torch.hub.download_url_to_file(VGG_URL, str(path), path.stem.split("-")[1], progress=False)
+    except (OSError, RuntimeError) as error:  # no network; wrong hash
+        raise WeightsUnavailable(_how_to_get(path, f"the download failed ({error})")) from error
+
+
+def _how_to_get(path: Path, reason: str) -> str:
+    return (
+        f"VGG-16 weights are unavailable: {reason}. Get {VGG_FILE} from {VGG_URL} and put it in "
+        f"{path.parent}, or call VGGDistance.load(download=True)."
+    )
+
+
+def _check_pair(x: Tensor, y: Tensor, smallest: int = 1) -> None:
+    if x.shape != y.shape:
+        raise ValueError(f"images differ in shape: {tuple(x.shape)} and {tuple(y.shape)}")
+    if x.ndim != 4 or x.shape[1] != 3:
+        raise ValueError(f"need images (B, 3, H, W); got shape {tuple(x.shape)}")
+    height, width = x.shape[2:]
+    if min(height, width) < smallest:
+        raise ValueError(
+            f"image is {width}x{height} px; this metric needs at least {smallest}x{smallest}"
+        )
+    _check_range("x", x)
+    _check_range("y", y)
+
+
+def _check_range(name: str, image: Tensor) -> None:
+    if not image.is_floating_point():
+        raise ValueError(f"{name} is {image.dtype}; need floats in [0, 1]")
+    low, high = (value.item() for value in image.aminmax())
+    if not (low >= 0 and high <= 1):  # so phrased, NaN fails too
+        raise ValueError(f"{name} runs from {low:.4g} to {high:.4g}; need [0, 1]")

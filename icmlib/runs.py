@@ -1,0 +1,266 @@
+"""A run folder holds everything one notebook run made, and what is needed to resume it.
+
+    results/<profile>/<stage>/<name>/
+        run.json       parameters, versions, device, git commit, fingerprints, start, end
+        log.csv        a row a step          summary.json   what later notebooks read
+        last.pt        the resume point      final.safetensors   the weights
+        figures/       pictures, each with the table it was drawn from
+"""
+
+import contextlib
+import csv
+import dataclasses
+import errno
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+
+PACKAGES = ("torch", "torchvision", "compressai", "numpy", "faster-coco-eval")
+
+
+def project_root() -> Path:
+    """The folder that holds `notebooks/profiles`, from here upwards (or `ICM_ROOT`)."""
+    if "ICM_ROOT" in os.environ:
+        return Path(os.environ["ICM_ROOT"])
+    for folder in (Path.cwd(), *Path.cwd().parents):
+        if (folder / "notebooks" / "profiles").is_dir():
+            return folder
+    raise FileNotFoundError(
+        f"no folder from {Path.cwd()} upwards holds notebooks/profiles; "
+        f"start in the project or set ICM_ROOT to it"
+    )
+
+
+def fingerprint(*things) -> str:
+    """Sixteen hex digits that change with any module, state dict, file or plain value."""
+    digest = hashlib.sha256()
+    for thing in things:
+        if isinstance(thing, torch.nn.Module):
+            thing = thing.state_dict()
+        if isinstance(thing, Path):
+            digest.update(thing.read_bytes())
+        elif isinstance(thing, dict) and any(torch.is_tensor(v) for v in thing.values()):
+            for name in sorted(thing):
+                digest.update(name.encode())
+                digest.update(thing[name].detach().cpu().contiguous().numpy().tobytes())
+        else:
+            digest.update(json.dumps(plain(thing), sort_keys=True).encode())
+    return digest.hexdigest()[:16]
+
+
+def plain(thing):
+    """Dataclasses, paths and numpy scalars as JSON takes them."""
+    if dataclasses.is_dataclass(thing):
+        return plain(dataclasses.asdict(thing))
+    if isinstance(thing, dict):
+        return {str(k): plain(v) for k, v in thing.items()}
+    if isinstance(thing, list | tuple):
+        return [plain(v) for v in thing]
+    if isinstance(thing, Path):
+        return str(thing)
+    return thing.item() if hasattr(thing, "item") else thing
+
+
+@contextlib.contextmanager
+def written(path: Path):
+    """A temporary path that becomes `path` only when the block ends well.
+
+    Raises:
+        OSError: no space left; names the folder and what to do.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_name(f".{path.name}.half")
+    try:
+        yield half
+        half.replace(path)
+    except Exception as error:
+        half.unlink(missing_ok=True)
+        if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
+            raise _no_space(path) from error
+        raise
+
+
+def _no_space(path: Path) -> OSError:
+    return OSError(
+        errno.ENOSPC,
+        f"no space left for {path}; free some and run again: the run goes on from its last "
+        f"checkpoint in {path.parent}",
+    )
+
+
+def save_weights(path: str | Path, module_or_state) -> None:
+    """Weights as safetensors, whole or not at all."""
+    state = module_or_state
+    if isinstance(state, torch.nn.Module):
+        state = state.state_dict()
+    with written(Path(path)) as half:
+        save_file({name: value.contiguous() for name, value in state.items()}, half)
+
+
+def load_weights(module: torch.nn.Module, path: str | Path) -> None:
+    """Weights from safetensors (half precision is widened).
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: broken file, or weights of another architecture.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"weights {path} do not exist; run the notebook that makes them")
+    try:
+        state = load_file(path)
+    except Exception as error:
+        raise ValueError(f"weights {path} are not a whole safetensors file ({error})") from error
+    own = module.state_dict()
+    for name in sorted(own.keys() | state.keys()):
+        ours = tuple(own[name].shape) if name in own else "no such tensor"
+        theirs = tuple(state[name].shape) if name in state else "no such tensor"
+        if ours != theirs:
+            raise ValueError(
+                f"weights {path} are of another architecture than {type(module).__name__}: "
+                f"{name} is {theirs} in the file and {ours} in the network; "
+                f"set the profile's architecture to the one they were trained with"
+            )
+    module.load_state_dict({name: value.to(own[name].dtype) for name, value in state.items()})
+
+
+class Run:
+    """One run folder. Opening it again with the same parameters and inputs resumes it; with
+    others it starts anew.
+
+    Args:
+        folder: where everything goes.
+        parameters: configs and values that decide the result.
+        inputs: fingerprints of what goes in (data, weights).
+        provenance: short facts for figures and tables: profile, seed, data.
+    """
+
+    def __init__(self, folder: str | Path, parameters: dict, inputs: dict, provenance: dict):
+        self.folder = Path(folder)
+        self.provenance = provenance
+        self._facts = {"parameters": plain(parameters), "inputs": plain(inputs)}
+        old = self._read("run.json")
+        if any(old.get(key) != value for key, value in self._facts.items()):
+            self._forget()
+            old = {}
+        self._facts |= {
+            "provenance": plain(provenance),
+            "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            "git": _git_state(),
+            "start": old.get("start", _now()),
+            "end": None,
+        }
+        self._write("run.json", self._facts)
+
+    def __str__(self) -> str:
+        return " · ".join(f"{key} {value}" for key, value in self.provenance.items())
+
+    # --- files ---------------------------------------------------------------------------
+
+    def path(self, name: str) -> Path:
+        return self.folder / name
+
+    def _read(self, name: str) -> dict:
+        with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+            return json.loads(self.path(name).read_text())
+        return {}
+
+    def _write(self, name: str, values: dict) -> None:
+        with written(self.path(name)) as half:
+            half.write_text(json.dumps(plain(values), indent=1))
+
+    def _forget(self) -> None:
+        for name in ("last.pt", "log.csv", "summary.json", "final.safetensors", "per_image.csv"):
+            self.path(name).unlink(missing_ok=True)
+        shutil.rmtree(self.path("figures"), ignore_errors=True)
+
+    # --- training ------------------------------------------------------------------------
+
+    def log(self, step: int, terms: dict[str, torch.Tensor | float]) -> None:
+        """Append one row to log.csv."""
+        row = {"step": step} | {name: float(value) for name, value in terms.items()}
+        file = self.path("log.csv")
+        try:
+            with file.open("a", newline="") as stream:
+                writer = csv.DictWriter(stream, row)
+                if stream.tell() == 0:
+                    writer.writeheader()
+                writer.writerow({key: f"{value:.6g}" for key, value in row.items()})
+        except OSError as error:
+            raise (_no_space(file) if error.errno == errno.ENOSPC else error) from error
+
+    def logged(self) -> pd.DataFrame:
+        return pd.read_csv(self.path("log.csv"))
+
+    def checkpoint(self, step: int, **parts) -> None:
+        """The resume point after `step` steps; parts are modules, optimisers, schedules."""
+        state = {name: part.state_dict() for name, part in parts.items()}
+        with written(self.path("last.pt")) as half:
+            torch.save({"step": step, **state}, half)
+
+    def resume(self, **parts) -> int:
+        """Restore parts from the resume point; returns the steps already done (0 without one)."""
+        if not self.path("last.pt").exists():
+            self.path("log.csv").unlink(missing_ok=True)
+            return 0
+        state = torch.load(self.path("last.pt"), map_location="cpu", weights_only=True)
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        if self.path("log.csv").exists():  # rows past the resume point are made again
+            rows = pd.read_csv(self.path("log.csv"), dtype=str, on_bad_lines="skip")
+            rows = rows[pd.to_numeric(rows["step"], errors="coerce") < state["step"]]
+            with written(self.path("log.csv")) as half:
+                rows.to_csv(half, index=False)
+        return state["step"]
+
+    def save_weights(self, module_or_state) -> None:
+        save_weights(self.path("final.safetensors"), module_or_state)
+
+    # --- results -------------------------------------------------------------------------
+
+    def save_table(self, table: pd.DataFrame, name: str) -> None:
+        with written(self.path(f"{name}.csv")) as half:
+            table.to_csv(half, index=False)
+
+    def figure(self, figure, name: str, table: pd.DataFrame | None = None) -> None:
+        """Save a figure as PNG, stamped with its provenance, and the table it was drawn from."""
+        figure.text(0.995, 0.002, str(self), ha="right", va="bottom", size=6, color="0.5")
+        with written(self.path(f"figures/{name}.png")) as half:
+            figure.savefig(half, format="png", dpi=150, bbox_inches="tight")
+        if table is not None:
+            self.save_table(table, f"figures/{name}")
+
+    def finish(self, summary: dict) -> dict:
+        """Write summary.json, which says that the run is whole."""
+        self._write("run.json", self._facts | {"end": _now()})
+        self._write("summary.json", summary)
+        return summary
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _git_state() -> dict:
+    def git(*words):
+        done = subprocess.run(["git", *words], capture_output=True, text=True, cwd=_HERE)
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    with contextlib.suppress(FileNotFoundError):  # no git on this machine
+        commit = git("rev-parse", "HEAD")
+        return {"commit": commit, "dirty": bool(git("status", "--porcelain", "--", "."))}
+    return {"commit": None, "dirty": None}
+
+
+_HERE = Path(__file__).parent

@@ -1,0 +1,45 @@
+"""Task networks: the machine at the end of the chain.
+
+    torchvision.py   the small Mask R-CNN of the embedded data
+
+A task network takes RGB images in [0, 1] and does its own channel order, scaling and resizing,
+differentiably: a task loss reaches the codec that produced the image.
+"""
+
+from typing import Protocol
+
+import torch
+
+from icmlib.config import TaskConfig
+from icmlib.runs import load_weights, project_root
+
+Images = torch.Tensor | list[torch.Tensor]  # (B, 3, H, W), or B times (3, H, W)
+
+
+class TaskNetwork(Protocol):
+    """What the study asks of a machine; any `nn.Module` with these three methods will do."""
+
+    def loss(self, images: Images, targets: list[dict]) -> dict[str, torch.Tensor]:
+        """Named scalar training losses; targets as `icmlib.datasets.CocoDataset` gives them."""
+
+    def features(self, images: Images) -> dict[str, torch.Tensor]:
+        """Named feature maps (B, C, h, w), for the task-feature distance."""
+
+    def predict(self, images: Images) -> list[dict]:
+        """Per image: boxes (N, 4) xyxy in px, labels (N,) in 1..K, scores (N,) and, from an
+        instance segmentation network, masks (N, H, W) bool."""
+
+
+def create(config: TaskConfig) -> torch.nn.Module:
+    """The task network of a profile, with its weights if the profile names some."""
+    from icmlib.tasks import torchvision
+
+    known = {"small_mask_rcnn": torchvision.small_mask_rcnn}
+    if config.name not in known:
+        raise ValueError(f"unknown task network {config.name!r}; known: {', '.join(known)}")
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        network = known[config.name](config.num_classes)
+    if config.weights:
+        load_weights(network, project_root() / config.weights)
+    return network

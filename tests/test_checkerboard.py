@@ -1,0 +1,243 @@
+import time
+
+import numpy as np
+import pytest
+import scipy.signal
+import torch
+from PIL import Image
+
+from icmlib.metrics.checkerboard import (
+    Pattern,
+    bootstrap_pattern,
+    excess_prms,
+    luma,
+    read_pattern,
+    tile_count,
+    tile_size,
+    welch_spectrum,
+)
+
+# PAPERS.md, "the 6 in data/paper_samples": LPP at S = 2 / 4 / 8 (dB), PRMS (grey levels).
+PUBLISHED = {
+    "base": (15.5, 22.2, 15.4, 3.80),
+    "finetuned_low_impact": (14.2, 21.5, 14.8, 2.99),
+    "finetuned": (12.0, 8.8, 6.7, 0.70),
+    "bilateral": (8.7, 8.5, 2.3, 0.75),
+    "gaussian": (10.6, 11.7, 3.9, 0.36),
+}
+
+
+def read(path):
+    return torch.tensor(np.asarray(Image.open(path)) / 255).permute(2, 0, 1)
+
+
+def spectra_of(paths):
+    images = [read(path) for path in paths]
+    tile = tile_size(image.shape[1:] for image in images)
+    return np.stack([welch_spectrum(image, tile) for image in images])
+
+
+def noise(rng, n=20, size=128, level=8):
+    return (128 + level * rng.standard_normal((n, size, size))) / 255
+
+
+def grid(scale, size=128):
+    """A pattern of period `scale` (product of two square-ish waves), zero mean, RMS 1."""
+    wave = np.zeros((scale, scale))
+    wave[: max(1, scale // 2), : max(1, scale // 2)] = 1
+    wave = (wave - wave.mean()) / wave.std()
+    return np.tile(wave, (size // scale, size // scale))
+
+
+def test_luma_is_bt601():
+    image = torch.zeros(3, 4, 5)
+    image[0], image[2] = 1.0, 0.5
+    assert np.allclose(luma(image), 0.299 + 0.057)
+
+
+def test_spectrum_is_scipys_welch_along_an_axis(rng):
+    # Rows that are all alike have power only on one axis, where a 1-D Welch says how much.
+    row = rng.random(256)
+    P = welch_spectrum(np.tile(row, (256, 1)), 128)
+    _, expected = scipy.signal.welch(
+        row, window="hann", nperseg=128, noverlap=64, return_onesided=False, scaling="density"
+    )
+    # The Hann window across the rows gathers a constant's power: N * 4/6 of it at its bin.
+    assert np.allclose(P[0], expected * 128 * 2 / 3)
+
+
+@pytest.mark.parametrize("tile", [16, 48, 128])
+def test_spectrum_sums_to_the_variance(rng, tile):
+    planes = noise(rng, 10, 256)
+    sums = [welch_spectrum(p, tile).sum() / tile**2 for p in planes]
+    assert np.mean(sums) == pytest.approx(planes.var(), rel=0.02)
+
+
+def test_spectrum_is_the_mean_over_tiles_from_the_corner(rng):
+    plane = rng.random((40, 56))
+    corners = [(0, 0), (0, 16)]  # 40 = 32 + half a hop; 56 = 32 + 16 + half a hop
+    assert tile_count(40, 56, 32) == 2
+    tiles = [welch_spectrum(plane[y : y + 32, x : x + 32], 32) for y, x in corners]
+    assert np.allclose(welch_spectrum(plane, 32), np.mean(tiles, axis=0))
+    assert tile_count(512, 768, 128) == 7 * 11
+
+
+def test_image_and_its_luma_read_alike(rng):
+    image = torch.tensor(rng.random((3, 64, 64)), dtype=torch.float32)
+    assert np.allclose(welch_spectrum(image, 64), welch_spectrum(luma(image), 64))
+
+
+@pytest.mark.parametrize("size", [64, 128])
+@pytest.mark.parametrize("amplitude", [0.5, 2.0])
+@pytest.mark.parametrize("scale", [2, 4, 8])
+def test_a_made_pattern_is_recovered(rng, scale, amplitude, size):
+    planes = noise(rng, size=size, level=4) + amplitude / 255 * grid(scale, size)
+    pattern = read_pattern(np.stack([welch_spectrum(p, size) for p in planes]))
+    assert pattern.prms == pytest.approx(amplitude, rel=0.1)
+    assert all(pattern.lpp[S] < 1 for S in (2, 4, 8) if S > scale)  # coarser lattices are empty
+    assert pattern.lpp[scale] > 6
+
+
+def test_lpp_by_hand(rng):
+    # One line of amplitude a at (1/4, 1/4), and its mirror image, over noise of power s^2:
+    # 2 of the 12 points of Lambda_4 read (s^2 + a^2 / 4 * N^2 * 4 / 9) / s^2, the others 1.
+    y, x = np.indices((128, 128))
+    a, s = 2 / 255, 4 / 255
+    line = a * np.cos(2 * np.pi * (x + y) / 4)
+    planes = noise(rng, 200, level=4) + line
+    pattern = read_pattern(np.stack([welch_spectrum(p, 128) for p in planes]))
+    peak = 1 + a**2 / 4 * 128**2 * 4 / 9 / s**2
+    assert pattern.lpp[4] == pytest.approx(2 / 12 * 10 * np.log10(peak), abs=0.2)
+    assert pattern.lpp[8] == pytest.approx(0, abs=0.3)
+    assert pattern.prms == pytest.approx(2 / np.sqrt(2), rel=0.05)
+
+
+def test_a_ridge_along_an_axis_is_no_pattern(rng):
+    # Horizontal stripes of every period fill the axis; only neighbours along it can tell.
+    stripes = 40 * rng.standard_normal((40, 128, 1)) / 255
+    planes = np.clip(noise(rng, 40, level=1) + stripes, 0, 1)
+    pattern = read_pattern(np.stack([welch_spectrum(p, 128) for p in planes]))
+    assert all(abs(v) < 1.5 for v in pattern.lpp.values())
+
+
+def test_floor_on_white_noise(rng):
+    pattern = read_pattern(np.stack([welch_spectrum(p, 128) for p in noise(rng, 200)]))
+    assert pattern.prms < 0.12
+    assert all(abs(v) < 0.6 for v in pattern.lpp.values())
+
+
+def test_flat_images_read_nothing():
+    pattern = read_pattern(welch_spectrum(np.full((128, 128), 0.3), 128)[None])
+    assert pattern == Pattern({2: 0.0, 4: 0.0, 8: 0.0}, 0.0)
+
+
+def test_photographs_read_zero_decibels(shared):
+    pattern = read_pattern(spectra_of(sorted((shared / "kodak").glob("*.png"))))
+    # PAPERS.md: -0.1 / 0.1 / 0.0 dB and 0.42 grey levels.
+    assert list(pattern.lpp.values()) == pytest.approx([-0.1, 0.1, 0.0], abs=0.06)
+    assert pattern.prms == pytest.approx(0.42, abs=0.006)
+
+
+@pytest.fixture(scope="module")
+def published(shared):
+    folder = shared / "paper_samples"
+    return {v: spectra_of(sorted(folder.glob(f"*/{v}.png"))) for v in PUBLISHED}
+
+
+@pytest.mark.parametrize("variant", PUBLISHED)
+def test_published_crops_read_as_published(published, variant):
+    pattern = read_pattern(published[variant])
+    *lpp, prms = PUBLISHED[variant]
+    assert list(pattern.lpp.values()) == pytest.approx(lpp, abs=0.051)  # to the printed digit
+    assert pattern.prms == pytest.approx(prms, abs=0.0051)
+
+
+def test_every_published_crop_is_in_order(published):
+    names = ("base", "finetuned_low_impact", "finetuned")
+    readings = [[read_pattern(s[None]).prms for s in published[name]] for name in names]
+    assert len(readings[0]) == 6
+    for base, low_impact, finetuned in zip(*readings, strict=True):
+        assert base > low_impact > finetuned
+
+
+def test_weights_repeat_images(rng):
+    spectra = np.stack([welch_spectrum(p, 32) for p in noise(rng, 3, 32)])
+    weighted = read_pattern(spectra, [1, 2, 3])
+    repeated = read_pattern(spectra[[0, 1, 1, 2, 2, 2]])
+    assert weighted.prms == pytest.approx(repeated.prms)
+    assert weighted.lpp == pytest.approx(repeated.lpp)
+    assert weighted.prms != pytest.approx(read_pattern(spectra).prms)
+
+
+def test_excess():
+    assert excess_prms(5.0, 4.0) == 3.0
+    assert excess_prms(1.0, 2.0) == 0.0
+    assert np.allclose(excess_prms(np.array([5.0, 1.0]), np.array([4.0, 2.0])), [3, 0])
+
+
+def test_bootstrap_reads_what_resampled_images_read(rng):
+    spectra = np.stack([welch_spectrum(p, 32) for p in noise(rng, 5, 32)])
+    tiles = np.array([1, 2, 3, 4, 5])
+    sample = bootstrap_pattern(spectra, tiles, 10, rng=np.random.default_rng(7))
+    counts = np.random.default_rng(7).multinomial(5, [0.2] * 5, size=10)
+    for r, count in enumerate(counts):
+        drawn = np.repeat(np.arange(5), count)
+        pattern = read_pattern(spectra[drawn], tiles[drawn])
+        assert sample["prms"][r] == pytest.approx(pattern.prms)
+        for S in (2, 4, 8):
+            assert sample[f"lpp{S}"][r] == pytest.approx(pattern.lpp[S])
+
+
+def test_bootstrap_spread_is_that_of_new_images(rng):
+    def draw():
+        strength = rng.uniform(1, 3, size=(60, 1, 1)) / 255
+        return np.stack(
+            [welch_spectrum(p, 64) for p in noise(rng, 60, 64, 2) + strength * grid(4, 64)]
+        )
+
+    spread = np.std([read_pattern(draw()).prms for _ in range(40)])
+    sample = bootstrap_pattern(draw(), rng=rng)["prms"]
+    assert sample.std() == pytest.approx(spread, rel=0.4)
+
+
+def test_bootstrap_is_fast(rng):
+    spectra = np.abs(rng.standard_normal((200, 128, 128)))
+    start = time.process_time()
+    bootstrap_pattern(spectra, resamples=200, rng=rng)
+    assert time.process_time() - start < 5
+
+
+def test_tile_size():
+    assert tile_size([(512, 768), (300, 200)]) == 128
+    assert tile_size([(512, 768), (70, 300)]) == 64
+    assert tile_size([(16, 900)]) == 16
+    with pytest.raises(ValueError, match="image is 40x15 px; the spectrum needs at least 16x16"):
+        tile_size([(512, 768), (15, 40)])
+
+
+@pytest.mark.parametrize(
+    "image, tile, message",
+    [
+        (np.zeros((3, 64, 60)), 64, "60x64 px; a tile of 64x64 does not fit"),
+        (np.zeros((64, 64)), 20, "tile is 20 px"),
+        (np.full((3, 64, 64), 255), 64, "255"),
+        (np.full((3, 64, 64), -0.1), 64, r"need \[0, 1\]"),
+        (np.full((64, 64), np.nan), 64, r"need \[-1, 1\]"),
+        (np.zeros((1, 3, 64, 64)), 64, "need an RGB image"),
+    ],
+)
+def test_doors_are_watched(image, tile, message):
+    with pytest.raises(ValueError, match=message):
+        welch_spectrum(image, tile)
+
+
+def test_pools_that_make_no_sense_are_refused(rng):
+    for spectra, weights in [
+        (np.ones((0, 32, 32)), None),
+        (np.ones((32, 32)), None),
+        (np.ones((2, 20, 20)), None),
+        (np.ones((2, 32, 32)), [1]),
+        (np.ones((2, 32, 32)), [1, 0]),
+    ]:
+        with pytest.raises(ValueError, match="need"):
+            read_pattern(spectra, weights)
