@@ -107,8 +107,11 @@ def save_weights(path: str | Path, module_or_state) -> None:
         save_file({name: value.contiguous() for name, value in state.items()}, half)
 
 
-def load_weights(module: torch.nn.Module, path: str | Path) -> None:
+def load_weights(module: torch.nn.Module, path: str | Path, resizable: tuple = ()) -> None:
     """Weights from safetensors (half precision is widened).
+
+    Args:
+        resizable: endings of the names of buffers that take their size from the file.
 
     Raises:
         FileNotFoundError: no such file.
@@ -121,6 +124,9 @@ def load_weights(module: torch.nn.Module, path: str | Path) -> None:
         state = load_file(path)
     except Exception as error:
         raise ValueError(f"weights {path} are not a whole safetensors file ({error})") from error
+    for name, buffer in module.named_buffers():
+        if name in state and name.endswith(tuple(resizable)):
+            buffer.resize_(state[name].shape)
     own = module.state_dict()
     for name in sorted(own.keys() | state.keys()):
         ours = tuple(own[name].shape) if name in own else "no such tensor"

@@ -14,8 +14,14 @@ from torch import nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from icmlib.config import TaskConfig
+from icmlib import losses
+from icmlib.codecs import LearnedCodec
+from icmlib.codecs.patches import decode_patches, decoder_layers
+from icmlib.config import BaseTrainingConfig, FinetuneConfig, TaskConfig
+from icmlib.discriminator import PatchDiscriminator
+from icmlib.metrics.fidelity import feature_distance
 from icmlib.runs import Run
+from icmlib.tasks import TaskNetwork
 
 CHECKPOINT_EVERY = 250  # steps
 
@@ -84,3 +90,187 @@ def flip(image: torch.Tensor, target: dict) -> tuple[torch.Tensor, dict]:
         image, masks = image.flip(-2), masks.flip(-2)
         boxes[:, [1, 3]] = height - boxes[:, [3, 1]]
     return image, {**target, "boxes": boxes, "masks": masks}
+
+
+def train_base_codec(
+    codec: LearnedCodec,
+    task: TaskNetwork,
+    dataset: Dataset,
+    config: BaseTrainingConfig,
+    run: Run,
+) -> None:
+    """Train the base ICM codec for a frozen task network; weights and entropy tables to `run`.
+
+    The loss is rate + lambda_mse * MSE + lambda_feature * task-feature distance, the last ramped
+    up over the warm-up. The entropy bottleneck's quantiles have an optimiser of their own:
+    without it the real files are larger than the estimate.
+    """
+    task.requires_grad_(False)
+    quantiles = [p for name, p in codec.named_parameters() if name.endswith("quantiles")]
+    weights = [p for name, p in codec.named_parameters() if not name.endswith("quantiles")]
+    optimizer = torch.optim.Adam(weights, config.lr)
+    aux_optimizer = torch.optim.Adam(quantiles, config.aux_lr)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: step_decay(s / config.steps))
+    parts = {
+        "codec": codec, "optimizer": optimizer, "aux": aux_optimizer, "schedule": schedule
+    }  # fmt: skip
+    start = run.resume(**parts)
+    for step in tqdm(range(start, config.steps), "base codec"):
+        indices = batch_indices(step, len(dataset), config.batch, config.seed)
+        codec.train()
+        with seeded(config.seed, step):
+            x = torch.stack([random_crop(dataset.image(i), config.crop) for i in indices])
+            out = codec(x)
+        terms = {
+            "rate": losses.rate(out["likelihoods"], x.shape[0] * x.shape[2] * x.shape[3]),
+            "mse": nn.functional.mse_loss(out["x_hat"], x),
+            "feature": task_feature_distance(task, x, out["x_hat"]),
+        }
+        aux_loss = codec.model.aux_loss()
+        check_finite({**terms, "aux": aux_loss}, step)
+        ramp = min(1.0, (step + 1) / max(1.0, config.warmup * config.steps))
+        loss = (
+            terms["rate"]
+            + config.lambda_mse * terms["mse"]
+            + config.lambda_feature * ramp * terms["feature"]
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        schedule.step()
+        aux_optimizer.zero_grad()
+        aux_loss.backward()
+        aux_optimizer.step()
+        run.log(step, {"loss": loss, **terms, "aux": aux_loss})
+        if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == config.steps:
+            run.checkpoint(step + 1, **parts)
+    codec.eval().update()
+    run.save_weights(codec)
+
+
+def step_decay(progress: float) -> float:
+    """Learning rate over progress 0..1: constant, then a cosine to a hundredth from half way."""
+    return 1.0 if progress < 0.5 else 0.01 + 0.99 * (1 + math.cos(2 * math.pi * (progress - 0.5))) / 2
+
+
+def random_crop(image: torch.Tensor, size: int) -> torch.Tensor:
+    """(3, H, W) -> (3, size, size) at a random place, flipped at random; smaller images are
+    repeated at their far edges."""
+    short = [max(0, size - extent) for extent in image.shape[-2:]]
+    image = nn.functional.pad(image[None], (0, short[1], 0, short[0]), mode="replicate")[0]
+    top, left = (int(torch.randint(extent - size + 1, ())) for extent in image.shape[-2:])
+    image = image[:, top : top + size, left : left + size]
+    axes = [axis for axis in (-1, -2) if torch.rand(()) < 0.5]
+    return image.flip(axes) if axes else image
+
+
+def task_feature_distance(task: TaskNetwork, x: torch.Tensor, x_hat: torch.Tensor) -> torch.Tensor:
+    """How far the task network's maps of x_hat are from those of x; scalar, mean over images."""
+    with torch.no_grad():
+        features = task.features(x)
+    return feature_distance(features, task.features(x_hat)).mean()
+
+
+def finetune_decoder(
+    codec: LearnedCodec,
+    latents: "Latents",
+    task: TaskNetwork,
+    dataset: Dataset,
+    config: FinetuneConfig,
+    run: Run,
+) -> None:
+    """PatchGAN finetuning (Le et al. 2022) of the first decoder layers; weights to `run`.
+
+    Encoder and entropy model are frozen: y_hat of each image is given, and the bits stay exactly
+    as they are. A step decodes only the patches.
+    """
+    codec.eval().requires_grad_(False)
+    task.requires_grad_(False)
+    trained = decoder_layers(codec.g_s)[: config.layers]
+    generator = [p.requires_grad_() for layer in trained for p in layer.parameters()]
+    with seeded(config.seed, -1):
+        discriminator = PatchDiscriminator()
+    g_optimizer = torch.optim.Adam(generator, config.lr, betas=(0.5, 0.99))
+    d_optimizer = torch.optim.Adam(
+        discriminator.parameters(), config.lr_discriminator, betas=(0.5, 0.99)
+    )
+    g_schedule = torch.optim.lr_scheduler.LambdaLR(
+        g_optimizer, lambda step: learning_rate(config.schedule, step / config.steps)
+    )
+    parts = {
+        "g_s": codec.g_s,
+        "discriminator": discriminator,
+        "g_optimizer": g_optimizer,
+        "d_optimizer": d_optimizer,
+        "g_schedule": g_schedule,
+    }
+    start = run.resume(**parts)
+    for step in tqdm(range(start, config.steps), "finetuning"):
+        indices = batch_indices(step, len(dataset), config.batch, config.seed)
+        with seeded(config.seed, step):
+            x, y_hat, corners = sample_patches(dataset, latents, indices, config)
+        x_hat = decode_patches(codec.g_s, y_hat, corners, x.shape[-2:])
+        terms = {}
+
+        # discriminator: tell the patches of originals and of decoded images apart
+        if config.adversarial != "none":
+            discriminator.requires_grad_(True)
+            terms["discriminator"] = losses.discriminator_loss(
+                config.adversarial, discriminator(x), discriminator(x_hat.detach())
+            )
+            check_finite(terms, step)
+            d_optimizer.zero_grad()
+            terms["discriminator"].backward()
+            d_optimizer.step()
+
+        # generator: the decoder's first layers, against L2 and the discriminator
+        discriminator.requires_grad_(False)
+        loss = config.lambda_mse * terms.setdefault("mse", nn.functional.mse_loss(x_hat, x))
+        if config.adversarial != "none":
+            terms["adversarial"] = losses.generator_loss(config.adversarial, discriminator(x_hat))
+            loss = loss + config.lambda_adversarial * terms["adversarial"]
+        if config.lambda_feature:
+            terms["feature"] = task_feature_distance(task, x, x_hat)
+            loss = loss + config.lambda_feature * terms["feature"]
+        if config.lambda_lattice:
+            terms["lattice"] = losses.lattice_power(x, x_hat)
+            loss = loss + config.lambda_lattice * terms["lattice"]
+        check_finite(terms, step)
+        g_optimizer.zero_grad()
+        loss.backward()
+        g_optimizer.step()
+        g_schedule.step()
+
+        run.log(step, {"loss": loss, **terms})
+        if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == config.steps:
+            run.checkpoint(step + 1, **parts)
+    codec.requires_grad_(False)
+    run.save_weights(codec)
+
+
+def learning_rate(schedule: str, progress: float) -> float:
+    """Factor on the learning rate over progress 0..1."""
+    if schedule == "constant":
+        return 1.0
+    if schedule == "cosine":
+        return (1 + math.cos(math.pi * progress)) / 2
+    raise ValueError(f"unknown schedule {schedule!r}; known: constant, cosine")
+
+
+def sample_patches(
+    dataset: Dataset, latents: "Latents", indices: list[int], config: FinetuneConfig
+) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:
+    """Random patches of a batch: originals (P, 3, s, s), y_hat of each, corners (P, 2) in px."""
+    patches, y_hat, corners = [], [], []
+    for index in indices:
+        image = dataset.image(index)
+        y = latents[index].float()
+        height, width = (min(config.patch_size, extent) for extent in image.shape[-2:])
+        for _ in range(config.patches):
+            top = int(torch.randint(image.shape[-2] - height + 1, ()))
+            left = int(torch.randint(image.shape[-1] - width + 1, ()))
+            patches.append(image[:, top : top + height, left : left + width])
+            y_hat.append(y)
+            corners.append((top, left))
+    return torch.stack(patches), y_hat, torch.tensor(corners)

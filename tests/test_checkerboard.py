@@ -88,14 +88,14 @@ def test_image_and_its_luma_read_alike(rng):
 
 
 @pytest.mark.parametrize("size", [64, 128])
-@pytest.mark.parametrize("amplitude", [0.5, 2.0])
+@pytest.mark.parametrize("amplitude", [1.0, 3.0])
 @pytest.mark.parametrize("scale", [2, 4, 8])
 def test_a_made_pattern_is_recovered(rng, scale, amplitude, size):
-    planes = noise(rng, size=size, level=4) + amplitude / 255 * grid(scale, size)
+    planes = noise(rng, 40, size, level=2) + amplitude / 255 * grid(scale, size)
     pattern = read_pattern(np.stack([welch_spectrum(p, size) for p in planes]))
     assert pattern.prms == pytest.approx(amplitude, rel=0.1)
     assert all(pattern.lpp[S] < 1 for S in (2, 4, 8) if S > scale)  # coarser lattices are empty
-    assert pattern.lpp[scale] > 6
+    assert pattern.lpp[scale] > 3
 
 
 def test_lpp_by_hand(rng):
@@ -112,9 +112,10 @@ def test_lpp_by_hand(rng):
     assert pattern.prms == pytest.approx(2 / np.sqrt(2), rel=0.05)
 
 
-def test_a_ridge_along_an_axis_is_no_pattern(rng):
-    # Horizontal stripes of every period fill the axis; only neighbours along it can tell.
-    stripes = 40 * rng.standard_normal((40, 128, 1)) / 255
+@pytest.mark.parametrize("stripe", [(128, 1), (1, 128)])
+def test_a_ridge_along_an_axis_is_no_pattern(rng, stripe):
+    # Stripes of every period fill one axis; only neighbours along it can tell.
+    stripes = 40 * rng.standard_normal((40, *stripe)) / 255
     planes = np.clip(noise(rng, 40, level=1) + stripes, 0, 1)
     pattern = read_pattern(np.stack([welch_spectrum(p, 128) for p in planes]))
     assert all(abs(v) < 1.5 for v in pattern.lpp.values())
@@ -191,9 +192,8 @@ def test_bootstrap_reads_what_resampled_images_read(rng):
 def test_bootstrap_spread_is_that_of_new_images(rng):
     def draw():
         strength = rng.uniform(1, 3, size=(60, 1, 1)) / 255
-        return np.stack(
-            [welch_spectrum(p, 64) for p in noise(rng, 60, 64, 2) + strength * grid(4, 64)]
-        )
+        planes = noise(rng, 60, 64, level=2) + strength * grid(4, 64)
+        return np.stack([welch_spectrum(p, 64) for p in planes])
 
     spread = np.std([read_pattern(draw()).prms for _ in range(40)])
     sample = bootstrap_pattern(draw(), rng=rng)["prms"]
@@ -209,7 +209,7 @@ def test_bootstrap_is_fast(rng):
 
 def test_tile_size():
     assert tile_size([(512, 768), (300, 200)]) == 128
-    assert tile_size([(512, 768), (70, 300)]) == 64
+    assert tile_size([(512, 768), (75, 300)]) == 64
     assert tile_size([(16, 900)]) == 16
     with pytest.raises(ValueError, match="image is 40x15 px; the spectrum needs at least 16x16"):
         tile_size([(512, 768), (15, 40)])

@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 import warnings
@@ -36,6 +37,8 @@ def test_to_8bit_is_what_a_file_holds():
     x = torch.tensor([0.0, 0.4 / 255, 0.6 / 255, 0.5, 1.0])
     as_file = (255 * x).round().to(torch.uint8)
     assert torch.equal(to_8bit(x), as_file / 255)
+    half = (torch.arange(256) / 255).bfloat16()
+    assert torch.equal(to_8bit(half), to_8bit(half.float()))
 
 
 def test_psnr_is_skimages_on_8_bits(pair):
@@ -194,11 +197,24 @@ def test_missing_vgg_weights_say_what_to_do(torch_home, monkeypatch):
         assert str(torch_home) in str(error.value)
 
 
-def test_a_download_is_checked_and_put_in_place(vgg_file, torch_home, monkeypatch):
+def test_a_download_lands_where_it_is_read(vgg_file, torch_home, monkeypatch):
+    stored = torch_home / "vgg16-397923af.pth"
+    source = stored.rename(torch_home / "elsewhere.pth")
+
+    def copy(url, destination, hash_prefix, progress):
+        assert hash_prefix == "397923af" and not progress
+        shutil.copy(source, destination)
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", copy)
+    VGGDistance.load(download=True)
+    assert stored.exists()
+
+
+def test_a_download_of_something_else_is_refused(vgg_file, torch_home, monkeypatch):
     stored = torch_home / "vgg16-397923af.pth"
     source = stored.rename(torch_home / "elsewhere.pth")
     monkeypatch.setattr(fidelity, "VGG_URL", source.as_uri())
-    with pytest.raises(WeightsUnavailable, match="invalid hash value"):  # made weights, not VGG's
+    with pytest.raises(WeightsUnavailable, match="invalid hash value"):
         VGGDistance.load(download=True)
     assert not stored.exists()
 

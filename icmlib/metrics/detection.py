@@ -26,6 +26,7 @@ FIGURES = (
 GEOMETRY = {"bbox": "bbox", "segm": "segmentation"}
 # The official thresholds, made the official way: np.arange is off by a bit at some of them.
 RECALLS = np.linspace(0, 1, 101)
+IOU_THRESHOLDS = 10  # .50 to .95
 MAX_DETECTIONS = 100
 CHUNK = 2_000_000  # elements of one (resamples, detections) array: 16 MB
 
@@ -112,23 +113,12 @@ def average_precision(matches: Matches, weights: np.ndarray | None = None) -> di
             f"weights have shape {weights.shape}; need ({len(matches.image_ids)},) or "
             f"(resamples, {len(matches.image_ids)}), one column an image"
         )
-    table = category_precision(matches, np.atleast_2d(weights).astype(float))  # (K, R, T)
+    rows = np.atleast_2d(weights).astype(float)
+    table = np.empty((len(matches.categories), len(rows), IOU_THRESHOLDS))
+    for k, category in enumerate(matches.categories):
+        table[k] = _category_precision(category, rows)
     values = {"AP": _mean_present(table.mean(axis=2)), "AP50": _mean_present(table[:, :, 0])}
     return {k: float(v[0]) for k, v in values.items()} if weights.ndim == 1 else values
-
-
-def category_precision(matches: Matches, weights: np.ndarray) -> np.ndarray:
-    """AP of each category, resample and IoU threshold, (K, R, T); nan without objects.
-
-    weights (R, I): as in `average_precision`. K follows `matches.categories`.
-    """
-    table = np.full((len(matches.categories), len(weights), 10), np.nan)
-    for k, category in enumerate(matches.categories):
-        step = max(1, CHUNK // max(1, len(category.scores)))
-        for start in range(0, len(weights), step):
-            rows = slice(start, start + step)
-            table[k, rows] = _category_precision(category, weights[rows])
-    return table
 
 
 def paired_bootstrap(
@@ -218,8 +208,8 @@ def _private_copies(
 
 
 def _as_annotation(detection: dict, identifier: int, iou_type: str) -> dict:
-    """Only this geometry goes in: beside a box, COCO's reader takes the box's area for the mask's,
-    which puts masks in the wrong size class."""
+    """Area of the geometry that is judged: COCO's own reader, given both, takes the box's area for
+    the mask's, and so puts masks in the wrong size class."""
     geometry = GEOMETRY[iou_type]
     if geometry not in detection:
         raise ValueError(f"a detection has no {geometry!r}, which {iou_type!r} needs: {detection}")
@@ -254,8 +244,9 @@ def _category_matches(category_id: int, evaluated: list[dict | None]) -> Categor
     present = [(i, e) for i, e in enumerate(evaluated) if e is not None]
     scores = np.concatenate([[], *(e["dtScores"] for _, e in present)])
     image = np.repeat([i for i, _ in present], [len(e["dtScores"]) for _, e in present])
-    matched = np.concatenate([np.zeros((10, 0)), *(e["dtMatches"] for _, e in present)], axis=1) > 0
-    ignored = np.concatenate([np.zeros((10, 0)), *(e["dtIgnore"] for _, e in present)], axis=1) > 0
+    none = np.zeros((IOU_THRESHOLDS, 0))  # so that a category without detections joins, too
+    matched = np.concatenate([none, *(e["dtMatches"] for _, e in present)], axis=1) > 0
+    ignored = np.concatenate([none, *(e["dtIgnore"] for _, e in present)], axis=1) > 0
     positives = np.array(
         [0 if e is None else np.sum(np.equal(e["gtIgnore"], 0)) for e in evaluated], dtype=int
     )
@@ -271,25 +262,33 @@ def _category_matches(category_id: int, evaluated: list[dict | None]) -> Categor
 
 
 def _category_precision(category: CategoryMatches, weights: np.ndarray) -> np.ndarray:
-    """(R, T): the mean over 101 recalls of the best precision at that recall or more."""
-    positives = weights @ category.positives  # (R,)
-    weights = weights[:, category.image]  # (R, D)
-    table = np.zeros((len(weights), len(category.true_positive)))
-    for t, (right, ignored) in enumerate(
-        zip(category.true_positive, category.ignored, strict=True)
-    ):
-        # Recall and the precision envelope change only where a detection is right.
-        found = np.cumsum(weights[:, right], axis=1)
-        reported = np.cumsum(weights * ~ignored, axis=1)[:, right]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            recall = found / positives[:, None]
-        precision = found / (reported + np.spacing(1))
-        best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-        # How many of the 101 recalls each right detection is the first to reach.
-        reached = np.searchsorted(RECALLS, recall, side="right")
-        table[:, t] = (best * np.diff(reached, axis=1, prepend=0)).sum(axis=1) / len(RECALLS)
-    table[positives == 0] = np.nan
-    return table
+    """AP at each IoU threshold, (R, T), under weights (R, I); nan where no object counts."""
+    step = max(1, CHUNK // max(1, len(category.scores)))  # all resamples at once fill the memory
+    chunks = [weights[start : start + step] for start in range(0, len(weights), step)]
+    columns = list(zip(category.true_positive, ~category.ignored, strict=True))
+    tables = []
+    for chunk in chunks:
+        positives, drawn = chunk @ category.positives, chunk[:, category.image]
+        tables.append([_threshold_precision(drawn, positives, *flags) for flags in columns])
+    return np.concatenate([np.stack(table, axis=1) for table in tables])
+
+
+def _threshold_precision(
+    weights: np.ndarray, positives: np.ndarray, right: np.ndarray, counted: np.ndarray
+) -> np.ndarray:
+    """(R,): mean over 101 recalls of the best precision at that recall or more.
+
+    weights (R, D) of the detections by falling score, positives (R,), right and counted (D,) bool.
+    """
+    # Recall, and the envelope of precision, change only where a detection is right.
+    found = np.cumsum(weights[:, right], axis=1)
+    reported = np.cumsum(weights * counted, axis=1)[:, right]
+    recall = found / np.where(positives > 0, positives, np.nan)[:, None]
+    precision = found / (reported + np.spacing(1))
+    best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    # How many of the 101 recalls each right detection is the first to reach.
+    reached = np.diff(np.searchsorted(RECALLS, recall, side="right"), axis=1, prepend=0)
+    return np.where(positives > 0, (best * reached).sum(axis=1) / len(RECALLS), np.nan)
 
 
 def _mean_present(values: np.ndarray) -> np.ndarray:

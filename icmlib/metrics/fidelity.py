@@ -6,6 +6,7 @@ refuses other shapes and ranges. Round decoded images once (`to_8bit`) before ca
 
 import pickle
 import warnings
+from http.client import HTTPException
 from pathlib import Path
 
 import torch
@@ -23,8 +24,12 @@ class WeightsUnavailable(RuntimeError):
 
 
 def to_8bit(x: Tensor) -> Tensor:
-    """The image as an 8-bit file holds it: round(255 x) / 255. Any shape, values in [0, 1]."""
+    """The image as an 8-bit file holds it: round(255 x) / 255. Any shape, values in [0, 1].
+
+    Half-precision images become float32, which bfloat16 could not hold 256 levels of.
+    """
     _check_range("x", x)
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
     return torch.round(255 * x) / 255
 
 
@@ -135,7 +140,7 @@ def _download(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         torch.hub.download_url_to_file(VGG_URL, str(path), path.stem.split("-")[1], progress=False)
-    except (OSError, RuntimeError) as error:  # no network; wrong hash
+    except (OSError, HTTPException, RuntimeError) as error:  # no network; cut off; wrong hash
         raise WeightsUnavailable(_how_to_get(path, f"the download failed ({error})")) from error
 
 

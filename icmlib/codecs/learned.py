@@ -1,0 +1,181 @@
+"""Learned codecs: CompressAI models behind encode / decode with real bitstreams."""
+
+import contextlib
+import zlib
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from compressai.layers import GDN
+from compressai.models import CompressionModel, ScaleHyperprior
+from compressai.models.utils import conv, deconv
+from torch import nn
+
+from icmlib.codecs.bitstream import Bitstream, BitstreamError
+from icmlib.runs import fingerprint, load_weights
+
+# entropy coder tables: their size depends on the training
+TABLES = ("_quantized_cdf", "_offset", "_cdf_length", "scale_table")
+
+
+class ScaleHyperpriorS8(ScaleHyperprior):
+    """The scale hyperprior (Ballé et al. 2018) with three stages in place of four.
+
+    .. code-block:: none
+
+        x ─ g_a ─ y ─┬──── Q ──── y_hat ─ g_s ─ x_hat     y: stride 8, M channels
+                     h_a ─ z ─ Q ─ h_s ─ scales           z: stride 32, N channels
+
+    Stride 8 suits scenes of about 128x128, where stride 16 needs ten times the training. The
+    decoder upsamples with ConvTranspose2d(k=5, s=2): a kernel that its stride does not divide
+    covers pixels unevenly, which is where checkerboards come from (Odena et al. 2016).
+    """
+
+    def __init__(self, N: int, M: int):
+        super().__init__(N, M)
+        self.g_a = nn.Sequential(conv(3, N), GDN(N), conv(N, N), GDN(N), conv(N, M))
+        self.g_s = nn.Sequential(
+            deconv(M, N), GDN(N, inverse=True), deconv(N, N), GDN(N, inverse=True), deconv(N, 3)
+        )
+
+    @property
+    def downsampling_factor(self) -> int:
+        return 32
+
+
+class LearnedCodec(nn.Module):
+    """A CompressAI model as a codec: any image size, real bytes, checked symbols.
+
+    The fingerprint in the bitstream is of all weights but the decoder's `g_s`: codecs that differ
+    in `g_s` alone write and read the same bits.
+    """
+
+    def __init__(self, model: CompressionModel):
+        super().__init__()
+        self.model = model
+        self._fingerprint = None
+
+    @property
+    def g_s(self) -> nn.Sequential:
+        """The decoder, from y_hat to x_hat."""
+        return self.model.g_s
+
+    @property
+    def min_size(self) -> int:
+        """Smallest height and width in px: what one latent covers."""
+        return self.model.downsampling_factor // 4
+
+    # --- training ------------------------------------------------------------------------
+
+    def forward(self, x: torch.Tensor) -> dict:
+        """x (B, 3, H, W) in [0, 1] -> `x_hat` (B, 3, H, W) and `likelihoods` of y and z."""
+        height, width = x.shape[-2:]
+        out = self.model(self.pad(x))
+        return {**out, "x_hat": out["x_hat"][..., :height, :width]}
+
+    def pad(self, x: torch.Tensor) -> torch.Tensor:
+        """Repeat the last row and column up to a multiple of the model's stride."""
+        height, width = x.shape[-2:]
+        if min(height, width) < self.min_size:
+            raise ValueError(
+                f"image is {height}x{width} px; the codec needs at least "
+                f"{self.min_size}x{self.min_size}"
+            )
+        stride = self.model.downsampling_factor
+        return F.pad(x, (0, -width % stride, 0, -height % stride), mode="replicate")
+
+    def update(self) -> None:
+        """Make the entropy coder's tables from the weights; needed after training."""
+        self.model.update(force=True)
+        self._fingerprint = None
+
+    def load(self, path: str | Path) -> None:
+        """Weights and tables from safetensors; raises as `icmlib.runs.load_weights`."""
+        load_weights(self, path, resizable=TABLES)
+        self._fingerprint = None
+
+    # --- image <-> bits ------------------------------------------------------------------
+
+    @property
+    def fingerprint(self) -> str:
+        if self._fingerprint is None:
+            state = self.model.state_dict()
+            self._fingerprint = fingerprint(
+                {name: value for name, value in state.items() if not name.startswith("g_s.")}
+            )
+        return self._fingerprint
+
+    @torch.no_grad()
+    def encode(self, image: torch.Tensor) -> Bitstream:
+        """image (3, H, W) RGB in [0, 1] -> Bitstream; encoded, then decoded once to know the
+        symbols that the checksum is over."""
+        coded = self.model.compress(self.pad(image[None]))
+        strings = tuple(string[0] for string in coded["strings"])
+        height, width = image.shape[-2:]
+        y_hat = self._entropy_decode(strings, height, width)
+        return Bitstream(self.fingerprint, height, width, _crc(y_hat), strings)
+
+    @torch.no_grad()
+    def decode_latents(self, bitstream: Bitstream) -> torch.Tensor:
+        """Bitstream -> y_hat (1, M, h, w).
+
+        Raises:
+            BitstreamError: written by another codec, or its symbols do not decode as encoded.
+        """
+        if bitstream.codec != self.fingerprint:
+            raise BitstreamError(
+                f"bitstream was written by codec {bitstream.codec}, this one is "
+                f"{self.fingerprint}; load the weights it was written with"
+            )
+        y_hat = self._entropy_decode(bitstream.strings, bitstream.height, bitstream.width)
+        if _crc(y_hat) != bitstream.symbols_crc:
+            raise BitstreamError(
+                "the decoded symbols differ from the encoded ones: this machine computes other "
+                "probabilities than the encoder's; decode with its settings (device, threads)"
+            )
+        return y_hat
+
+    @torch.no_grad()
+    def decode(self, bitstream: Bitstream) -> torch.Tensor:
+        """Bitstream -> image (3, H, W) RGB in [0, 1], not yet rounded to 8 bits."""
+        y_hat = self.decode_latents(bitstream)
+        return self.synthesize(y_hat, bitstream.height, bitstream.width)[0]
+
+    def synthesize(self, y_hat: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        """y_hat (B, M, h, w) -> images (B, 3, height, width), clamped to [0, 1]."""
+        return self.g_s(y_hat)[..., :height, :width].clamp(0, 1)
+
+    @torch.no_grad()
+    def latents(self, x: torch.Tensor) -> torch.Tensor:
+        """x (B, 3, H, W) -> y_hat (B, M, h, w), what the decoder would see."""
+        with self._without_synthesis() as seen:
+            self.eval().model(self.pad(x))
+        return seen.latents
+
+    def _entropy_decode(self, strings: tuple, height: int, width: int) -> torch.Tensor:
+        stride = self.model.downsampling_factor
+        shape = (-(-height // stride), -(-width // stride))  # of z
+        with self._without_synthesis() as seen:
+            self.model.decompress([[string] for string in strings], shape)
+        return seen.latents
+
+    @contextlib.contextmanager
+    def _without_synthesis(self):
+        """Inside, the model stops at y_hat: `g_s` only keeps what it is given."""
+        g_s, self.model.g_s = self.model.g_s, _Keep()
+        try:
+            yield self.model.g_s
+        finally:
+            self.model.g_s = g_s
+
+
+class _Keep(nn.Module):
+    latents: torch.Tensor
+
+    def forward(self, y_hat: torch.Tensor) -> torch.Tensor:
+        self.latents = y_hat
+        return y_hat.new_zeros(1)
+
+
+def _crc(y_hat: torch.Tensor) -> int:
+    return zlib.crc32(y_hat.round().to(torch.int32).cpu().contiguous().numpy().tobytes())

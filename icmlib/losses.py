@@ -1,0 +1,72 @@
+"""Loss terms. Each returns a scalar; only the training loops weigh and sum them."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+LUMA = (0.299, 0.587, 0.114)  # BT.601
+
+
+def rate(likelihoods: dict[str, torch.Tensor], pixels: int) -> torch.Tensor:
+    """Bits per pixel that an ideal entropy coder would spend: sum of -log2 of the likelihoods.
+
+    Args:
+        likelihoods: of every latent, as CompressAI's models return them.
+        pixels: of the batch, B * H * W.
+    """
+    return sum(-p.log().sum() for p in likelihoods.values()) / (math.log(2) * pixels)
+
+
+def discriminator_loss(kind: str, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+    """What the discriminator minimises, from its scores of original and of decoded patches.
+
+    Args:
+        kind: `hinge` (Lim & Ye 2017), `least_squares` (Mao et al. 2017) or `cross_entropy`
+            (Goodfellow et al. 2014).
+    """
+    if kind == "hinge":
+        return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+    if kind == "least_squares":
+        return ((real - 1) ** 2).mean() + (fake**2).mean()
+    if kind == "cross_entropy":
+        return F.softplus(-real).mean() + F.softplus(fake).mean()
+    raise ValueError(f"unknown adversarial loss {kind!r}; known: {', '.join(ADVERSARIAL)}, none")
+
+
+def generator_loss(kind: str, fake: torch.Tensor) -> torch.Tensor:
+    """What the decoder minimises, from the discriminator's scores of decoded patches."""
+    if kind == "hinge":
+        return -fake.mean()
+    if kind == "least_squares":
+        return ((fake - 1) ** 2).mean()
+    if kind == "cross_entropy":
+        return F.softplus(-fake).mean()
+    raise ValueError(f"unknown adversarial loss {kind!r}; known: {', '.join(ADVERSARIAL)}, none")
+
+
+ADVERSARIAL = ("hinge", "least_squares", "cross_entropy")
+
+
+def lattice_power(x: torch.Tensor, x_hat: torch.Tensor, period: int = 8) -> torch.Tensor:
+    """Power of the residual at the frequencies where a decoder's checkerboard lives.
+
+    The Hann-windowed luma residual of each patch, at the multiples of 1/`period` cycles per pixel
+    without DC, scaled as `icmlib.metrics.checkerboard` scales spectra.
+
+    Args:
+        x, x_hat: patches (P, 3, s, s) in [0, 1]; s a multiple of the period.
+
+    Returns:
+        Mean over patches, in squared grey levels (of 255).
+    """
+    size = x.shape[-1]
+    if size % period:
+        raise ValueError(f"patches of {size} px are not a multiple of the period {period}")
+    luma = torch.tensor(LUMA, dtype=x.dtype, device=x.device)
+    residual = torch.einsum("pchw,c->phw", 255 * (x_hat - x), luma)
+    window = torch.hann_window(size, periodic=True, dtype=x.dtype, device=x.device)
+    window = window[:, None] * window
+    spectrum = torch.fft.fft2(residual * window).abs() ** 2 / (window**2).sum() / size**2
+    lattice = spectrum[:, :: size // period, :: size // period]
+    return (lattice.sum((1, 2)) - lattice[:, 0, 0]).mean()

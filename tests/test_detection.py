@@ -1,0 +1,384 @@
+import contextlib
+import copy
+import io
+import json
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from pycocotools import mask as rle
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from icmlib.metrics import detection
+from icmlib.metrics.detection import (
+    FIGURES,
+    CategoryMatches,
+    Matches,
+    average_precision,
+    coco_summary,
+    match,
+    paired_bootstrap,
+    to_coco_results,
+)
+
+# shared/data/README.md, in the order of FIGURES.
+ORACLE = {
+    "bbox": [0.505, 0.697, 0.573, 0.586, 0.519, 0.501, 0.387, 0.594, 0.595, 0.640, 0.566, 0.564],
+    "segm": [0.320, 0.562, 0.299, 0.387, 0.310, 0.327, 0.268, 0.415, 0.417, 0.469, 0.377, 0.381],
+}
+
+
+def pycocotools_figures(truth, detections, iou_type):
+    """The reference, by its own reader of results, on copies."""
+    detections = copy.deepcopy(detections)
+    if iou_type == "segm":
+        for detection in detections:
+            del detection["bbox"]  # else pycocotools takes the box's area for the mask's
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        coco.dataset = copy.deepcopy(truth)
+        coco.createIndex()
+        evaluation = COCOeval(coco, coco.loadRes(detections), iou_type)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation.stats
+
+
+def disk(height, width, y, x, radius):
+    rows, columns = np.indices((height, width))
+    return (rows - y) ** 2 + (columns - x) ** 2 <= radius**2
+
+
+def shape_of(mask, as_text=True):
+    """bbox, segmentation and area of a mask, as COCO writes them."""
+    encoded = rle.encode(np.asfortranarray(mask, dtype=np.uint8))
+    bbox, area = rle.toBbox(encoded).tolist(), float(rle.area(encoded))
+    return {"bbox": bbox, "segmentation": {**encoded, "counts": encoded["counts"].decode()}}, area
+
+
+def random_case(seed, images=12, size=160):
+    """Disks of all sizes, crowds, empty images, missed and invented and repeated detections, and
+    scores so coarse that they tie within and across images."""
+    rng = np.random.default_rng(seed)
+    truth = {"images": [], "annotations": [], "categories": [{"id": c} for c in (1, 3, 4, 9)]}
+    detections = []
+    for image_id in rng.permutation(100)[:images].tolist():
+        truth["images"].append({"id": image_id, "height": size, "width": size})
+        for _ in range(rng.choice([0, 1, 4, 8])):
+            y, x, radius = rng.integers(0, size), rng.integers(0, size), rng.integers(3, 60)
+            category = int(rng.choice([1, 3, 4]))  # 9 has no ground truth
+            shape, area = shape_of(disk(size, size, y, x, radius))
+            if rng.random() < 0.9:
+                annotation = {"image_id": image_id, "category_id": category, "area": area, **shape}
+                annotation["iscrowd"] = int(rng.random() < 0.15)
+                truth["annotations"].append({**annotation, "id": len(truth["annotations"]) + 1})
+            for _ in range(rng.choice([0, 1, 2])):
+                y2, x2, r2 = (v + rng.integers(-radius, radius + 1) // 5 for v in (y, x, radius))
+                guess, area = shape_of(disk(size, size, y2, x2, max(r2, 2)))
+                if area == 0:
+                    continue
+                category2 = category if rng.random() < 0.85 else int(rng.choice([1, 3, 4, 9]))
+                score = float(rng.integers(1, 12)) / 12
+                detections.append(
+                    {"image_id": image_id, "category_id": category2, "score": score, **guess}
+                )
+    return truth, detections
+
+
+def one_object(detections):
+    """One image with one object of 50x40 px; detections are (score, bbox) of its category."""
+    truth = {
+        "images": [{"id": 7, "height": 100, "width": 100}],
+        "annotations": [
+            {"id": 1, "image_id": 7, "category_id": 2, "bbox": [10, 10, 50, 40], "area": 2000}
+        ],
+        "categories": [{"id": 2, "name": "disk"}],
+    }
+    detections = [
+        {"image_id": 7, "category_id": 2, "score": score, "bbox": bbox}
+        for score, bbox in detections
+    ]
+    return truth, detections
+
+
+RIGHT, WRONG = [10, 10, 50, 40], [70, 70, 20, 20]
+
+
+@pytest.mark.parametrize(
+    "found, expected",
+    [
+        ([(0.9, RIGHT)], (1.0, 1.0)),
+        # The wrong one comes first: precision 1/2 at every recall.
+        ([(0.5, RIGHT), (0.9, WRONG)], (0.5, 0.5)),
+        # After the object is found, a wrong one costs nothing.
+        ([(0.9, RIGHT), (0.5, WRONG)], (1.0, 1.0)),
+        # 40 of 50 columns: IoU .8, right at .50 to .80, 7 of the 10 thresholds.
+        ([(0.9, [10, 10, 40, 40])], (0.7, 1.0)),
+        # Found twice: the second is a wrong one.
+        ([(0.9, [10, 10, 20, 40]), (0.8, RIGHT), (0.7, RIGHT)], (0.5, 0.5)),
+        ([], (0.0, 0.0)),
+    ],
+)
+def test_by_hand(found, expected):
+    truth, detections = one_object(found)
+    summary = coco_summary(truth, detections, "bbox")
+    assert (summary["AP"], summary["AP50"]) == pytest.approx(expected)
+    precision = average_precision(match(truth, detections, "bbox"))
+    assert (precision["AP"], precision["AP50"]) == pytest.approx(expected)
+
+
+def test_an_object_of_id_0_can_be_found():
+    truth, detections = one_object([(0.9, RIGHT)])
+    truth["annotations"][0]["id"] = 0  # COCO's evaluators read a match with it as no match
+    assert coco_summary(truth, detections, "bbox")["AP"] == pytest.approx(1)
+    assert average_precision(match(truth, detections, "bbox"))["AP"] == pytest.approx(1)
+
+
+def test_figures_without_ground_truth_are_nan():
+    truth, detections = one_object([(0.9, RIGHT)])
+    summary = coco_summary(truth, detections, "bbox")
+    assert [name for name in FIGURES if np.isnan(summary[name])] == [
+        *("APsmall", "APlarge", "ARsmall", "ARlarge")
+    ]
+    truth["annotations"] = []
+    assert np.isnan(list(coco_summary(truth, detections, "bbox").values())).all()
+    assert np.isnan(average_precision(match(truth, detections, "bbox"))["AP"])
+
+
+@pytest.fixture(scope="module")
+def reference(shared):
+    folder = shared / "cocoeval_reference"
+    truth = json.loads((folder / "instances_val2014_100.json").read_text())
+    return truth, {
+        kind: json.loads((folder / f"instances_val2014_fake{kind}100_results.json").read_text())
+        for kind in ORACLE
+    }
+
+
+@pytest.mark.parametrize("iou_type", ORACLE)
+def test_the_official_example(reference, iou_type, capfd):
+    truth, detections = reference[0], reference[1][iou_type]
+    summary = coco_summary(truth, detections, iou_type)
+    assert [round(summary[name], 3) for name in FIGURES] == ORACLE[iou_type]
+    precision = average_precision(match(truth, detections, iou_type))
+    assert precision["AP"] == pytest.approx(summary["AP"], abs=1e-9)
+    assert precision["AP50"] == pytest.approx(summary["AP50"], abs=1e-9)
+    assert "".join(capfd.readouterr()) == ""
+
+
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+@pytest.mark.parametrize("seed", range(12))
+def test_random_cases_equal_pycocotools(seed, iou_type):
+    truth, detections = random_case(seed)
+    before = copy.deepcopy((truth, detections))
+    summary = coco_summary(truth, detections, iou_type)
+    precision = average_precision(match(truth, detections, iou_type))
+    assert (truth, detections) == before
+
+    expected = pycocotools_figures(truth, detections, iou_type)
+    values = [-1 if np.isnan(summary[name]) else summary[name] for name in FIGURES]
+    assert values == pytest.approx(expected.tolist(), abs=1e-9)
+    assert [precision["AP"], precision["AP50"]] == pytest.approx(expected[:2].tolist(), abs=1e-9)
+    assert 0 < precision["AP"] < 1
+
+
+@pytest.mark.parametrize("wrong, expected", [(99, 1 / 100), (100, 0)])
+def test_no_more_than_a_hundred_detections_an_image_count(wrong, expected):
+    truth, detections = one_object([(0.5, RIGHT)] + [(0.9, WRONG)] * wrong)
+    assert coco_summary(truth, detections, "bbox")["AP"] == pytest.approx(expected)
+    assert average_precision(match(truth, detections, "bbox"))["AP"] == pytest.approx(expected)
+
+
+def test_matches_hold_the_categories_that_have_objects():
+    truth, detections = random_case(5)
+    matches = match(truth, detections, "bbox")
+    assert 9 in {d["category_id"] for d in detections}
+    assert [c.category_id for c in matches.categories] == [1, 3, 4]
+    for category in matches.categories:
+        objects = [a for a in truth["annotations"] if a["category_id"] == category.category_id]
+        assert category.positives.sum() == sum(not a["iscrowd"] for a in objects)
+        assert (np.diff(category.scores) <= 0).all()
+        assert category.true_positive.shape == category.ignored.shape == (10, len(category.image))
+
+
+def subset(truth, detections, image_ids):
+    truth = {
+        **truth,
+        "images": [i for i in truth["images"] if i["id"] in image_ids],
+        "annotations": [a for a in truth["annotations"] if a["image_id"] in image_ids],
+    }
+    return truth, [d for d in detections if d["image_id"] in image_ids]
+
+
+def test_image_ids_restrict_both_sides():
+    truth, detections = random_case(1)
+    some = [image["id"] for image in truth["images"]][::2]
+    part = subset(truth, detections, some)
+    assert match(truth, detections, "bbox", some).image_ids == tuple(sorted(some))
+    whole = coco_summary(truth, detections, "bbox")
+    restricted = coco_summary(truth, detections, "bbox", image_ids=some)
+    assert restricted == pytest.approx(coco_summary(*part, "bbox"), nan_ok=True)
+    assert restricted["AP"] != pytest.approx(whole["AP"])
+    precision = average_precision(match(truth, detections, "bbox", some))
+    assert precision["AP"] == pytest.approx(restricted["AP"])
+
+
+def distinct(case):
+    """The same case without ties, whose order would depend on the image ids."""
+    truth, detections = case
+    return truth, [{**d, "score": d["score"] + 1e-6 * i} for i, d in enumerate(detections)]
+
+
+def resampled(truth, detections, image_ids, counts):
+    """Ground truth and detections with each image copied as often as it counts."""
+    copies = {"images": [], "annotations": [], "categories": truth["categories"]}
+    found = []
+    for image_id, count in zip(image_ids, counts, strict=True):
+        part, its_detections = subset(truth, detections, [image_id])
+        for _ in range(count):
+            new = {"image_id": len(copies["images"]) + 1}
+            copies["images"].append({**part["images"][0], "id": new["image_id"]})
+            for annotation in part["annotations"]:
+                new_id = len(copies["annotations"]) + 1
+                copies["annotations"].append({**annotation, **new, "id": new_id})
+            found += [{**d, **new} for d in its_detections]
+    return copies, found
+
+
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+def test_weights_are_copies_of_images(iou_type, rng):
+    truth, detections = distinct(random_case(5))
+    matches = match(truth, detections, iou_type)
+    counts = rng.multinomial(12, [1 / 12] * 12, size=6)
+    counts = np.concatenate([counts, np.eye(12, dtype=int)])  # and each image by itself
+    precision = average_precision(matches, counts)
+    assert precision["AP"].shape == (18,)
+    for r, count in enumerate(counts):
+        copies = resampled(truth, detections, matches.image_ids, count)
+        expected = coco_summary(*copies, iou_type)
+        assert precision["AP"][r] == pytest.approx(expected["AP"], abs=1e-9, nan_ok=True)
+        assert precision["AP50"][r] == pytest.approx(expected["AP50"], abs=1e-9, nan_ok=True)
+        alone = average_precision(matches, count)
+        assert alone["AP"] == pytest.approx(precision["AP"][r], nan_ok=True)
+    assert np.ptp(precision["AP"][:6]) > 0.01
+
+
+def test_a_set_too_large_for_memory_is_cut_up(rng, monkeypatch):
+    matches = match(*random_case(6), "bbox")
+    counts = rng.multinomial(12, [1 / 12] * 12, size=50)
+    whole = average_precision(matches, counts)["AP"]
+    monkeypatch.setattr(detection, "CHUNK", 7 * len(matches.categories[0].scores))
+    assert np.array_equal(average_precision(matches, counts)["AP"], whole)
+
+
+def test_weights_need_one_column_an_image():
+    matches = match(*random_case(0), "bbox")
+    for shape in [(11,), (3, 13), (2, 3, 12), ()]:
+        with pytest.raises(ValueError, match=r"need \(12,\)"):
+            average_precision(matches, np.ones(shape))
+
+
+def made_matches(rng, images=200, per_image=20, categories=4, skill=0.5):
+    """200 images x 20 detections without the price of matching them."""
+    made = []
+    for k in range(categories):
+        count = images * per_image // categories
+        right = np.sort(rng.random((10, count)), axis=0)[::-1] < skill
+        made.append(
+            CategoryMatches(
+                category_id=k + 1,
+                scores=np.sort(rng.random(count))[::-1],
+                image=rng.integers(0, images, count),
+                true_positive=right,
+                ignored=~right & (rng.random((10, count)) < 0.05),
+                positives=rng.integers(3, 8, images),
+            )
+        )
+    return Matches(tuple(range(images)), tuple(made))
+
+
+def test_bootstrap_of_equal_detections_is_exactly_nothing(rng):
+    matches = match(*random_case(2), "bbox")
+    interval = paired_bootstrap(matches, matches, 200, rng=rng)
+    assert interval == {"difference": 0.0, "low": 0.0, "high": 0.0}
+
+
+def test_bootstrap_sees_a_difference_and_its_sign(rng):
+    truth, good = random_case(4, images=40)
+    bad = [d for i, d in enumerate(good) if i % 3]
+    a, b = match(truth, bad, "bbox"), match(truth, good, "bbox")
+    interval = paired_bootstrap(a, b, 300, rng=rng)
+    ap = coco_summary(truth, good, "bbox")["AP"] - coco_summary(truth, bad, "bbox")["AP"]
+    assert interval["difference"] == pytest.approx(ap)
+    assert 0 < interval["low"] < ap < interval["high"]
+    back = paired_bootstrap(b, a, 300, rng=np.random.default_rng(0))
+    assert back["low"] == pytest.approx(-interval["high"])
+    at_50 = paired_bootstrap(a, b, 300, rng=np.random.default_rng(0), figure="AP50")
+    assert at_50["difference"] != interval["difference"]
+
+
+def test_bootstrap_needs_the_same_images(rng):
+    truth, detections = random_case(0)
+    a = match(truth, detections, "bbox")
+    with pytest.raises(ValueError, match="same image_ids"):
+        paired_bootstrap(a, replace(a, image_ids=a.image_ids[:-1]), 10, rng=rng)
+
+
+def test_bootstrap_is_fast(rng):
+    matches = made_matches(rng)
+    start = time.process_time()
+    paired_bootstrap(matches, matches, 1000, rng=rng)
+    assert time.process_time() - start < 15  # about 5 s where nothing else runs
+
+
+def test_unknown_images_types_and_shapes_are_named():
+    truth, detections = one_object([(0.9, RIGHT)])
+    for run in (coco_summary, match):
+        with pytest.raises(ValueError, match=r"images \[8\] are not in the ground truth"):
+            run(truth, [{**detections[0], "image_id": 8}], "bbox")
+        with pytest.raises(ValueError, match=r"images \[9\]"):
+            run(truth, detections, "bbox", image_ids=[9])
+        with pytest.raises(ValueError, match="iou_type is 'mask'"):
+            run(truth, detections, "mask")
+        with pytest.raises(ValueError, match="no 'segmentation'"):
+            run(truth, detections, "segm")
+
+
+def test_predictions_become_coco_results():
+    masks = torch.zeros(2, 20, 30, dtype=torch.bool)
+    masks[0, 2:6, 3:9] = True
+    masks[1, 10:, 5:6] = True
+    prediction = {
+        "boxes": torch.tensor([[3.0, 2.0, 9.0, 6.0], [5.0, 10.0, 6.0, 20.0]]),
+        "labels": torch.tensor([2, 1]),
+        "scores": torch.tensor([0.75, 0.5]),
+        "masks": masks,
+    }
+    results = to_coco_results(4, prediction, [11, 22])
+    assert json.loads(json.dumps(results)) == results
+    assert [r["category_id"] for r in results] == [22, 11]
+    assert [r["bbox"] for r in results] == [[3, 2, 6, 4], [5, 10, 1, 10]]
+    assert [(r["image_id"], r["score"]) for r in results] == [(4, 0.75), (4, 0.5)]
+    for result, mask in zip(results, masks, strict=True):
+        assert (rle.decode(result["segmentation"]) == mask.numpy()).all()
+        assert rle.toBbox(result["segmentation"]).tolist() == result["bbox"]
+    del prediction["masks"]
+    assert all("segmentation" not in r for r in to_coco_results(4, prediction, [11, 22]))
+
+
+def test_an_empty_prediction_gives_no_results():
+    empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0).long(), "scores": torch.zeros(0)}
+    assert to_coco_results(1, {**empty, "masks": torch.zeros(0, 8, 8).bool()}, [1]) == []
+
+
+def test_background_and_soft_masks_are_refused():
+    one = {"boxes": torch.ones(1, 4), "labels": torch.tensor([0]), "scores": torch.ones(1)}
+    with pytest.raises(ValueError, match="labels run from 0 to 0; need 1 to 2"):
+        to_coco_results(1, one, [5, 6])
+    one |= {"labels": torch.tensor([1]), "masks": torch.rand(1, 8, 8)}
+    with pytest.raises(ValueError, match="threshold the probabilities"):
+        to_coco_results(1, one, [5, 6])
