@@ -1,12 +1,26 @@
 """One frozen dataclass for each stage; a profile (notebooks/profiles/*.yaml) holds one of each."""
 
 import dataclasses
+import os
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 
 import dacite
 import yaml
+
+
+def project_root() -> Path:
+    """The folder that holds `notebooks/profiles`, from here upwards (or `ICM_ROOT`)."""
+    if "ICM_ROOT" in os.environ:
+        return Path(os.environ["ICM_ROOT"])
+    for folder in (Path.cwd(), *Path.cwd().parents):
+        if (folder / "notebooks" / "profiles").is_dir():
+            return folder
+    raise FileNotFoundError(
+        f"no folder from {Path.cwd()} upwards holds notebooks/profiles; "
+        f"start in the project or set ICM_ROOT to it"
+    )
 
 
 @dataclass(frozen=True)
@@ -21,6 +35,14 @@ class DataConfig:
     test: int = 300
     seed: int = 0
     splits: dict = field(default_factory=dict)  # coco: split -> {images, annotations, limit}
+
+    @property
+    def label(self) -> str:
+        """For figures and tables: which data, how many, which seed."""
+        if self.name == "deadleaves":
+            sizes = f"{self.train}/{self.val}/{self.test} scenes of {self.size} px"
+            return f"dead leaves {sizes}, data seed {self.seed}"
+        return f"{self.name} in {self.root}"
 
 
 @dataclass(frozen=True)
@@ -75,8 +97,9 @@ class FinetuneConfig:
     adversarial: str = "hinge"  # hinge | least_squares | cross_entropy | none
     lambda_mse: float = 100.0
     lambda_adversarial: float = 0.1
-    lambda_feature: float = 0.0  # task-feature term on whole images
+    lambda_feature: float = 0.0  # task-feature distance of the patches
     lambda_lattice: float = 0.0  # power of the residual at the lattice frequencies
+    lambda_task: float = 0.0  # the task network's own loss, on whole images
     seed: int = 0
 
 
@@ -133,14 +156,16 @@ def replace(config, changes: dict):
     return from_dict(type(config), {**dataclasses.asdict(config), **changes})
 
 
-def load_profile(path: str | Path) -> Profile:
-    """Read `notebooks/profiles/<name>.yaml`.
+def load_profile(name: str | Path) -> Profile:
+    """Read `notebooks/profiles/<name>.yaml`, or the file of that path.
 
     Raises:
         FileNotFoundError: no such profile; the message lists those there are.
         ValueError: not YAML, unknown keys or wrong types, anywhere in the file or in a row.
     """
-    path = Path(path)
+    path = Path(name)
+    if path.suffix != ".yaml":
+        path = project_root() / "notebooks" / "profiles" / f"{name}.yaml"
     if not path.exists():
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
         raise FileNotFoundError(f"profile {path} does not exist; there are: {known}")

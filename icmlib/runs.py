@@ -1,10 +1,10 @@
 """A run folder holds everything one notebook run made, and what is needed to resume it.
 
-    results/<profile>/<stage>/<name>/
-        run.json       parameters, versions, device, git commit, fingerprints, start, end
-        log.csv        a row a step          summary.json   what later notebooks read
-        last.pt        the resume point      final.safetensors   the weights
-        figures/       pictures, each with the table it was drawn from
+results/<profile>/<stage>/<name>/
+    run.json       parameters, versions, device, git commit, fingerprints, start, end
+    log.csv        a row a step          summary.json   what later notebooks read
+    last.pt        the resume point      final.safetensors   the weights
+    figures/       pictures, each with the table it was drawn from
 """
 
 import contextlib
@@ -13,10 +13,10 @@ import dataclasses
 import errno
 import hashlib
 import json
-import os
 import platform
 import shutil
 import subprocess
+import time
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -25,20 +25,9 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 
+from icmlib.config import Profile, project_root
+
 PACKAGES = ("torch", "torchvision", "compressai", "numpy", "faster-coco-eval")
-
-
-def project_root() -> Path:
-    """The folder that holds `notebooks/profiles`, from here upwards (or `ICM_ROOT`)."""
-    if "ICM_ROOT" in os.environ:
-        return Path(os.environ["ICM_ROOT"])
-    for folder in (Path.cwd(), *Path.cwd().parents):
-        if (folder / "notebooks" / "profiles").is_dir():
-            return folder
-    raise FileNotFoundError(
-        f"no folder from {Path.cwd()} upwards holds notebooks/profiles; "
-        f"start in the project or set ICM_ROOT to it"
-    )
 
 
 def fingerprint(*things) -> str:
@@ -154,6 +143,8 @@ class Run:
     def __init__(self, folder: str | Path, parameters: dict, inputs: dict, provenance: dict):
         self.folder = Path(folder)
         self.provenance = provenance
+        self.seconds = 0.0  # spent in training, over all attempts
+        self._clock = time.perf_counter()
         self._facts = {"parameters": plain(parameters), "inputs": plain(inputs)}
         old = self._read("run.json")
         if any(old.get(key) != value for key, value in self._facts.items()):
@@ -211,16 +202,20 @@ class Run:
 
     def checkpoint(self, step: int, **parts) -> None:
         """The resume point after `step` steps; parts are modules, optimisers, schedules."""
+        now = time.perf_counter()
+        self.seconds, self._clock = self.seconds + now - self._clock, now
         state = {name: part.state_dict() for name, part in parts.items()}
         with written(self.path("last.pt")) as half:
-            torch.save({"step": step, **state}, half)
+            torch.save({"step": step, "seconds": self.seconds, **state}, half)
 
     def resume(self, **parts) -> int:
         """Restore parts from the resume point; returns the steps already done (0 without one)."""
+        self._clock = time.perf_counter()
         if not self.path("last.pt").exists():
             self.path("log.csv").unlink(missing_ok=True)
             return 0
         state = torch.load(self.path("last.pt"), map_location="cpu", weights_only=True)
+        self.seconds = state["seconds"]
         for name, part in parts.items():
             part.load_state_dict(state[name])
         if self.path("log.csv").exists():  # rows past the resume point are made again
@@ -270,3 +265,31 @@ def _git_state() -> dict:
 
 
 _HERE = Path(__file__).parent
+
+
+def run_folder(profile: Profile, stage: str, name: str) -> Path:
+    return project_root() / "results" / profile.name / stage / name
+
+
+def open_run(
+    profile: Profile, stage: str, name: str, parameters: dict, inputs: dict | None = None
+) -> Run:
+    """The run folder of a notebook; see `Run`. A parameter `seed` goes into the provenance."""
+    provenance = {
+        "profile": profile.name,
+        "seed": parameters.get("seed", profile.data.seed),
+        "data": profile.data.label,
+    }
+    return Run(run_folder(profile, stage, name), parameters, inputs or {}, provenance)
+
+
+def read_summary(profile: Profile, stage: str, name: str) -> dict:
+    """summary.json of a finished run.
+
+    Raises:
+        FileNotFoundError: that run is not finished.
+    """
+    path = run_folder(profile, stage, name) / "summary.json"
+    if not path.exists():
+        raise FileNotFoundError(f"run {stage}/{name} is not finished ({path}); run its notebook")
+    return json.loads(path.read_text())

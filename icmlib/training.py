@@ -1,8 +1,8 @@
 """The training loops, in the order of the study. Each is plain PyTorch and resumes from its run.
 
-    train_task_network    the machine
-    train_base_codec      rate + MSE + task-feature distance
-    finetune_decoder      PatchGAN on the first decoder layers; the bits stay as they are
+train_task_network    the machine
+train_base_codec      rate + MSE + task-feature distance
+finetune_decoder      PatchGAN on the first decoder layers; the bits stay as they are
 """
 
 import contextlib
@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from icmlib import losses
 from icmlib.codecs import LearnedCodec
+from icmlib.codecs.latents import Latents
 from icmlib.codecs.patches import decode_patches, decoder_layers
 from icmlib.config import BaseTrainingConfig, FinetuneConfig, TaskConfig
 from icmlib.discriminator import PatchDiscriminator
@@ -110,16 +111,20 @@ def train_base_codec(
     weights = [p for name, p in codec.named_parameters() if not name.endswith("quantiles")]
     optimizer = torch.optim.Adam(weights, config.lr)
     aux_optimizer = torch.optim.Adam(quantiles, config.aux_lr)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: step_decay(s / config.steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: late_decay(s / config.steps))
     parts = {
-        "codec": codec, "optimizer": optimizer, "aux": aux_optimizer, "schedule": schedule
-    }  # fmt: skip
+        "codec": codec,
+        "optimizer": optimizer,
+        "aux": aux_optimizer,
+        "schedule": schedule,
+    }
     start = run.resume(**parts)
     for step in tqdm(range(start, config.steps), "base codec"):
         indices = batch_indices(step, len(dataset), config.batch, config.seed)
         codec.train()
         with seeded(config.seed, step):
             x = torch.stack([random_crop(dataset.image(i), config.crop) for i in indices])
+            x = x.to(codec.device)
             out = codec(x)
         terms = {
             "rate": losses.rate(out["likelihoods"], x.shape[0] * x.shape[2] * x.shape[3]),
@@ -149,9 +154,11 @@ def train_base_codec(
     run.save_weights(codec)
 
 
-def step_decay(progress: float) -> float:
+def late_decay(progress: float) -> float:
     """Learning rate over progress 0..1: constant, then a cosine to a hundredth from half way."""
-    return 1.0 if progress < 0.5 else 0.01 + 0.99 * (1 + math.cos(2 * math.pi * (progress - 0.5))) / 2
+    if progress < 0.5:
+        return 1.0
+    return 0.01 + 0.99 * (1 + math.cos(2 * math.pi * (progress - 0.5))) / 2
 
 
 def random_crop(image: torch.Tensor, size: int) -> torch.Tensor:
@@ -174,7 +181,7 @@ def task_feature_distance(task: TaskNetwork, x: torch.Tensor, x_hat: torch.Tenso
 
 def finetune_decoder(
     codec: LearnedCodec,
-    latents: "Latents",
+    latents: Latents,
     task: TaskNetwork,
     dataset: Dataset,
     config: FinetuneConfig,
@@ -190,7 +197,7 @@ def finetune_decoder(
     trained = decoder_layers(codec.g_s)[: config.layers]
     generator = [p.requires_grad_() for layer in trained for p in layer.parameters()]
     with seeded(config.seed, -1):
-        discriminator = PatchDiscriminator()
+        discriminator = PatchDiscriminator().to(codec.device)
     g_optimizer = torch.optim.Adam(generator, config.lr, betas=(0.5, 0.99))
     d_optimizer = torch.optim.Adam(
         discriminator.parameters(), config.lr_discriminator, betas=(0.5, 0.99)
@@ -209,7 +216,7 @@ def finetune_decoder(
     for step in tqdm(range(start, config.steps), "finetuning"):
         indices = batch_indices(step, len(dataset), config.batch, config.seed)
         with seeded(config.seed, step):
-            x, y_hat, corners = sample_patches(dataset, latents, indices, config)
+            x, y_hat, corners = sample_patches(dataset, latents, indices, config, codec.device)
         x_hat = decode_patches(codec.g_s, y_hat, corners, x.shape[-2:])
         terms = {}
 
@@ -236,6 +243,10 @@ def finetune_decoder(
         if config.lambda_lattice:
             terms["lattice"] = losses.lattice_power(x, x_hat)
             loss = loss + config.lambda_lattice * terms["lattice"]
+        if config.lambda_task:
+            with seeded(config.seed, step):
+                terms["task"] = task_loss(codec, task, dataset, latents, indices)
+            loss = loss + config.lambda_task * terms["task"]
         check_finite(terms, step)
         g_optimizer.zero_grad()
         loss.backward()
@@ -249,6 +260,18 @@ def finetune_decoder(
     run.save_weights(codec)
 
 
+def task_loss(
+    codec: LearnedCodec, task: TaskNetwork, dataset: Dataset, latents: Latents, indices: list[int]
+) -> torch.Tensor:
+    """The task network's loss on whole decoded images; scalar, differentiable in the decoder."""
+    images, targets = zip(*(dataset[i] for i in indices))
+    decoded = [
+        codec.synthesize(latents[i].to(codec.device, torch.float32)[None], *x.shape[-2:])[0]
+        for i, x in zip(indices, images)
+    ]
+    return sum(task.loss(decoded, targets).values())
+
+
 def learning_rate(schedule: str, progress: float) -> float:
     """Factor on the learning rate over progress 0..1."""
     if schedule == "constant":
@@ -259,13 +282,17 @@ def learning_rate(schedule: str, progress: float) -> float:
 
 
 def sample_patches(
-    dataset: Dataset, latents: "Latents", indices: list[int], config: FinetuneConfig
+    dataset: Dataset,
+    latents: Latents,
+    indices: list[int],
+    config: FinetuneConfig,
+    device: torch.device,
 ) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:
     """Random patches of a batch: originals (P, 3, s, s), y_hat of each, corners (P, 2) in px."""
     patches, y_hat, corners = [], [], []
     for index in indices:
         image = dataset.image(index)
-        y = latents[index].float()
+        y = latents[index].to(device, torch.float32)
         height, width = (min(config.patch_size, extent) for extent in image.shape[-2:])
         for _ in range(config.patches):
             top = int(torch.randint(image.shape[-2] - height + 1, ()))
@@ -273,4 +300,4 @@ def sample_patches(
             patches.append(image[:, top : top + height, left : left + width])
             y_hat.append(y)
             corners.append((top, left))
-    return torch.stack(patches), y_hat, torch.tensor(corners)
+    return torch.stack(patches).to(device), y_hat, torch.tensor(corners)

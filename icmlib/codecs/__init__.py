@@ -1,18 +1,31 @@
 """Codecs by name. All have `encode(image) -> Bitstream` and `decode(bitstream) -> image`.
 
-    bitstream.py   the file format
-    learned.py     CompressAI's models
-    patches.py     decode only what given patches need
+bitstream.py   the file format
+learned.py     CompressAI's models
+patches.py     decode only what given patches need
 """
+
+from pathlib import Path
 
 import torch
 from compressai.models import ScaleHyperprior
 
 from icmlib.codecs.bitstream import Bitstream, BitstreamError
+from icmlib.codecs.conventional import FILTERS, PillowCodec
+from icmlib.codecs.latents import cached_latents
 from icmlib.codecs.learned import LearnedCodec, ScaleHyperpriorS8
 from icmlib.config import CodecConfig
 
-__all__ = ["Bitstream", "BitstreamError", "LearnedCodec", "create"]
+__all__ = [
+    "FILTERS",
+    "Bitstream",
+    "BitstreamError",
+    "LearnedCodec",
+    "PillowCodec",
+    "cached_latents",
+    "create",
+    "load",
+]
 
 MODELS = {"scale_hyperprior_s8": ScaleHyperpriorS8, "bmshj2018_hyperprior": ScaleHyperprior}
 
@@ -24,3 +37,10 @@ def create(config: CodecConfig, seed: int = 0) -> LearnedCodec:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return LearnedCodec(MODELS[config.name](config.N, config.M))
+
+
+def load(config: CodecConfig, path: str | Path) -> LearnedCodec:
+    """A trained codec, ready to encode and decode; raises as `icmlib.runs.load_weights`."""
+    codec = create(config)
+    codec.load(path)
+    return codec.eval()

@@ -61,6 +61,10 @@ class LearnedCodec(nn.Module):
         return self.model.g_s
 
     @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
     def min_size(self) -> int:
         """Smallest height and width in px: what one latent covers."""
         return self.model.downsampling_factor // 4
@@ -109,7 +113,7 @@ class LearnedCodec(nn.Module):
     def encode(self, image: torch.Tensor) -> Bitstream:
         """image (3, H, W) RGB in [0, 1] -> Bitstream; encoded, then decoded once to know the
         symbols that the checksum is over."""
-        coded = self.model.compress(self.pad(image[None]))
+        coded = self.model.compress(self.pad(image[None].to(self.device)))
         strings = tuple(string[0] for string in coded["strings"])
         height, width = image.shape[-2:]
         y_hat = self._entropy_decode(strings, height, width)
@@ -139,7 +143,7 @@ class LearnedCodec(nn.Module):
     def decode(self, bitstream: Bitstream) -> torch.Tensor:
         """Bitstream -> image (3, H, W) RGB in [0, 1], not yet rounded to 8 bits."""
         y_hat = self.decode_latents(bitstream)
-        return self.synthesize(y_hat, bitstream.height, bitstream.width)[0]
+        return self.synthesize(y_hat, bitstream.height, bitstream.width)[0].cpu()
 
     def synthesize(self, y_hat: torch.Tensor, height: int, width: int) -> torch.Tensor:
         """y_hat (B, M, h, w) -> images (B, 3, height, width), clamped to [0, 1]."""
@@ -149,7 +153,7 @@ class LearnedCodec(nn.Module):
     def latents(self, x: torch.Tensor) -> torch.Tensor:
         """x (B, 3, H, W) -> y_hat (B, M, h, w), what the decoder would see."""
         with self._without_synthesis() as seen:
-            self.eval().model(self.pad(x))
+            self.eval().model(self.pad(x.to(self.device)))
         return seen.latents
 
     def _entropy_decode(self, strings: tuple, height: int, width: int) -> torch.Tensor:

@@ -62,7 +62,9 @@ def input_range(
         high = (last + padding) // stride + 1
         # run on a window, the layer must also reach from the first output to the last
         reach = stride + 2 * padding - span - layer.output_padding[axis]
-        return torch.minimum(low, first // stride), torch.maximum(high, -(-(last + reach) // stride))
+        return torch.minimum(low, first // stride), torch.maximum(
+            high, -(-(last + reach) // stride)
+        )
     if isinstance(layer, nn.Conv2d):
         padding = layer.padding[axis]
         span = layer.dilation[axis] * (layer.kernel_size[axis] - 1)

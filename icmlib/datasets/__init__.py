@@ -1,16 +1,18 @@
 """Data sets by name. All are COCO-style (images and an instances JSON) and read by one class.
 
-    deadleaves.py   synthetic scenes, generated on first use
-    coco.py         the data set class: any folder in COCO layout, or a plain folder of images
+deadleaves.py   synthetic scenes, generated on first use
+coco.py         the data set class: any folder in COCO layout, or a plain folder of images
 """
 
 from pathlib import Path
 
-from icmlib.config import DataConfig
+import skimage
+
+from icmlib.config import DataConfig, project_root
 from icmlib.datasets import deadleaves
 from icmlib.datasets.coco import CocoDataset, read_image
 
-__all__ = ["CocoDataset", "create", "read_image"]
+__all__ = ["CocoDataset", "create", "photographs", "read_image"]
 
 
 def create(config: DataConfig, split: str) -> CocoDataset:
@@ -22,10 +24,19 @@ def create(config: DataConfig, split: str) -> CocoDataset:
     """
     if config.name == "deadleaves":
         counts = {"train": config.train, "val": config.val, "test": config.test}
-        folder = deadleaves.generate(config.root, config.size, counts, config.seed)
+        folder = deadleaves.generate(project_root() / config.root, config.size, counts, config.seed)
         return CocoDataset(folder / split, deadleaves.annotation_file(folder, split))
     if config.name == "coco":
         files = config.splits[split]
-        root = Path(config.root)
+        root = project_root() / config.root
         return CocoDataset(root / files["images"], root / files["annotations"], files.get("limit"))
     raise ValueError(f"unknown data set {config.name!r}; known: deadleaves, coco")
+
+
+def photographs(folder: str | Path | None = None) -> CocoDataset:
+    """All images below a folder (from the project's root), or the colour photographs that
+    scikit-image ships."""
+    if folder is not None:
+        return CocoDataset(project_root() / folder)
+    names = ["astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg"]
+    return CocoDataset(Path(skimage.data_dir), files=names)

@@ -60,11 +60,12 @@ def read_annotations(path: str | Path) -> dict:
     return coco
 
 
-def folder_annotations(folder: Path) -> dict:
-    """COCO dict without annotations for all images below a plain folder, in order of name."""
+def folder_annotations(folder: Path, names: list[str] | None = None) -> dict:
+    """COCO dict without annotations for images of a plain folder: those named, or all below it."""
     if not folder.is_dir():
         raise FileNotFoundError(f"image folder {folder} does not exist")
-    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES)
+    everything = (f for f in folder.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES)
+    files = [folder / name for name in names] if names else sorted(everything)
     if not files:
         raise ValueError(f"image folder {folder} holds no image ({', '.join(IMAGE_SUFFIXES)})")
     images = [{"id": i + 1, "file_name": str(f.relative_to(folder))} for i, f in enumerate(files)]
@@ -78,6 +79,7 @@ class CocoDataset(Dataset):
         images: folder of the image files.
         annotations: instances JSON; without one every image below `images` is taken, unlabelled.
         limit: keep only the first `limit` images.
+        files: without annotations, names of the images to take from the folder.
 
     Each item is `(image, target)`: image (3, H, W) RGB float in [0, 1]; target a dict of
     `image_id` int, `boxes` (N, 4) xyxy in pixels, `labels` (N,) in 1..K (contiguous; see
@@ -86,10 +88,16 @@ class CocoDataset(Dataset):
     """
 
     def __init__(
-        self, images: str | Path, annotations: str | Path | None = None, limit: int | None = None
+        self,
+        images: str | Path,
+        annotations: str | Path | None = None,
+        limit: int | None = None,
+        files: list[str] | None = None,
     ):
         self.folder = Path(images)
-        coco = read_annotations(annotations) if annotations else folder_annotations(self.folder)
+        coco = (
+            read_annotations(annotations) if annotations else folder_annotations(self.folder, files)
+        )
         kept = coco["images"][:limit]
         ids = {image["id"] for image in kept}
         self.ground_truth = {
@@ -109,6 +117,16 @@ class CocoDataset(Dataset):
 
     def path(self, index: int) -> Path:
         return self.folder / self.ground_truth["images"][index]["file_name"]
+
+    def sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of every image, in px, from the annotations or the files' headers."""
+        return [self._size(i, image) for i, image in enumerate(self.ground_truth["images"])]
+
+    def _size(self, index: int, image: dict) -> tuple[int, int]:
+        if "height" in image and "width" in image:
+            return image["height"], image["width"]
+        with Image.open(self.path(index)) as file:
+            return file.height, file.width
 
     def image(self, index: int) -> torch.Tensor:
         return read_image(self.path(index))

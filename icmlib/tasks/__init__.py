@@ -10,8 +10,8 @@ from typing import Protocol
 
 import torch
 
-from icmlib.config import TaskConfig
-from icmlib.runs import load_weights, project_root
+from icmlib.config import TaskConfig, project_root
+from icmlib.runs import load_weights
 
 Images = torch.Tensor | list[torch.Tensor]  # (B, 3, H, W), or B times (3, H, W)
 

@@ -9,6 +9,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
@@ -20,6 +21,10 @@ class TorchvisionTask(nn.Module):
         super().__init__()
         self.model = model
 
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
     def loss(self, images, targets: list[dict]) -> dict[str, torch.Tensor]:
         """RPN, box and mask losses; torchvision gives them in training mode only."""
         self.model.train()
@@ -27,22 +32,31 @@ class TorchvisionTask(nn.Module):
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
         keys = ("boxes", "labels", "masks")
-        return self.model(list(images), [{k: t[k] for k in keys} for t in targets])
+        targets = [{k: t[k].to(self.device) for k in keys} for t in targets]
+        return self.model([x.to(self.device) for x in images], targets)
 
     def features(self, images) -> dict[str, torch.Tensor]:
         """The backbone's (FPN) maps, finest first."""
         self.model.eval()
-        images, _ = self.model.transform(list(images))
+        images, _ = self.model.transform([x.to(self.device) for x in images])
         return dict(self.model.backbone(images.tensors))
 
     @torch.no_grad()
     def predict(self, images) -> list[dict]:
         self.model.eval()
-        predictions = self.model(list(images))
+        predictions = self.model([x.to(self.device) for x in images])
+        predictions = [{k: v.cpu() for k, v in p.items()} for p in predictions]
         for prediction in predictions:
             if "masks" in prediction:  # (N, 1, H, W) probabilities -> (N, H, W) bool
                 prediction["masks"] = prediction["masks"][:, 0] > 0.5
         return predictions
+
+
+class AsItIs(GeneralizedRCNNTransform):
+    """Normalises and batches images; their size stays (torchvision makes the short side 800)."""
+
+    def resize(self, image, target=None):
+        return image, target
 
 
 class SmallBackbone(nn.Module):
@@ -82,8 +96,6 @@ def small_mask_rcnn(num_classes: int) -> TorchvisionTask:
     levels = ["0", "1", "2"]
     model = MaskRCNN(
         SmallBackbone(),
-        image_mean=[0.5, 0.5, 0.5],
-        image_std=[0.25, 0.25, 0.25],
         rpn_anchor_generator=AnchorGenerator(((14,), (28,), (48,), (72,)), ((1.0,),) * 4),
         rpn_pre_nms_top_n_train=500,
         rpn_pre_nms_top_n_test=300,
@@ -100,6 +112,6 @@ def small_mask_rcnn(num_classes: int) -> TorchvisionTask:
         mask_roi_pool=MultiScaleRoIAlign(levels, 14, 2),
         mask_head=MaskRCNNHeads(64, (64, 64), 1),
         mask_predictor=MaskRCNNPredictor(64, 64, num_classes + 1),
-        _skip_resize=True,  # images of any size are seen as they are
     )
+    model.transform = AsItIs(800, 1333, [0.5, 0.5, 0.5], [0.25, 0.25, 0.25])
     return TorchvisionTask(model)

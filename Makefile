@@ -1,0 +1,40 @@
+# Everything runs in .venv, made from requirements.lock; no command needs anything else but
+# Python 3.11 or newer.
+PYTHON ?= python3
+PROFILE ?= quick
+CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
+BIN := .venv/bin
+SNAKEMAKE = $(BIN)/snakemake --cores $(CORES) --nolock --rerun-incomplete --quiet progress host
+
+.PHONY: reproduce smoke test lab lint lock clean
+
+reproduce: .venv/ready  ## every notebook of PROFILE, tables, figures and the report
+	$(SNAKEMAKE) --config profile=$(PROFILE)
+	@echo "report: $(CURDIR)/results/$(PROFILE)/report.html"
+
+smoke:  ## every notebook at its smallest
+	$(MAKE) reproduce PROFILE=smoke
+
+test: .venv/ready  ## unit tests
+	$(BIN)/python -m pytest
+
+lab: .venv/ready  ## the notebooks in JupyterLab
+	$(BIN)/jupyter lab --notebook-dir=. --ServerApp.root_dir=.
+
+lint: .venv/ready
+	$(BIN)/ruff check icmlib tests && $(BIN)/ruff format --check icmlib tests
+	$(BIN)/nbstripout --verify notebooks/*.ipynb
+
+.venv/ready: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+lock:  ## renew requirements.lock from pyproject.toml (needs uv)
+	uv pip compile --quiet --universal --python-version 3.11 --extra study --extra dev \
+		--no-header --no-annotate --upgrade pyproject.toml -o requirements.lock
+
+clean:  ## forget all runs of PROFILE (tables and figures in git come back with git checkout)
+	rm -rf results/$(PROFILE)

@@ -1,0 +1,160 @@
+"""The study as a graph of notebook runs: `make reproduce`, or snakemake --config profile=NAME.
+
+Each rule runs one notebook; the executed notebook is the rule's log, so that it survives a
+failure. The library files a stage uses are its inputs: an edit of plots.py retrains nothing.
+"""
+
+import sys
+
+import yaml
+
+PROFILE = config.get("profile", "quick")
+FILE = f"notebooks/profiles/{PROFILE}.yaml"
+if not os.path.exists(FILE):
+    raise WorkflowError(f"profile {FILE} does not exist")
+with open(FILE) as stream:
+    VALUES = yaml.safe_load(stream)
+ROWS = list(VALUES.get("rows", {}))
+
+
+def section(*names):
+    """What of the profile a rule depends on; an edit there runs it again."""
+    return {name: VALUES.get(name) for name in names}
+
+
+OUT = f"results/{PROFILE}"
+FILTERS = ["gaussian", "bilateral"]
+LIB = "icmlib"
+DATA = [f"{LIB}/config.py", f"{LIB}/datasets/coco.py", f"{LIB}/datasets/deadleaves.py"]
+TASK = [*DATA, f"{LIB}/tasks/torchvision.py"]
+CODEC = [f"{LIB}/codecs/learned.py", f"{LIB}/codecs/bitstream.py"]
+METRICS = [
+    f"{LIB}/evaluate.py",
+    *expand(f"{LIB}/metrics/{{file}}.py", file=["fidelity", "checkerboard", "detection", "rate"]),
+]
+FINETUNE = [f"{LIB}/codecs/patches.py", f"{LIB}/discriminator.py", f"{LIB}/losses.py"]
+# freed memory is kept (page faults take half of the time otherwise)
+RUN = (
+    "MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592 "
+    "OMP_NUM_THREADS={threads} " + sys.executable + " -m icmlib.cli run {input.notebook} {log} profile=" + PROFILE
+)
+
+
+rule all:
+    input:
+        f"{OUT}/report.html",
+
+
+rule data:
+    input:
+        DATA, notebook="notebooks/00_data.ipynb",
+    output:
+        f"{OUT}/data/scenes/summary.json",
+    log:
+        f"{OUT}/data/scenes/notebook.ipynb",
+    params:
+        section("data"),
+    threads: workflow.cores
+    shell:
+        RUN
+
+
+rule task_network:
+    input:
+        TASK, METRICS, rules.data.output, notebook="notebooks/01_task_network.ipynb",
+    output:
+        f"{OUT}/task_network/given/summary.json",
+    log:
+        f"{OUT}/task_network/given/notebook.ipynb",
+    params:
+        section("data", "task", "evaluation"),
+    threads: workflow.cores
+    shell:
+        RUN
+
+
+rule base_codec:
+    input:
+        TASK, CODEC, METRICS, f"{LIB}/losses.py", f"{LIB}/training.py", rules.data.output,
+        rules.task_network.output, notebook="notebooks/02_base_codec.ipynb",
+    output:
+        f"{OUT}/base_codec/base/summary.json",
+    log:
+        f"{OUT}/base_codec/base/notebook.ipynb",
+    params:
+        section("data", "task", "codec", "base", "evaluation"),
+    threads: workflow.cores
+    shell:
+        RUN
+
+
+rule finetune:
+    input:
+        FINETUNE, rules.base_codec.output, notebook="notebooks/03_patchgan_finetuning.ipynb",
+    output:
+        f"{OUT}/finetune/{{row}}/summary.json",
+    log:
+        f"{OUT}/finetune/{{row}}/notebook.ipynb",
+    params:
+        section("finetune"), lambda wildcards: VALUES["rows"][wildcards.row],
+    threads: 1
+    shell:
+        RUN + " row={wildcards.row}"
+
+
+rule post_filter:
+    input:
+        f"{LIB}/codecs/conventional.py", rules.base_codec.output,
+        notebook="notebooks/03b_post_filters.ipynb",
+    output:
+        f"{OUT}/post_filter/{{filter}}/summary.json",
+    log:
+        f"{OUT}/post_filter/{{filter}}/notebook.ipynb",
+    threads: 1
+    shell:
+        RUN + " filter={wildcards.filter}"
+
+
+rule ablations:
+    input:
+        f"{LIB}/plots.py", f"{LIB}/study.py",
+        expand(rules.finetune.output, row=ROWS), expand(rules.post_filter.output, filter=FILTERS),
+        notebook="notebooks/04_ablations.ipynb",
+    output:
+        f"{OUT}/table1.csv",
+    log:
+        f"{OUT}/ablations/table1/notebook.ipynb",
+    threads: 1
+    shell:
+        RUN
+
+
+rule figures:
+    input:
+        f"{LIB}/plots.py", f"{LIB}/study.py", rules.ablations.output,
+        notebook="notebooks/06_figures.ipynb",
+    output:
+        f"{OUT}/photographs.csv",
+    log:
+        f"{OUT}/figures/photographs/notebook.ipynb",
+    params:
+        section("evaluation"),
+    threads: workflow.cores
+    shell:
+        RUN
+
+
+rule report:
+    input:
+        f"{LIB}/cli.py", rules.figures.output,
+    output:
+        f"{OUT}/report.html",
+    params:
+        notebooks=[
+            rules.data.log[0], rules.task_network.log[0], rules.base_codec.log[0],
+            *expand(rules.finetune.log, row=ROWS[:1]), rules.ablations.log[0],
+            rules.figures.log[0],
+        ],
+    shell:
+        sys.executable + " -m icmlib.cli report {output} {params.notebooks} --title 'icmlib, profile "
+        + PROFILE + "'"

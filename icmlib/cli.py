@@ -1,0 +1,133 @@
+"""Run notebooks headlessly, and bind the executed ones into a report.
+
+python -m icmlib.cli run notebooks/03_patchgan_finetuning.ipynb out.ipynb profile=quick row=p3x64
+python -m icmlib.cli report out.html a.ipynb b.ipynb ...
+"""
+
+import argparse
+import sys
+from difflib import get_close_matches
+from pathlib import Path
+
+import nbformat
+import papermill
+import yaml
+from nbconvert import HTMLExporter
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+def run_notebook(notebook: str | Path, executed: str | Path, parameters: dict) -> None:
+    """Execute a notebook with parameters; the executed copy survives a failure, traceback and all.
+
+    Raises:
+        ValueError: a parameter that the notebook does not have (papermill only warns), or one of
+            another type than its default.
+        papermill.exceptions.PapermillExecutionError: a cell failed.
+    """
+    check_parameters(notebook, parameters)
+    executed = Path(executed).resolve()
+    executed.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(notebook).resolve().parent
+    papermill.execute_notebook(
+        notebook, executed, parameters, cwd=folder, kernel_name="python3", progress_bar=False
+    )
+
+
+def check_parameters(notebook: str | Path, parameters: dict) -> None:
+    """Raises ValueError for an unknown parameter or a value of another type than the default."""
+    if not Path(notebook).exists():
+        raise FileNotFoundError(f"notebook {notebook} does not exist")
+    known = papermill.inspect_notebook(str(notebook))
+    for name, value in parameters.items():
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise ValueError(
+                f"{notebook} has no parameter {name!r}{hint}; it has: {', '.join(known)}"
+            )
+        default = yaml.safe_load(known[name]["default"])
+        if type(value) is not type(default):
+            raise ValueError(
+                f"{notebook}: parameter {name} is {value!r}; its default is {default!r}, "
+                f"a {type(default).__name__}"
+            )
+
+
+def parse_parameters(words: list[str]) -> dict:
+    """`name=value` words; values as YAML reads them, but strings stay strings (`row=07`)."""
+    parameters = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise ValueError(f"parameter {word!r} is not of the form name=value")
+        read = yaml.safe_load(value)
+        same = isinstance(read, bool | list | dict) or str(read) == value
+        parameters[name] = read if same and read is not None else value
+    return parameters
+
+
+def build_report(html: str | Path, notebooks: list[str | Path], title: str) -> Path:
+    """One self-contained HTML page of executed notebooks: text, tables and pictures, no code."""
+    report = nbformat.v4.new_notebook()
+    for path in notebooks:
+        if not Path(path).exists():
+            raise FileNotFoundError(f"executed notebook {path} does not exist; run it first")
+        for cell in nbformat.read(path, as_version=4).cells:
+            if cell.cell_type == "code":
+                cell.outputs = [output for output in cell.outputs if _is_result(output)]
+                if not cell.outputs:
+                    continue
+            cell.pop("id", None)
+            report.cells.append(cell)
+    exporter = HTMLExporter(
+        exclude_input=True,
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+        embed_images=True,
+        mathjax_url="",
+        require_js_url="",
+        jquery_url="",
+        mermaid_js_url="",
+    )
+    report.metadata["title"] = title
+    body, _ = exporter.from_notebook_node(report, {"metadata": {"name": title}})
+    Path(html).write_text(body)
+    return Path(html).resolve()
+
+
+def _is_result(output: dict) -> bool:
+    """Neither a progress bar nor a log line."""
+    return output.output_type != "stream" and WIDGET not in output.get("data", {})
+
+
+def main(words: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="icmlib.cli", description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="execute one notebook")
+    run.add_argument("notebook")
+    run.add_argument("executed")
+    run.add_argument("parameters", nargs="*", metavar="name=value")
+    report = commands.add_parser("report", help="bind executed notebooks into one HTML page")
+    report.add_argument("html")
+    report.add_argument("notebooks", nargs="+")
+    report.add_argument("--title", default="icmlib")
+    options = parser.parse_args(words)
+    try:
+        if options.command == "run":
+            run_notebook(options.notebook, options.executed, parse_parameters(options.parameters))
+        else:
+            print(build_report(options.html, options.notebooks, options.title))
+    except (ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except papermill.exceptions.PapermillExecutionError as error:
+        print(f"error in {options.notebook}, cell {error.exec_count}:", file=sys.stderr)
+        print(f"{error.ename}: {error.evalue}", file=sys.stderr)
+        print(f"traceback: {options.executed}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

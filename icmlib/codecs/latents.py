@@ -1,0 +1,47 @@
+"""y_hat of every image of a data set, computed once: finetuning never runs the encoder."""
+
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from tqdm.auto import tqdm
+
+from icmlib.codecs.learned import LearnedCodec
+from icmlib.runs import fingerprint, written
+
+
+class Latents:
+    """Cached latents by index: `latents[i]` is y_hat (M, h, w), int16, of the i-th image."""
+
+    def __init__(self, path: Path):
+        self._file = safe_open(path, framework="pt")
+
+    def __len__(self) -> int:
+        return len(self._file.keys())
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self._file.get_tensor(str(index))
+
+
+def cached_latents(codec: LearnedCodec, dataset, folder: str | Path) -> Latents:
+    """Compute and store what is not stored yet.
+
+    The file's name is the fingerprint of the codec's weights (but `g_s`) and of the images: a
+    changed codec or data set never meets old latents.
+
+    Raises:
+        ValueError: the codec's latents are no integers (its entropy model has means).
+    """
+    content = fingerprint({"codec": codec.fingerprint, "images": dataset.ground_truth["images"]})
+    path = Path(folder) / f"latents-{content}.safetensors"
+    if not path.exists():
+        tensors = {}
+        for index in tqdm(range(len(dataset)), "latents"):
+            y_hat = codec.latents(dataset.image(index)[None])[0]
+            if not torch.equal(y_hat, y_hat.round()):
+                raise ValueError("latents are no integers; this codec's entropy model has means")
+            tensors[str(index)] = y_hat.to(torch.int16).cpu().contiguous()
+        with written(path) as half:
+            save_file(tensors, half)
+    return Latents(path)

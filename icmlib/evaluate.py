@@ -1,0 +1,223 @@
+"""Measure a codec: the flow, once for each image, then one row of a table.
+
+image x -> codec.encode -> Bitstream (bytes) -> codec.decode -> x_hat -> task network
+                               |                                  |           |
+                              bpp                    PSNR SSIM VGG pattern   mAP
+"""
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from icmlib import losses
+from icmlib.codecs import LearnedCodec
+from icmlib.metrics import checkerboard, detection, fidelity, rate, resample_counts
+from icmlib.runs import Run, written
+from icmlib.tasks import TaskNetwork
+
+IOU_TYPES = ("segm", "bbox")
+
+
+@dataclass
+class Evaluation:
+    """What was measured on a data set.
+
+    Attributes:
+        per_image: one row an image: rate, fidelity, hash of the bitstream.
+        spectra: `decoded`, `original` and `residual`, each (images, N, N).
+        detections: COCO results of the task network on the decoded images.
+        ground_truth: COCO dict of the images; without annotations there is no mAP.
+    """
+
+    per_image: pd.DataFrame
+    spectra: dict[str, np.ndarray]
+    detections: list[dict]
+    ground_truth: dict
+
+    @property
+    def seconds(self) -> float:
+        return float(self.per_image["seconds"].sum())
+
+
+def evaluate(
+    codec,
+    task: TaskNetwork | None,
+    dataset,
+    vgg: fidelity.VGGDistance | None = None,
+) -> Evaluation:
+    """Code and measure every image of a data set.
+
+    Args:
+        codec: anything with `encode(image) -> Bitstream` and `decode(bitstream) -> image`.
+        task: the machine; without one there are no detections and no feature distance.
+        dataset: a `CocoDataset`.
+        vgg: the VGG distance, where its weights can be had.
+    """
+    tile = checkerboard.tile_size(dataset.sizes())
+    rows, detections = [], []
+    spectra = {"decoded": [], "original": [], "residual": []}
+    for index in tqdm(range(len(dataset)), "evaluate"):
+        start = time.perf_counter()
+        x = dataset.image(index)
+        bitstream = codec.encode(x)
+        x_hat = fidelity.to_8bit(codec.decode(bitstream).clamp(0, 1))
+        row = dataset.ground_truth["images"][index]
+        row = {"image_id": row["id"], "file_name": row["file_name"]}
+        row |= _rate(bitstream) | _fidelity(x[None], x_hat[None], vgg)
+        if task is not None:
+            with torch.no_grad():
+                features = task.features(x[None]), task.features(x_hat[None])
+            row["feature"] = float(fidelity.feature_distance(*features))
+            prediction = task.predict([x_hat])[0]
+            detections += detection.to_coco_results(
+                row["image_id"], prediction, dataset.category_ids
+            )
+        luma, luma_hat = checkerboard.luma(x), checkerboard.luma(x_hat)
+        for name, plane in zip(spectra, (luma_hat, luma, luma_hat - luma)):
+            spectra[name].append(checkerboard.welch_spectrum(plane, tile))
+        rows.append(row | {"seconds": time.perf_counter() - start})
+    return Evaluation(
+        pd.DataFrame(rows),
+        {name: np.stack(each) for name, each in spectra.items()},
+        detections,
+        dataset.ground_truth,
+    )
+
+
+def load_vgg(download: bool) -> tuple[fidelity.VGGDistance | None, str]:
+    """The VGG distance, or None and the reason why its column reads "n/a"."""
+    try:
+        return fidelity.VGGDistance.load(download), ""
+    except fidelity.WeightsUnavailable as error:
+        return None, f"n/a: {error}"
+
+
+@torch.no_grad()
+def estimated_bpp(codec: LearnedCodec, dataset) -> list[float]:
+    """The rate that the entropy model's likelihoods promise for each image, in bpp."""
+    rates = []
+    for index in range(len(dataset)):
+        x = dataset.image(index)[None].to(codec.device)
+        likelihoods = codec.eval()(x)["likelihoods"]
+        rates.append(float(losses.rate(likelihoods, x.shape[-2] * x.shape[-1])))
+    return rates
+
+
+def _rate(bitstream) -> dict:
+    data = bytes(bitstream)
+    return {
+        "pixels": bitstream.height * bitstream.width,
+        "payload_bytes": bitstream.payload_bytes,
+        "total_bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
+
+
+def _fidelity(x: torch.Tensor, x_hat: torch.Tensor, vgg) -> dict:
+    return {
+        "psnr": float(fidelity.psnr(x, x_hat)),
+        "ssim": float(fidelity.ssim(x, x_hat)),
+        "vgg": float(vgg(x, x_hat)) if vgg else float("nan"),
+    }
+
+
+def summarize(evaluation: Evaluation, resamples: int = 1000, seed: int = 0) -> dict:
+    """One row of a table. Figures `<name>_low` and `<name>_high` bound 95 % of a bootstrap over
+    images; `bpp` and `bpp_total` are total bits over total pixels of payload and of whole files."""
+    table = evaluation.per_image
+    pixels = table["pixels"].tolist()
+    row = {
+        "images": len(table),
+        "bpp": rate.total_bpp(table["payload_bytes"].tolist(), pixels),
+        "bpp_total": rate.total_bpp(table["total_bytes"].tolist(), pixels),
+        "bpp_mean": float((8 * table["payload_bytes"] / table["pixels"]).mean()),
+    }
+    for name in ("psnr", "ssim", "vgg", "feature"):
+        if name in table:
+            row[name] = float(table[name].mean())
+    row |= _pattern(evaluation.spectra, resamples, seed)
+    if evaluation.ground_truth["annotations"]:
+        for prefix, matches in all_matches(evaluation).items():
+            row |= {f"{prefix}_{k}": v for k, v in detection.average_precision(matches).items()}
+    return row
+
+
+def _pattern(spectra: dict[str, np.ndarray], resamples: int, seed: int) -> dict:
+    """LPP and PRMS of the decoded images, their excess over the originals', the residual's PRMS."""
+    row, draws = {}, {}
+    for name, prefix in (("decoded", ""), ("original", "original_"), ("residual", "residual_")):
+        reading = checkerboard.read_pattern(spectra[name])
+        row |= {f"{prefix}lpp{S}": value for S, value in reading.lpp.items()}
+        row[f"{prefix}prms"] = reading.prms
+        rng = np.random.default_rng(seed)  # the same images are drawn for each: paired
+        draws[name] = checkerboard.bootstrap_pattern(spectra[name], resamples=resamples, rng=rng)
+    row["excess_prms"] = float(checkerboard.excess_prms(row["prms"], row["original_prms"]))
+    draws["decoded"]["excess_prms"] = checkerboard.excess_prms(
+        draws["decoded"]["prms"], draws["original"]["prms"]
+    )
+    for name, values in draws["decoded"].items():
+        row[f"{name}_low"], row[f"{name}_high"] = map(float, np.quantile(values, (0.025, 0.975)))
+    return row
+
+
+def all_matches(evaluation: Evaluation) -> dict[str, detection.Matches]:
+    """Matches of masks (where there are any) and boxes, by prefix `mask` and `box`."""
+    truth, found = evaluation.ground_truth, evaluation.detections
+    kinds = {"box": "bbox"}
+    if not found or "segmentation" in found[0]:
+        kinds = {"mask": "segm", **kinds}
+    return {prefix: detection.match(truth, found, kind) for prefix, kind in kinds.items()}
+
+
+def compare(base: Evaluation, other: Evaluation, resamples: int = 1000, seed: int = 0) -> dict:
+    """Paired differences, other minus base, each with its 95 % bootstrap interval over images:
+    `<name>_difference`, `<name>_difference_low`, `<name>_difference_high`."""
+    if list(base.per_image["image_id"]) != list(other.per_image["image_id"]):
+        raise ValueError("the two evaluations are of different images; nothing to pair")
+    result = {}
+    counts = resample_counts(len(base.per_image), resamples, np.random.default_rng(seed))
+    for name in ("psnr", "ssim", "feature"):
+        if name in base.per_image and name in other.per_image:
+            difference = (other.per_image[name] - base.per_image[name]).to_numpy()
+            low, high = np.quantile(counts @ difference / len(difference), (0.025, 0.975))
+            result |= _difference(name, difference.mean(), low, high)
+    if base.ground_truth["annotations"]:
+        ours, theirs = all_matches(base), all_matches(other)
+        for prefix in ours:
+            rng = np.random.default_rng(seed)
+            paired = detection.paired_bootstrap(ours[prefix], theirs[prefix], resamples, rng=rng)
+            figures = (paired["difference"], paired["low"], paired["high"])
+            result |= _difference(f"{prefix}_AP", *figures)
+    return result
+
+
+def _difference(name: str, value: float, low: float, high: float) -> dict:
+    names = (f"{name}_difference", f"{name}_difference_low", f"{name}_difference_high")
+    return dict(zip(names, map(float, (value, low, high))))
+
+
+def save(evaluation: Evaluation, run: Run, split: str) -> None:
+    """Per-image table, detections and pooled spectra into the run folder."""
+    run.save_table(evaluation.per_image, f"{split}_per_image")
+    with written(run.path(f"{split}_detections.json")) as half:
+        half.write_text(json.dumps(evaluation.detections))
+    with written(run.path(f"{split}_spectra.npz")) as half, half.open("wb") as stream:
+        np.savez(stream, **{k: v.mean(0, keepdims=True) for k, v in evaluation.spectra.items()})
+
+
+def load(folder: str | Path, split: str, ground_truth: dict) -> Evaluation:
+    """What `save` wrote; the spectra are the pooled ones."""
+    folder = Path(folder)
+    return Evaluation(
+        pd.read_csv(folder / f"{split}_per_image.csv", dtype={"file_name": str}),
+        dict(np.load(folder / f"{split}_spectra.npz")),
+        json.loads((folder / f"{split}_detections.json").read_text()),
+        ground_truth,
+    )

@@ -1,0 +1,224 @@
+"""Figures. Each function returns a matplotlib figure; `Run.figure` stamps and saves it."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+import torch
+from matplotlib.figure import Figure
+
+COLOURS = sns.color_palette("colorblind")
+BASE, FINETUNED, OTHER = COLOURS[3], COLOURS[0], COLOURS[7]
+
+
+def _axes(rows: int, columns: int, width: float = 2.4, height: float | None = None):
+    size = (width * columns, (height or width) * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    return figure, axes
+
+
+def _pixels(image: torch.Tensor) -> np.ndarray:
+    return image.detach().clamp(0, 1).permute(1, 2, 0).cpu().numpy()
+
+
+def _show(axis, image: torch.Tensor, title: str = "", zoom: bool = False) -> None:
+    axis.imshow(_pixels(image), interpolation="nearest" if zoom else "antialiased")
+    axis.set_title(title, size=8)
+    axis.set_axis_off()
+
+
+def gallery(
+    images: list[torch.Tensor], titles: list[str] | None = None, columns: int = 6
+) -> Figure:
+    """Images (3, H, W) side by side."""
+    rows = -(-len(images) // columns)
+    figure, axes = _axes(rows, min(columns, len(images)), 1.9)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for i, (axis, image) in enumerate(zip(axes.flat, images)):
+        _show(axis, image, titles[i] if titles else "")
+    return figure
+
+
+def detections(
+    images: list[torch.Tensor],
+    predictions: list[dict],
+    names: list[str],
+    min_score: float = 0.5,
+    columns: int = 4,
+) -> Figure:
+    """Images with their instances: mask, box, class name and score."""
+    rows = -(-len(images) // columns)
+    figure, axes = _axes(rows, min(columns, len(images)), 2.6)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, image, prediction in zip(axes.flat, images, predictions):
+        _show(axis, image)
+        _instances(axis, prediction, names, min_score)
+    return figure
+
+
+def _instances(axis, prediction: dict, names: list[str], min_score: float) -> None:
+    scores = prediction.get("scores", torch.ones(len(prediction["labels"])))
+    for i in torch.nonzero(scores >= min_score)[:, 0].tolist():
+        colour = COLOURS[i % len(COLOURS)]
+        if "masks" in prediction:
+            mask = np.asarray(prediction["masks"][i], bool)
+            axis.imshow(np.dstack([np.full((*mask.shape, 3), colour), 0.45 * mask]))
+        x1, y1, x2, y2 = prediction["boxes"][i].tolist()
+        axis.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color=colour, lw=1)
+        label = names[int(prediction["labels"][i]) - 1]
+        axis.text(
+            x1, y1, f"{label} {scores[i]:.2f}", size=6, color="w", va="bottom",
+            bbox={"facecolor": colour, "pad": 0.5, "lw": 0},
+        )  # fmt: skip
+
+
+def crops(variants: dict[str, torch.Tensor], captions: dict[str, str], box: tuple) -> Figure:
+    """One image in several versions: whole above, the same crop enlarged below.
+
+    Args:
+        variants: name -> image (3, H, W).
+        captions: name -> line below the name.
+        box: top, left and size of the crop in px.
+    """
+    top, left, size = box
+    figure, axes = _axes(2, len(variants), 2.0, 2.15)
+    for column, (name, image) in enumerate(variants.items()):
+        _show(axes[0, column], image, f"{name}\n{captions.get(name, '')}")
+        frame = plt.Rectangle((left - 0.5, top - 0.5), size, size, fill=False, ec="w", lw=1)
+        axes[0, column].add_patch(frame)
+        _show(axes[1, column], image[:, top : top + size, left : left + size], zoom=True)
+    return figure
+
+
+def training_curves(log: pd.DataFrame, columns: list[str], window: int = 25) -> Figure:
+    """One panel a column of log.csv: every step faintly, a running median on top."""
+    present = [c for c in columns if c in log]
+    figure, axes = _axes(1, len(present), 2.9, 2.3)
+    for axis, column in zip(axes[0], present):
+        axis.plot(log["step"], log[column], color=OTHER, lw=0.4, alpha=0.5)
+        median = log[column].rolling(window, min_periods=1, center=True).median()
+        axis.plot(log["step"], median, color=FINETUNED, lw=1.5)
+        axis.set(xlabel="step", title=column)
+        if (log[column] > 0).all():
+            axis.set_yscale("log")
+        axis.grid(alpha=0.3)
+    return figure
+
+
+def spectra(pooled: dict[str, np.ndarray]) -> Figure:
+    """Pooled Welch spectra (N, N) by name, in dB, DC in the centre: a checkerboard is a lattice
+    of bright points."""
+    figure, axes = _axes(1, len(pooled), 2.5, 2.8)
+    shown = {
+        name: 10 * np.log10(np.fft.fftshift(p) / np.prod(p.shape) * 255**2 + 1e-9)
+        for name, p in pooled.items()
+    }
+    low, high = np.percentile(np.stack(list(shown.values())), (1, 99.8))
+    for axis, (name, power) in zip(axes[0], shown.items()):
+        image = axis.imshow(
+            power, extent=(-0.5, 0.5, 0.5, -0.5), vmin=low, vmax=high, cmap="cividis"
+        )
+        axis.set(title=name, xlabel="cycles / px", xticks=(-0.5, -0.25, 0, 0.25, 0.5), yticks=())
+    figure.colorbar(image, ax=axes[0], label="grey levels² (dB)", shrink=0.8)
+    return figure
+
+
+def rate_check(per_image: pd.DataFrame) -> Figure:
+    """Estimated against real rate, a dot an image."""
+    figure, axes = _axes(1, 1, 3.4, 3.2)
+    axis = axes[0, 0]
+    axis.scatter(per_image["bpp_estimate"], per_image["bpp"], s=8, color=FINETUNED, alpha=0.6)
+    ends = [per_image[["bpp_estimate", "bpp"]].min().min(), per_image["bpp"].max()]
+    axis.plot(ends, ends, color="0.4", lw=0.8)
+    axis.set(xlabel="estimate from likelihoods (bpp)", ylabel="real bytes (bpp)")
+    axis.grid(alpha=0.3)
+    return figure
+
+
+def trade_off(table: pd.DataFrame, limit: float) -> Figure:
+    """What each row costs the machine against what it leaves of the pattern.
+
+    Args:
+        table: `label`, `removed` (%), `mask_AP_change` (%) with `_low` and `_high`.
+        limit: line at this change of mask AP in %.
+    """
+    figure, axes = _axes(1, 1, 7.5, 4.6)
+    axis = axes[0, 0]
+    for i, row in enumerate(table.itertuples()):
+        colour = COLOURS[i % len(COLOURS)]
+        error = [
+            [row.mask_AP_change - row.mask_AP_change_low],
+            [row.mask_AP_change_high - row.mask_AP_change],
+        ]
+        axis.errorbar(
+            row.removed,
+            row.mask_AP_change,
+            error,
+            fmt="osD^v"[i // 10],
+            color=colour,
+            ms=5,
+            lw=0.8,
+            label=row.label,
+        )
+    axis.axhline(0, color="0.3", lw=0.8)
+    axis.axhline(limit, color=BASE, lw=0.8, ls="--")
+    axis.axvline(90, color="0.6", lw=0.8, ls="--")
+    axis.set(xlabel="excess pattern removed (% of PRMS)", ylabel="mask AP against base (%)")
+    axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    axis.grid(alpha=0.3)
+    return figure
+
+
+def forest(table: pd.DataFrame, panels: dict[str, str]) -> Figure:
+    """A line a row of the table, a panel a measure: the value with its interval.
+
+    Args:
+        table: `label` and, for each measure, `<measure>`, `<measure>_low`, `<measure>_high`.
+        panels: measure -> axis label.
+    """
+    height = 0.26 * len(table) + 0.8
+    figure, axes = plt.subplots(
+        1,
+        len(panels),
+        figsize=(2.2 * len(panels) + 1.6, height),
+        sharey=True,
+        layout="constrained",
+        squeeze=False,
+    )
+    y = np.arange(len(table))[::-1]
+    for axis, (measure, label) in zip(axes[0], panels.items()):
+        value = table[measure].to_numpy(float)
+        low = table.get(f"{measure}_low", table[measure]).to_numpy(float)
+        high = table.get(f"{measure}_high", table[measure]).to_numpy(float)
+        axis.hlines(y, low, high, color=FINETUNED, lw=1.2)
+        axis.plot(value, y, "o", ms=3.5, color=FINETUNED)
+        axis.axvline(0, color="0.4", lw=0.8)
+        axis.set(xlabel=label, yticks=y)
+        axis.set_yticklabels(table["label"], size=7)
+        axis.grid(alpha=0.3)
+    return figure
+
+
+def against_paper(table: pd.DataFrame, measures: dict[str, str]) -> Figure:
+    """Changes against each one's own base codec: here and in the paper, side by side.
+
+    Args:
+        table: `label`, and for each measure `<measure>` (here) and `<measure>_paper`.
+        measures: measure -> axis label.
+    """
+    figure, axes = plt.subplots(
+        1, len(measures), figsize=(2.6 * len(measures) + 1, 0.34 * len(table) + 1), sharey=True,
+        layout="constrained", squeeze=False,
+    )  # fmt: skip
+    y = np.arange(len(table))[::-1]
+    for axis, (measure, label) in zip(axes[0], measures.items()):
+        axis.barh(y + 0.19, table[measure], 0.36, color=FINETUNED, label="here")
+        axis.barh(y - 0.19, table[f"{measure}_paper"], 0.36, color=COLOURS[1], label="Le et al.")
+        axis.axvline(0, color="0.3", lw=0.8)
+        axis.set(xlabel=label, yticks=y)
+        axis.set_yticklabels(table["label"], size=8)
+        axis.grid(alpha=0.3)
+    axes[0, -1].legend(fontsize=7)
+    return figure

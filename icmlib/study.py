@@ -1,0 +1,215 @@
+"""Study 1 as tables: the rows of all runs, the paper's beside them, what is chosen on val, and
+whether the aims hold on test."""
+
+import json
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from icmlib import codecs, datasets, plots
+from icmlib.config import FinetuneConfig, Profile, project_root, replace
+from icmlib.evaluate import compare, load
+from icmlib.runs import read_summary, run_folder, written
+
+AP_LIMIT = -1.6  # %, what the paper's finetuning costs the machine
+GONE = 0.1  # of the base codec's excess pattern may remain
+LPP_LIMIT = 5.0  # dB
+
+
+def label(config: FinetuneConfig) -> str:
+    """A row's name in tables, from its settings."""
+    words = [f"{config.patches}x{config.patch_size}"]
+    if config.layers != 2:
+        words.append(f"{config.layers} layer" + ("s" if config.layers > 1 else ""))
+    if config.adversarial == "none":
+        words.append("L2 only")
+    else:
+        words.append(f"{config.adversarial.replace('_', ' ')} {config.lambda_adversarial:g}")
+    words.append(f"lr {config.lr:g}{'' if config.schedule == 'cosine' else ' ' + config.schedule}")
+    for name in ("feature", "lattice", "task"):
+        if getattr(config, f"lambda_{name}"):
+            words.append(f"{name} {getattr(config, f'lambda_{name}'):g}")
+    return ", ".join(words)
+
+
+def read_rows(profile: Profile, split: str) -> pd.DataFrame:
+    """One row a run (base codec, every finetuning, the post-filters), indexed by name."""
+    runs = {"base": run_folder(profile, "base_codec", "base")}
+    runs |= {name: run_folder(profile, "finetune", name) for name in profile.rows}
+    filters = sorted(run_folder(profile, "post_filter", "x").parent.glob("*/summary.json"))
+    runs |= {path.parent.name: path.parent for path in filters}
+    rows = {}
+    for name, folder in runs.items():
+        summary = json.loads((folder / "summary.json").read_text())
+        kept = ("label", "trained_parameters", "seconds")
+        rows[name] = {key: summary.get(key) for key in kept} | summary[split]
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    return _relative(table.rename_axis("row"))
+
+
+def _relative(table: pd.DataFrame) -> pd.DataFrame:
+    """Adds mask AP's change in % of the base codec's, with interval, and the pattern removed."""
+    base = table.loc["base"]
+    for end in ("", "_low", "_high"):
+        table[f"mask_AP_change{end}"] = 100 * table[f"mask_AP_difference{end}"] / base["mask_AP"]
+    table["removed"] = 100 * (1 - table["excess_prms"] / base["excess_prms"])
+    table["gone"] = (table["removed"] >= 100 * (1 - GONE)) & (
+        table[["lpp2", "lpp4", "lpp8"]].max(axis=1) < LPP_LIMIT
+    )
+    better = (table["psnr_difference"] > 0) & (table["ssim_difference"] > 0)
+    table["fidelity_up"] = better
+    return table
+
+
+def choose(profile: Profile, val: pd.DataFrame) -> dict[str, str | None]:
+    """Rows chosen on val, each the one of highest mask AP among those that qualify.
+
+    finetuned    the paper's loss alone (L2 and adversarial): pattern gone, PSNR and SSIM up
+    low_impact   the same loss: PSNR, SSIM and feature distance all better
+    beyond       any loss: pattern gone, PSNR and SSIM up
+    """
+    configs = {name: replace(profile.finetune, row) for name, row in profile.rows.items()}
+    paper = [n for n, c in configs.items() if _papers_loss(c)]
+    qualified = {
+        "finetuned": val.loc[paper].query("gone and fidelity_up"),
+        "low_impact": val.loc[paper].query("fidelity_up and feature_difference < 0"),
+        "beyond": val.loc[list(configs)].query("gone and fidelity_up"),
+    }
+    return {
+        role: None if rows.empty else rows["mask_AP"].idxmax() for role, rows in qualified.items()
+    }
+
+
+def _papers_loss(config: FinetuneConfig) -> bool:
+    extra = config.lambda_feature or config.lambda_lattice or config.lambda_task
+    return config.adversarial != "none" and not extra
+
+
+def aims(test: pd.DataFrame, chosen: dict[str, str | None]) -> pd.DataFrame:
+    """Each aim with its figure on test and whether it holds."""
+    checks = []
+
+    def check(role: str, aim: str, figure: str, holds) -> None:
+        checks.append(
+            {
+                "role": role,
+                "row": chosen[role],
+                "aim": aim,
+                "figure": figure,
+                "holds": bool(holds),
+            }
+        )
+
+    for role, name in chosen.items():
+        if name is None:
+            checks.append({"role": role, "aim": "a row qualifies on val", "holds": False})
+            continue
+        row = test.loc[name]
+        lpp = [row["lpp2"], row["lpp4"], row["lpp8"]]
+        if role != "low_impact":
+            check(role, "pattern down by 90 %", f"{row['removed']:.1f} %", row["removed"] >= 90)
+            figure = " / ".join(f"{v:.1f}" for v in lpp) + " dB"
+            check(role, "LPP below 5 dB at every S", figure, max(lpp) < LPP_LIMIT)
+        interval = (
+            f"{row['mask_AP_change']:+.2f} % "
+            f"[{row['mask_AP_change_low']:+.2f}, {row['mask_AP_change_high']:+.2f}]"
+        )
+        if role == "finetuned":
+            check(role, "mask AP at most 1.6 % down", interval, row["mask_AP_change"] >= AP_LIMIT)
+        if role == "low_impact":
+            inside = row["mask_AP_change_low"] <= 0 <= row["mask_AP_change_high"]
+            check(role, "mask AP: interval holds no change", interval, inside)
+            feature = f"{row['feature_difference']:+.4f}"
+            check(role, "feature distance down", feature, row["feature_difference"] < 0)
+        if role == "beyond":
+            check(role, "mask AP not below base", interval, row["mask_AP_change_high"] >= 0)
+        fidelity = f"{row['psnr_difference']:+.2f} dB, {row['ssim_difference']:+.3f}"
+        check(role, "PSNR and SSIM up", fidelity, row["fidelity_up"])
+    return pd.DataFrame(checks)
+
+
+def beside_paper(test: pd.DataFrame) -> pd.DataFrame:
+    """The paper's Table 1 as changes against its own base codec, beside ours: AP in %, PSNR in
+    dB, SSIM; and whether the signs agree (a change within 0.5 % of AP counts as none)."""
+    paper = pd.read_csv(project_root() / "data" / "le2022_table1.csv", index_col="row")
+    base = paper.loc["base"]
+    rows = []
+    for name in paper.index.drop("base").intersection(test.index):
+        row = {
+            "row": name,
+            "label": paper.loc[name, "label"],
+            "AP": test.loc[name, "mask_AP_change"],
+            "AP_paper": 100 * (paper.loc[name, "mAP"] / base["mAP"] - 1),
+        }
+        for measure in ("psnr", "ssim"):
+            row[measure] = test.loc[name, f"{measure}_difference"]
+            row[f"{measure}_paper"] = paper.loc[name, measure] - base[measure]
+        signs = {m: _sign(row[m], m) == _sign(row[f"{m}_paper"], m) for m in ("AP", "psnr", "ssim")}
+        differing = [m for m, same in signs.items() if not same]
+        row["agrees"] = "yes" if not differing else "not in " + ", ".join(differing)
+        rows.append(row)
+    return pd.DataFrame(rows).set_index("row")
+
+
+def _sign(value: float, measure: str) -> float:
+    return 0.0 if measure == "AP" and abs(value) < 0.5 else float(np.sign(value))
+
+
+def paired_rows(profile: Profile, reference: str, names: list[str]) -> pd.DataFrame:
+    """Paired differences on test of finetuned rows against another finetuned row."""
+    truth = datasets.create(profile.data, "test").ground_truth
+    folders = {n: run_folder(profile, "finetune", n) for n in [reference, *names]}
+    runs = {name: load(folder, "test", truth) for name, folder in folders.items()}
+    scale = 100 / read_summary(profile, "base_codec", "base")["test"]["mask_AP"]
+    rows = {}
+    for name in names:
+        row = compare(runs[reference], runs[name], profile.evaluation.resamples)
+        for end in ("", "_low", "_high"):
+            row[f"mask_AP_change{end}"] = scale * row[f"mask_AP_difference{end}"]
+        rows[name] = {"label": read_summary(profile, "finetune", name)["label"], **row}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("row")
+
+
+def load_variants(profile: Profile, chosen: dict[str, str | None]) -> dict:
+    """Codecs by name: base, the chosen finetuned ones, and the post-filters on the base codec."""
+    base = codecs.load(
+        profile.codec, run_folder(profile, "base_codec", "base") / "final.safetensors"
+    )
+    variants = {"base": base}
+    for role, row in chosen.items():
+        if row is not None:
+            path = run_folder(profile, "finetune", row) / "final.safetensors"
+            variants[role.replace("_", " ")] = codecs.load(profile.codec, path)
+    for name, build in codecs.FILTERS.items():
+        variants[name] = build(base, read_summary(profile, "post_filter", name)["sigma"])
+    return variants
+
+
+def headline(dataset, variants: dict, scores: pd.DataFrame, chosen: dict, index: int) -> Figure:
+    """One scene by every codec: same bits, same crop, with bpp and mask AP of the whole split."""
+    x = dataset.image(index)
+    bits = variants["base"].encode(x)
+    images = {"original": x} | {name: codec.decode(bits) for name, codec in variants.items()}
+    rows = {role.replace("_", " "): row for role, row in chosen.items()}
+    captions = {}
+    for name in variants:
+        score = scores.loc[rows.get(name, name)]
+        captions[name] = f"{score['bpp']:.2f} bpp, AP {score['mask_AP']:.3f}"
+    size = x.shape[-1] // 3
+    return plots.crops(images, captions, (x.shape[-2] // 3, x.shape[-1] // 3, size))
+
+
+def write_table(table: pd.DataFrame, profile: Profile, name: str) -> None:
+    """A table of the study, `results/<profile>/<name>.csv`, with profile, seed and data in it."""
+    facts = {"profile": profile.name, "seed": profile.base.seed, "data": profile.data.label}
+    path = project_root() / "results" / profile.name / f"{name}.csv"
+    with written(path) as half:
+        table.assign(**facts).to_csv(half, float_format="%.6g")
+
+
+def write_figure(figure: Figure, profile: Profile, name: str) -> None:
+    """A figure of the study, `results/<profile>/<name>.png`."""
+    path = project_root() / "results" / profile.name / f"{name}.png"
+    with written(path) as half:
+        figure.savefig(half, format="png", dpi=150, bbox_inches="tight")

@@ -1,0 +1,114 @@
+"""Profiles: what is mistyped is refused, with the nearest right name."""
+
+import dataclasses
+
+import pytest
+
+from icmlib.config import (
+    BaseTrainingConfig,
+    FinetuneConfig,
+    Profile,
+    from_dict,
+    load_profile,
+    replace,
+)
+
+
+@pytest.fixture
+def profile(tmp_path):
+    """Write a profile and load it."""
+
+    def load(text: str | bytes) -> Profile:
+        path = tmp_path / "quick.yaml"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return load_profile(path)
+
+    return load
+
+
+def test_profile_holds_what_the_file_says(profile):
+    """Values of the file, the file's name, defaults for the rest."""
+    loaded = profile("data: {size: 64}\nfinetune: {steps: 7}\nrows: {long: {steps: 9}}\n")
+    assert (loaded.name, loaded.data.size, loaded.finetune.steps) == ("quick", 64, 7)
+    assert loaded.base == BaseTrainingConfig()
+    assert replace(loaded.finetune, loaded.rows["long"]).steps == 9
+
+
+def test_empty_profile_is_all_defaults(profile):
+    assert profile("") == Profile("quick")
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong", "right"),
+    [
+        ("finetun: {steps: 3}", "finetun", "finetune"),
+        ("finetune: {lambda_mes: 3.0}", "lambda_mes", "lambda_mse"),
+        ("data: {trian: 3}", "trian", "train"),
+        ("rows: {long: {stesp: 3}}", "stesp", "steps"),
+    ],
+)
+def test_unknown_key_gets_the_nearest_name(profile, text, wrong, right):
+    """At the top, in a stage and in a row of the table."""
+    with pytest.raises(ValueError, match=rf"quick.yaml.*{wrong!r}.*did you mean {right!r}"):
+        profile(text)
+
+
+def test_unknown_key_without_a_near_name_lists_all(profile):
+    with pytest.raises(ValueError, match="unknown key 'zzz'; known: .*patch_size"):
+        profile("finetune: {zzz: 1}")
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ("base: {steps: many}", "steps"),
+        ("base: {steps: 1.5}", "steps"),
+        ("base: {lr: 1e-3}", "lr"),  # YAML reads a string: it wants 1.0e-3
+        ("data: 3", "data"),
+        ("data: null", "data"),
+        ("rows: {long: {lr: fast}}", "lr"),
+        ("rows: {long: 3}", "rows"),
+        ("evaluation: {vgg: maybe}", "vgg"),
+    ],
+)
+def test_wrong_type_names_the_field(profile, text, field):
+    with pytest.raises(ValueError, match=f'quick.yaml.*"{field}"'):
+        profile(text)
+
+
+def test_true_is_not_a_number_of_steps():
+    """bool is an int to Python, not to a reader of a profile."""
+    with pytest.raises(ValueError, match="steps"):
+        from_dict(BaseTrainingConfig, {"steps": True})
+
+
+def test_whole_number_serves_as_float():
+    assert from_dict(BaseTrainingConfig, {"lambda_mse": 60}) == BaseTrainingConfig(lambda_mse=60.0)
+
+
+@pytest.mark.parametrize("text", ["a: [1", "- a\n- b\n", "just words", b"\x89PNG\r\n\x1a\n\x00\xff"])
+def test_file_that_is_no_profile_is_named(profile, text):
+    """Broken YAML, YAML that is no mapping, a picture."""
+    with pytest.raises(ValueError, match="quick.yaml"):
+        profile(text)
+
+
+def test_missing_profile_lists_those_there_are(tmp_path):
+    (tmp_path / "smoke.yaml").touch()
+    (tmp_path / "coco.yaml").touch()
+    with pytest.raises(FileNotFoundError, match="quick.yaml does not exist.*coco, smoke"):
+        load_profile(tmp_path / "quick.yaml")
+    with pytest.raises(FileNotFoundError, match="there are: none"):
+        load_profile(tmp_path / "nowhere" / "quick.yaml")
+
+
+def test_replace_changes_only_what_it_is_told():
+    changed = replace(FinetuneConfig(), {"patches": 5})
+    assert dataclasses.asdict(changed) == dataclasses.asdict(FinetuneConfig()) | {"patches": 5}
+    with pytest.raises(ValueError, match="did you mean 'patches'"):
+        replace(FinetuneConfig(), {"patchs": 5})
+
+
+def test_configs_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        FinetuneConfig().steps = 3

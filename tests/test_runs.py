@@ -1,0 +1,334 @@
+"""Run folders: resuming, whole files, and errors that say what to do."""
+
+import errno
+import json
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from icmlib.runs import Run, fingerprint, load_weights, project_root, save_weights, written
+
+
+def layer(value: float = 1.0) -> nn.Linear:
+    made = nn.Linear(3, 2)
+    nn.init.constant_(made.weight, value)
+    nn.init.constant_(made.bias, value)
+    return made
+
+
+def filled(folder, **inputs) -> Run:
+    """A run that has trained two steps, saved, and finished."""
+    run = Run(folder, {"lr": 0.1}, inputs, {"profile": "t"})
+    for step in range(2):
+        run.log(step, {"loss": 1.0})
+    run.checkpoint(2, net=layer())
+    run.save_weights(layer())
+    run.save_table(pd.DataFrame({"a": [1]}), "test_per_image")
+    run.finish({"AP": 0.5})
+    return run
+
+
+# --- same run or another one -------------------------------------------------------------
+
+
+def test_same_parameters_and_inputs_resume(tmp_path):
+    """Nothing is lost by opening a run again, and it keeps its start."""
+    filled(tmp_path / "a", data="x")
+    file = tmp_path / "a" / "run.json"
+    facts = json.loads(file.read_text()) | {"start": "long ago"}
+    file.write_text(json.dumps(facts))
+    again = Run(tmp_path / "a", {"lr": 0.1}, {"data": "x"}, {"profile": "t"})
+    assert again.resume(net=layer()) == 2
+    assert again.path("final.safetensors").exists() and again.path("summary.json").exists()
+    assert json.loads(file.read_text())["start"] == "long ago"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "inputs"), [({"lr": 0.2}, {"data": "x"}), ({"lr": 0.1}, {"data": "y"})]
+)
+def test_other_parameters_or_inputs_start_anew(tmp_path, parameters, inputs):
+    """No result of the old run is left to be taken for the new one's."""
+    filled(tmp_path / "a", data="x")
+    run = Run(tmp_path / "a", parameters, inputs, {"profile": "t"})
+    assert run.resume(net=layer()) == 0
+    assert [f.name for f in run.folder.rglob("*") if f.is_file()] == ["run.json"]
+
+
+def test_broken_run_file_starts_anew(tmp_path):
+    """Without knowing what a checkpoint belongs to, it is not resumed."""
+    filled(tmp_path / "a")
+    (tmp_path / "a" / "run.json").write_text('{"parameters": {"l')
+    assert Run(tmp_path / "a", {"lr": 0.1}, {}, {"profile": "t"}).resume(net=layer()) == 0
+
+
+def test_run_file_tells_where_a_number_comes_from(tmp_path):
+    """Versions, git commit, parameters, start; the end once finished."""
+    run = Run(tmp_path / "a", {"size": np.int64(7)}, {"data": "x"}, {"profile": "t", "seed": 3})
+    facts = json.loads(run.path("run.json").read_text())
+    assert facts["parameters"] == {"size": 7} and facts["inputs"] == {"data": "x"}
+    assert facts["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert set(facts["git"]) == {"commit", "dirty"} and facts["end"] is None
+    run.finish({"AP": 0.5})
+    assert json.loads(run.path("run.json").read_text())["end"] >= facts["start"]
+    assert json.loads(run.path("summary.json").read_text()) == {"AP": 0.5}
+    assert str(run) == "profile t · seed 3"
+
+
+# --- checkpoints and the log -------------------------------------------------------------
+
+
+def test_checkpoint_brings_back_every_part(tmp_path):
+    """Weights and optimiser state, exactly."""
+    net = layer()
+    optimizer = torch.optim.Adam(net.parameters(), 0.1)
+    net(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    run = filled(tmp_path / "a")
+    run.checkpoint(5, net=net, optimizer=optimizer)
+    other = layer(7.0)
+    restored = torch.optim.Adam(other.parameters(), 0.9)
+    assert run.resume(net=other, optimizer=restored) == 5
+    assert fingerprint(other) == fingerprint(net)
+    assert restored.param_groups[0]["lr"] == 0.1
+    torch.testing.assert_close(restored.state_dict(), optimizer.state_dict(), rtol=0, atol=0)
+
+
+def test_interrupted_checkpoint_leaves_the_old_one(tmp_path, monkeypatch):
+    """A kill while the new one is written, or before it is renamed."""
+    run = filled(tmp_path / "a")
+    whole = run.path("last.pt").read_bytes()
+
+    class Killed(BaseException):
+        pass
+
+    def save_half(state, target, *args, **kwargs):
+        (target.write if hasattr(target, "write") else target.write_bytes)(b"PK half")
+        raise Killed
+
+    monkeypatch.setattr(torch, "save", save_half)
+    with pytest.raises(Killed):
+        run.checkpoint(3, net=layer(9.0))
+    monkeypatch.undo()
+    assert run.path("last.pt").read_bytes() == whole
+    monkeypatch.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(Killed))
+    with pytest.raises(Killed):
+        run.checkpoint(3, net=layer(9.0))
+    assert run.path("last.pt").read_bytes() == whole
+    assert run.resume(net=layer()) == 2
+
+
+def test_failed_write_leaves_nothing_behind(tmp_path):
+    target = tmp_path / "table.csv"
+    target.write_text("old")
+    with pytest.raises(KeyError), written(target) as half:
+        half.write_text("new")
+        raise KeyError
+    assert [f.name for f in tmp_path.iterdir()] == ["table.csv"]
+    assert target.read_text() == "old"
+
+
+def resumed_log(run: Run, torn: str) -> list[str]:
+    """The log's rows after four logged steps, a torn row, and a resume from step 2."""
+    for step in (2, 3):
+        run.log(step, {"loss": 1.0})
+    with run.path("log.csv").open("a") as stream:
+        stream.write(torn)
+    assert run.resume(net=layer()) == 2
+    run.log(2, {"loss": 2.0})
+    return run.path("log.csv").read_text().split()
+
+
+@pytest.mark.parametrize("torn", ["", "4", "1", "4,0.", "1,", '"4'])
+def test_rows_past_the_resume_point_are_dropped(tmp_path, torn):
+    """Also a half-written last row, even where its step is cut to a smaller number (13 -> 1)."""
+    assert resumed_log(filled(tmp_path / "a"), torn) == ["step,loss", "0,1", "1,1", "2,2"]
+
+
+def test_log_of_a_run_without_checkpoint_starts_again(tmp_path):
+    run = Run(tmp_path / "a", {}, {}, {})
+    run.log(0, {"loss": 1.0})
+    assert run.resume(net=layer()) == 0
+    run.log(0, {"loss": torch.tensor(2.0)})
+    assert run.logged()["loss"].tolist() == [2.0]
+
+
+class Bomb:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return (open, (str(self.marker), "w"))
+
+
+def test_no_pickle_is_executed(tmp_path):
+    """A checkpoint that runs code when it is unpickled is refused, and its code does not run."""
+    run, marker = filled(tmp_path / "a"), tmp_path / "executed"
+    torch.save({"step": 2, "net": Bomb(marker)}, run.path("last.pt"))
+    with pytest.raises(pickle.UnpicklingError, match="[Ww]eights"):
+        run.resume(net=layer())
+    assert not marker.exists()
+    torch.load(run.path("last.pt"), weights_only=False)
+    assert marker.exists()  # the bomb was live
+
+
+# --- no space left -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def full(new_run):
+    """A run whose named file lies on a full disk."""
+
+    def run_with(name: str) -> Run:
+        run = new_run()
+        run.path(name).symlink_to("/dev/full")
+        return run
+
+    return run_with
+
+
+def assert_no_space(run: Run, act) -> None:
+    with pytest.raises(OSError, match="no space left.*free some and run again") as caught:
+        act()
+    assert caught.value.errno == errno.ENOSPC and str(run.folder) in str(caught.value)
+
+
+def test_full_disk_while_logging(full):
+    run = full("log.csv")
+    assert_no_space(run, lambda: run.log(0, {"loss": 1.0}))
+
+
+def test_full_disk_while_saving_a_table(full):
+    run = full(".t.csv.half")
+    assert_no_space(run, lambda: run.save_table(pd.DataFrame({"a": [1]}), "t"))
+
+
+def test_full_disk_at_a_checkpoint(full):
+    """torch.save of a path hides ENOSPC behind a RuntimeError of its own."""
+    run = full(".last.pt.half")
+    assert_no_space(run, lambda: run.checkpoint(1, net=nn.Linear(99, 99)))
+
+
+def test_full_disk_while_saving_weights(new_run, monkeypatch):
+    run = new_run()
+
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("icmlib.runs.save_file", refuse)
+    assert_no_space(run, lambda: run.save_weights(layer()))
+
+
+def test_other_errors_are_not_taken_for_a_full_disk(tmp_path):
+    with pytest.raises(PermissionError), written(tmp_path / "a"):
+        raise PermissionError(errno.EACCES, "no")
+
+
+# --- weights -----------------------------------------------------------------------------
+
+
+def test_weights_come_back(tmp_path):
+    """Also those stored in half precision, widened."""
+    source = layer(0.25)
+    save_weights(tmp_path / "w.safetensors", source)
+    save_file({k: v.half() for k, v in source.state_dict().items()}, tmp_path / "h.safetensors")
+    for name in ("w", "h"):
+        target = layer(3.0)
+        load_weights(target, tmp_path / f"{name}.safetensors")
+        assert target.weight.dtype == torch.float32
+        assert fingerprint(target) == fingerprint(source)
+
+
+def test_missing_weights(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.safetensors do not exist"):
+        load_weights(layer(), tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize("kept", [0, 4, 60, -1])
+def test_truncated_weights(tmp_path, kept):
+    path = tmp_path / "w.safetensors"
+    save_weights(path, layer())
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(ValueError, match=r"w\.safetensors are not a whole safetensors file"):
+        load_weights(layer(), path)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (nn.Linear(4, 2), r"weight is \(2, 4\) in the file and \(2, 3\) in the network"),
+        (nn.Linear(3, 2, bias=False), r"bias is no such tensor in the file and \(2,\)"),
+        (nn.BatchNorm1d(2), r"num_batches_tracked is \(\) in the file and no such tensor"),
+    ],
+)
+def test_weights_of_another_architecture_name_the_tensor(tmp_path, other, message):
+    """And nothing of them is loaded."""
+    save_weights(tmp_path / "w.safetensors", other)
+    net = layer()
+    before = fingerprint(net)
+    with pytest.raises(ValueError, match=message):
+        load_weights(net, tmp_path / "w.safetensors")
+    assert fingerprint(net) == before
+
+
+def test_interrupted_save_leaves_the_old_weights(tmp_path, monkeypatch):
+    path = tmp_path / "w.safetensors"
+    save_weights(path, layer(1.0))
+
+    def save_half(state, target):
+        target.write_bytes(b"half")
+        raise RuntimeError("killed")
+
+    monkeypatch.setattr("icmlib.runs.save_file", save_half)
+    with pytest.raises(RuntimeError, match="killed"):
+        save_weights(path, layer(2.0))
+    assert load_file(path)["bias"].tolist() == [1.0, 1.0]
+    assert [f.name for f in tmp_path.iterdir()] == ["w.safetensors"]
+
+
+# --- fingerprints and the root -----------------------------------------------------------
+
+
+def test_fingerprint_changes_with_what_it_is_of(tmp_path):
+    """Weights, their names, plain values, files, and where one thing ends and the next begins."""
+    file = tmp_path / "f"
+    file.write_bytes(b"a")
+    one = [layer(), layer().state_dict(), {"a": 1}, file, (1, 2)]
+    assert fingerprint(one[0]) == fingerprint(one[1]) == fingerprint(layer())
+    assert fingerprint(layer(1.0)) != fingerprint(layer(1.0000001))
+    assert fingerprint({"a": torch.ones(2)}) != fingerprint({"b": torch.ones(2)})
+    assert fingerprint({"a": 1}) != fingerprint({"a": 2})
+    assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
+    before = fingerprint(file)
+    file.write_bytes(b"b")
+    assert fingerprint(file) != before
+    assert fingerprint(1, 2) != fingerprint(12)
+    assert len(before) == 16 and int(before, 16) >= 0
+
+
+def test_project_root(tmp_path, monkeypatch):
+    """From a folder inside the project, from ICM_ROOT, and outside with a remedy."""
+    inside = tmp_path / "project" / "notebooks"
+    (inside / "profiles").mkdir(parents=True)
+    monkeypatch.delenv("ICM_ROOT", raising=False)
+    monkeypatch.chdir(inside)
+    assert project_root() == tmp_path / "project"
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="ICM_ROOT"):
+        project_root()
+    monkeypatch.setenv("ICM_ROOT", str(inside))
+    assert project_root() == inside
+
+
+def test_figure_is_saved_with_its_table_and_provenance(new_run):
+    from matplotlib.figure import Figure
+
+    run, figure = new_run(), Figure()
+    run.figure(figure, "rates", pd.DataFrame({"bpp": [0.5]}))
+    assert run.path("figures/rates.png").read_bytes()[:4] == b"\x89PNG"
+    assert run.path("figures/rates.csv").read_text() == "bpp\n0.5\n"
+    assert [text.get_text() for text in figure.texts] == [str(run)]
