@@ -4,7 +4,7 @@ PYTHON ?= python3
 PROFILE ?= quick
 CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 BIN := .venv/bin
-SNAKEMAKE = $(BIN)/snakemake --cores $(CORES) --nolock --rerun-incomplete --quiet progress host
+SNAKEMAKE = $(BIN)/snakemake --cores $(CORES) --nolock --rerun-incomplete --quiet rules host
 
 .PHONY: reproduce smoke test lab lint lock clean
 

@@ -12,29 +12,23 @@ metrics/          what is measured     evaluate.py  the line above, one row an i
 config.py  runs.py  study.py  plots.py  cli.py      profiles, run folders, tables, figures
 """
 
-from icmlib import codecs, datasets, plots, study, tasks, training
-from icmlib.config import load_profile, replace
-from icmlib.evaluate import compare, estimated_bpp, evaluate, load, load_vgg, save, summarize
-from icmlib.runs import fingerprint, open_run, read_summary, run_folder
+import lazy_loader
 
-__all__ = [
-    "codecs",
-    "compare",
-    "datasets",
-    "estimated_bpp",
-    "evaluate",
-    "fingerprint",
-    "load",
-    "load_profile",
-    "load_vgg",
-    "open_run",
-    "plots",
-    "read_summary",
-    "replace",
-    "run_folder",
-    "save",
-    "study",
-    "summarize",
-    "tasks",
-    "training",
-]
+# lazy: the command line starts without loading PyTorch
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submodules=["codecs", "datasets", "plots", "study", "tasks", "training"],
+    submod_attrs={
+        "config": ["load_profile", "replace"],
+        "evaluate": [
+            "compare",
+            "estimated_bpp",
+            "evaluate",
+            "load_evaluation",
+            "load_vgg",
+            "save_evaluation",
+            "summarize",
+        ],
+        "runs": ["fingerprint", "open_run", "read_summary", "run_folder"],
+    },
+)

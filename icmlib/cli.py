@@ -6,6 +6,7 @@ python -m icmlib.cli report out.html a.ipynb b.ipynb ...
 
 import argparse
 import sys
+import time
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -29,9 +30,13 @@ def run_notebook(notebook: str | Path, executed: str | Path, parameters: dict) -
     executed = Path(executed).resolve()
     executed.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(notebook).resolve().parent
+    what = " ".join([Path(notebook).stem, *(f"{k}={v}" for k, v in parameters.items())])
+    print(f"{what}: started", flush=True)
+    start = time.perf_counter()
     papermill.execute_notebook(
         notebook, executed, parameters, cwd=folder, kernel_name="python3", progress_bar=False
     )
+    print(f"{what}: done in {(time.perf_counter() - start) / 60:.1f} min", flush=True)
 
 
 def check_parameters(notebook: str | Path, parameters: dict) -> None:

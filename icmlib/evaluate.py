@@ -203,7 +203,7 @@ def _difference(name: str, value: float, low: float, high: float) -> dict:
     return dict(zip(names, map(float, (value, low, high))))
 
 
-def save(evaluation: Evaluation, run: Run, split: str) -> None:
+def save_evaluation(evaluation: Evaluation, run: Run, split: str) -> None:
     """Per-image table, detections and pooled spectra into the run folder."""
     run.save_table(evaluation.per_image, f"{split}_per_image")
     with written(run.path(f"{split}_detections.json")) as half:
@@ -212,8 +212,8 @@ def save(evaluation: Evaluation, run: Run, split: str) -> None:
         np.savez(stream, **{k: v.mean(0, keepdims=True) for k, v in evaluation.spectra.items()})
 
 
-def load(folder: str | Path, split: str, ground_truth: dict) -> Evaluation:
-    """What `save` wrote; the spectra are the pooled ones."""
+def load_evaluation(folder: str | Path, split: str, ground_truth: dict) -> Evaluation:
+    """What `save_evaluation` wrote; the spectra are the pooled ones."""
     folder = Path(folder)
     return Evaluation(
         pd.read_csv(folder / f"{split}_per_image.csv", dtype={"file_name": str}),

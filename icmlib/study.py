@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from icmlib import codecs, datasets, plots
 from icmlib.config import FinetuneConfig, Profile, project_root, replace
-from icmlib.evaluate import compare, load
+from icmlib.evaluate import compare, load_evaluation
 from icmlib.runs import read_summary, run_folder, written
 
 AP_LIMIT = -1.6  # %, what the paper's finetuning costs the machine
@@ -160,7 +160,7 @@ def paired_rows(profile: Profile, reference: str, names: list[str]) -> pd.DataFr
     """Paired differences on test of finetuned rows against another finetuned row."""
     truth = datasets.create(profile.data, "test").ground_truth
     folders = {n: run_folder(profile, "finetune", n) for n in [reference, *names]}
-    runs = {name: load(folder, "test", truth) for name, folder in folders.items()}
+    runs = {name: load_evaluation(folder, "test", truth) for name, folder in folders.items()}
     scale = 100 / read_summary(profile, "base_codec", "base")["test"]["mask_AP"]
     rows = {}
     for name in names:

@@ -54,7 +54,7 @@ def test_unknown_key_gets_the_nearest_name(profile, text, wrong, right):
 
 
 def test_unknown_key_without_a_near_name_lists_all(profile):
-    with pytest.raises(ValueError, match="unknown key 'zzz'; known: .*patch_size"):
+    with pytest.raises(ValueError, match=r"unknown key 'zzz'; known: .*patch_size"):
         profile("finetune: {zzz: 1}")
 
 
@@ -86,17 +86,17 @@ def test_whole_number_serves_as_float():
     assert from_dict(BaseTrainingConfig, {"lambda_mse": 60}) == BaseTrainingConfig(lambda_mse=60.0)
 
 
-@pytest.mark.parametrize("text", ["a: [1", "- a\n- b\n", "just words", b"\x89PNG\r\n\x1a\n\x00\xff"])
+@pytest.mark.parametrize("text", ["a: [1", "- a\n- b\n", "just words", b"\x89PNG\x00\xff"])
 def test_file_that_is_no_profile_is_named(profile, text):
     """Broken YAML, YAML that is no mapping, a picture."""
-    with pytest.raises(ValueError, match="quick.yaml"):
+    with pytest.raises(ValueError, match=r"quick\.yaml"):
         profile(text)
 
 
 def test_missing_profile_lists_those_there_are(tmp_path):
     (tmp_path / "smoke.yaml").touch()
     (tmp_path / "coco.yaml").touch()
-    with pytest.raises(FileNotFoundError, match="quick.yaml does not exist.*coco, smoke"):
+    with pytest.raises(FileNotFoundError, match=r"quick\.yaml does not exist.*coco, smoke"):
         load_profile(tmp_path / "quick.yaml")
     with pytest.raises(FileNotFoundError, match="there are: none"):
         load_profile(tmp_path / "nowhere" / "quick.yaml")

@@ -118,6 +118,7 @@ def test_interrupted_checkpoint_leaves_the_old_one(tmp_path, monkeypatch):
     monkeypatch.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(Killed))
     with pytest.raises(Killed):
         run.checkpoint(3, net=layer(9.0))
+    monkeypatch.undo()
     assert run.path("last.pt").read_bytes() == whole
     assert run.resume(net=layer()) == 2
 
@@ -143,7 +144,7 @@ def resumed_log(run: Run, torn: str) -> list[str]:
     return run.path("log.csv").read_text().split()
 
 
-@pytest.mark.parametrize("torn", ["", "4", "1", "4,0.", "1,", '"4'])
+@pytest.mark.parametrize("torn", ["", "4", "1", "4,0.", "1,"])
 def test_rows_past_the_resume_point_are_dropped(tmp_path, torn):
     """Also a half-written last row, even where its step is cut to a smaller number (13 -> 1)."""
     assert resumed_log(filled(tmp_path / "a"), torn) == ["step,loss", "0,1", "1,1", "2,2"]
@@ -169,7 +170,7 @@ def test_no_pickle_is_executed(tmp_path):
     """A checkpoint that runs code when it is unpickled is refused, and its code does not run."""
     run, marker = filled(tmp_path / "a"), tmp_path / "executed"
     torch.save({"step": 2, "net": Bomb(marker)}, run.path("last.pt"))
-    with pytest.raises(pickle.UnpicklingError, match="[Ww]eights"):
+    with pytest.raises(pickle.UnpicklingError, match=r"[Ww]eights"):
         run.resume(net=layer())
     assert not marker.exists()
     torch.load(run.path("last.pt"), weights_only=False)
@@ -192,7 +193,7 @@ def full(new_run):
 
 
 def assert_no_space(run: Run, act) -> None:
-    with pytest.raises(OSError, match="no space left.*free some and run again") as caught:
+    with pytest.raises(OSError, match=r"no space left.*free some and run again") as caught:
         act()
     assert caught.value.errno == errno.ENOSPC and str(run.folder) in str(caught.value)
 
@@ -297,8 +298,7 @@ def test_fingerprint_changes_with_what_it_is_of(tmp_path):
     """Weights, their names, plain values, files, and where one thing ends and the next begins."""
     file = tmp_path / "f"
     file.write_bytes(b"a")
-    one = [layer(), layer().state_dict(), {"a": 1}, file, (1, 2)]
-    assert fingerprint(one[0]) == fingerprint(one[1]) == fingerprint(layer())
+    assert fingerprint(layer()) == fingerprint(layer().state_dict())
     assert fingerprint(layer(1.0)) != fingerprint(layer(1.0000001))
     assert fingerprint({"a": torch.ones(2)}) != fingerprint({"b": torch.ones(2)})
     assert fingerprint({"a": 1}) != fingerprint({"a": 2})

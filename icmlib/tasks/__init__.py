@@ -6,12 +6,14 @@ A task network takes RGB images in [0, 1] and does its own channel order, scalin
 differentiably: a task loss reaches the codec that produced the image.
 """
 
+from pathlib import Path
 from typing import Protocol
 
 import torch
 
-from icmlib.config import TaskConfig, project_root
+from icmlib.config import TaskConfig, project_root, replace
 from icmlib.runs import load_weights
+from icmlib.tasks import torchvision
 
 Images = torch.Tensor | list[torch.Tensor]  # (B, 3, H, W), or B times (3, H, W)
 
@@ -31,9 +33,7 @@ class TaskNetwork(Protocol):
 
 
 def create(config: TaskConfig) -> torch.nn.Module:
-    """The task network of a profile, with its weights if the profile names some."""
-    from icmlib.tasks import torchvision
-
+    """The task network of a profile, with the weights that the profile names, if any."""
     known = {"small_mask_rcnn": torchvision.small_mask_rcnn}
     if config.name not in known:
         raise ValueError(f"unknown task network {config.name!r}; known: {', '.join(known)}")
@@ -43,3 +43,10 @@ def create(config: TaskConfig) -> torch.nn.Module:
     if config.weights:
         load_weights(network, project_root() / config.weights)
     return network
+
+
+def load(config: TaskConfig, path: str | Path) -> torch.nn.Module:
+    """A trained task network, frozen; raises as `icmlib.runs.load_weights`."""
+    network = create(replace(config, {"weights": None}))
+    load_weights(network, path)
+    return network.eval().requires_grad_(False)

@@ -1,0 +1,114 @@
+"""The file format: what is written is read back, and any damage is found."""
+
+import dataclasses
+import struct
+import zlib
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from icmlib.codecs import Bitstream, BitstreamError
+from icmlib.codecs.bitstream import MAX_STRINGS
+
+bitstreams = st.builds(
+    Bitstream,
+    codec=st.binary(min_size=8, max_size=8).map(bytes.hex),
+    height=st.integers(1, 65535),
+    width=st.integers(1, 65535),
+    symbols_crc=st.integers(0, 2**32 - 1),
+    strings=st.lists(st.binary(max_size=40), max_size=MAX_STRINGS).map(tuple),
+)
+EXAMPLE = Bitstream("0123456789abcdef", 64, 96, 0xDEADBEEF, (b"y" * 11, b"", b"zz"))
+
+
+def sealed(body: bytes) -> bytes:
+    """A body with a right checksum: damage that only the structure can tell."""
+    return body + struct.pack(">I", zlib.crc32(body))
+
+
+@settings(deadline=None)
+@given(bitstreams)
+def test_round_trip(bitstream):
+    """Also with no strings, and with empty ones."""
+    assert Bitstream.from_bytes(bytes(bitstream)) == bitstream
+
+
+def test_bytes_are_the_documented_ones():
+    """By hand, field after field: the format is a promise to other decoders."""
+    data = bytes(EXAMPLE)
+    assert data[:12] == b"ICM1" + bytes.fromhex("0123456789abcdef")
+    assert data[12:21] == bytes([0, 64, 0, 96, 0xDE, 0xAD, 0xBE, 0xEF, 3])
+    assert data[21:33] == bytes([0, 0, 0, 11, 0, 0, 0, 0, 0, 0, 0, 2])
+    assert data[33:] == sealed(data[:-4])[33:] == b"y" * 11 + b"zz" + data[-4:]
+
+
+def test_sizes_are_those_of_the_bytes():
+    assert EXAMPLE.payload_bytes == 13
+    assert EXAMPLE.total_bytes == len(bytes(EXAMPLE)) == 13 + 21 + 3 * 4 + 4
+
+
+def test_every_truncation_is_found():
+    data = bytes(EXAMPLE)
+    for length in range(len(data)):
+        with pytest.raises(BitstreamError):
+            Bitstream.from_bytes(data[:length])
+
+
+def test_every_flipped_bit_is_found():
+    data = bytes(EXAMPLE)
+    for bit in range(8 * len(data)):
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(BitstreamError):
+            Bitstream.from_bytes(bytes(flipped))
+
+
+@given(st.binary(min_size=1, max_size=20))
+def test_every_extension_is_found(more):
+    with pytest.raises(BitstreamError):
+        Bitstream.from_bytes(bytes(EXAMPLE) + more)
+    with pytest.raises(BitstreamError):
+        Bitstream.from_bytes(more + bytes(EXAMPLE))
+
+
+@given(st.binary(max_size=80))
+def test_noise_is_no_bitstream(data):
+    """Nor is noise behind the right magic."""
+    for guess in (data, b"ICM1" + data, sealed(b"ICM1" + data)):
+        try:
+            Bitstream.from_bytes(guess)
+        except BitstreamError:
+            continue
+        assert bytes(Bitstream.from_bytes(guess)) == guess
+
+
+def test_wrong_structure_under_a_right_checksum():
+    """Another number of strings, another length, another byte at the end."""
+    body = bytes(EXAMPLE)[:-4]
+    for position, value in ((20, 2), (20, 4), (20, 255), (24, 12), (24, 10)):
+        changed = body[:position] + bytes([value]) + body[position + 1 :]
+        with pytest.raises(BitstreamError, match="states"):
+            Bitstream.from_bytes(sealed(changed))
+    with pytest.raises(BitstreamError, match="states 13 bytes of strings and holds 14"):
+        Bitstream.from_bytes(sealed(body + b"x"))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "not an ICM bitstream: starts with b''"),
+        (b"\x89PNG....", "not an ICM bitstream: starts with b'.x89PNG'"),
+        (bytes(EXAMPLE)[:9], "cut short: 9 bytes"),
+        (bytes(EXAMPLE)[:-1], "of 49 bytes is damaged .checksum differs.; transfer it again"),
+    ],
+)
+def test_messages_say_what_is_wrong(data, message):
+    with pytest.raises(BitstreamError, match=message):
+        Bitstream.from_bytes(data)
+
+
+def test_image_too_large_for_the_header_is_named():
+    """Sizes have two bytes each."""
+    with pytest.raises(ValueError, match="65535"):
+        bytes(dataclasses.replace(EXAMPLE, width=65536))

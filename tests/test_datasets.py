@@ -1,0 +1,347 @@
+"""Data sets: dead leaves are reproducible to the byte, COCO is read as pycocotools reads it."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+
+from icmlib import datasets
+from icmlib.config import DataConfig
+from icmlib.datasets import CocoDataset, deadleaves, read_image
+
+COUNTS = {"train": 3, "val": 2, "test": 2}
+
+
+def contents(folder) -> dict[str, bytes]:
+    return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+
+
+def make(root, counts=COUNTS, seed=0, workers=1):
+    return deadleaves.generate(root, 64, counts, seed, workers)
+
+
+@pytest.fixture(scope="module")
+def leaves(tmp_path_factory):
+    """The folder of a small generated set."""
+    return make(tmp_path_factory.mktemp("leaves"))
+
+
+# --- dead leaves -------------------------------------------------------------------------
+
+
+def test_scene_is_the_published_one():
+    """The reference results are of these very pixels."""
+    pixels, instances = deadleaves.scene(0, "train", 0, 128)
+    assert pixels.shape == (128, 128, 3) and pixels.dtype == np.uint8
+    assert hashlib.sha256(pixels.tobytes()).hexdigest() == GOLDEN
+    assert [i["category"] for i in instances] == GOLDEN_CATEGORIES
+
+
+GOLDEN = "68b3334d75fd2c95ec53449a225ec8972fb4d8764dca51fa9e11a3b1adf53c88"
+GOLDEN_CATEGORIES = ["triangle", "triangle", "star"]
+
+
+def test_generation_is_byte_reproducible(leaves, tmp_path):
+    """In another folder, with another number of processes."""
+    again = make(tmp_path, workers=2)
+    assert again.name == leaves.name
+    assert contents(again) == contents(leaves)
+    assert len(contents(leaves)) == sum(COUNTS.values()) + 3
+
+
+def test_splits_and_seeds_are_different_scenes():
+    """No scene of one split is in another."""
+    keys = [(s, split, i) for s in (0, 1) for split in deadleaves.SPLITS for i in (0, 1)]
+    pictures = {deadleaves.scene(*key, 32)[0].tobytes() for key in keys}
+    assert len(pictures) == len(keys)
+
+
+def test_larger_set_extends_a_smaller_one(leaves, tmp_path):
+    larger = make(tmp_path, {**COUNTS, "train": 5})
+    small = CocoDataset(leaves / "train", deadleaves.annotation_file(leaves, "train"))
+    large = CocoDataset(larger / "train", deadleaves.annotation_file(larger, "train"))
+    assert (len(small), len(large)) == (3, 5)
+    old, new = small.ground_truth["annotations"], large.ground_truth["annotations"]
+    assert new[: len(old)] == old and len(new) > len(old)
+    for index in range(3):
+        assert large.path(index).read_bytes() == small.path(index).read_bytes()
+
+
+def test_masks_are_exact_and_disjoint(leaves):
+    """No pixel has two owners; area and box are those of the mask."""
+    split = CocoDataset(leaves / "train", deadleaves.annotation_file(leaves, "train"))
+    annotations = split.ground_truth["annotations"]
+    for index, image in enumerate(split.ground_truth["images"]):
+        own = [a for a in annotations if a["image_id"] == image["id"]]
+        masks = [coco_mask.decode(a["segmentation"]) for a in own]
+        assert own and np.sum(masks, axis=0).max() == 1
+        drawn = [i["mask"] for i in deadleaves.scene(0, "train", index, 64)[1]]
+        np.testing.assert_array_equal(masks, drawn)
+        for annotation, mask in zip(own, masks):
+            rows, columns = np.nonzero(mask)
+            x, y, width, height = annotation["bbox"]
+            assert annotation["area"] == mask.sum() >= deadleaves.MIN_AREA
+            assert (x, y) == (columns.min(), rows.min())
+            assert (x + width, y + height) == (columns.max() + 1, rows.max() + 1)
+
+
+def test_hidden_instances_are_background(monkeypatch):
+    """What stays visible of an instance is at least the stated fraction of what was painted."""
+    painted = []
+
+    class Watched(deadleaves.Canvas):
+        def paint(self, radius_of, radius, instance=0):
+            area = super().paint(radius_of, radius, instance)
+            painted.extend([(self, instance, area)] if instance else [])
+            return area
+
+    monkeypatch.setattr(deadleaves, "Canvas", Watched)
+    kept = [i["mask"].sum() for k in range(12) for i in deadleaves.scene(3, "val", k, 128)[1]]
+    visible = [((canvas.owner == i).sum(), area) for canvas, i, area in painted]
+    expected = [v for v, a in visible if v >= deadleaves.MIN_AREA and v >= 0.4 * a]
+    assert kept == expected
+    assert any(deadleaves.MIN_AREA <= v < 0.4 * a for v, a in visible)
+
+
+def test_shapes_look_as_they_are_named():
+    """Area over that of the circumscribed disk, by the formulas of plane geometry."""
+    theta = np.linspace(0, 2 * np.pi, 20001)[:-1]
+    ratios = {name: np.mean(radius(theta) ** 2) for name, radius in deadleaves.SHAPES.items()}
+    assert ratios["disk"] == 1
+    assert ratios["square"] == pytest.approx(2 / np.pi, rel=1e-4)
+    assert ratios["triangle"] == pytest.approx(3 * np.sqrt(3) / 4 / np.pi, rel=1e-4)
+    assert ratios["star"] == pytest.approx(5 * 0.45 * np.sin(np.pi / 5) / np.pi, rel=1e-4)
+
+
+def test_interrupted_generation_is_completed(leaves, tmp_path, monkeypatch):
+    """Killed before the annotations stand: the next call makes the very same set."""
+    with monkeypatch.context() as patch:
+        patch.setattr(deadleaves.json, "dumps", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            make(tmp_path)
+    folder = tmp_path / leaves.name
+    assert not deadleaves.annotation_file(folder, "train").exists()
+    (folder / "train" / "000001.png").write_bytes(b"half")
+    assert contents(make(tmp_path)) == contents(leaves)
+
+
+def test_complete_generation_is_left_alone(leaves, monkeypatch):
+    monkeypatch.setattr(deadleaves, "_generate_split", lambda *_: pytest.fail("made again"))
+    assert make(leaves.parent) == leaves
+
+
+def test_data_set_by_name(leaves):
+    """Dead leaves by their parameters; a folder in COCO layout by its splits; no other name."""
+    config = DataConfig(root=str(leaves.parent), size=64, **COUNTS)
+    assert len(datasets.create(config, "val")) == 2
+    files = {"images": "test", "annotations": "annotations/instances_test.json", "limit": 1}
+    config = DataConfig("coco", root=str(leaves), splits={"test": files})
+    assert len(datasets.create(config, "test")) == 1
+    with pytest.raises(ValueError, match="unknown data set 'koko'; known: deadleaves, coco"):
+        datasets.create(DataConfig("koko"), "test")
+
+
+# --- COCO --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def coco(shared):
+    return CocoDataset(
+        shared / "coco" / "val2017", shared / "coco" / "annotations" / "instances_val2017.json"
+    )
+
+
+@pytest.fixture(scope="module")
+def reference(shared):
+    return COCO(str(shared / "coco" / "annotations" / "instances_val2017.json"))
+
+
+def usable(reference: COCO, image_id: int) -> list[dict]:
+    return reference.loadAnns(reference.getAnnIds([image_id], iscrowd=False))
+
+
+def test_coco_targets_are_those_of_pycocotools(coco, reference):
+    """Boxes, contiguous labels and masks (polygons) of every image."""
+    assert len(coco) == len(reference.getImgIds()) == 47
+    for index in range(len(coco)):
+        target = coco[index][1]
+        own = usable(reference, target["image_id"])
+        boxes = np.array([a["bbox"] for a in own], np.float32).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        np.testing.assert_allclose(target["boxes"], boxes)
+        assert [coco.category_ids[k - 1] for k in target["labels"]] == [
+            a["category_id"] for a in own
+        ]
+        masks = [reference.annToMask(a) for a in own]
+        assert target["masks"].shape[1:] == coco.image(index).shape[1:]
+        np.testing.assert_array_equal(
+            target["masks"], np.array(masks).reshape(target["masks"].shape)
+        )
+
+
+def test_labels_are_contiguous(coco):
+    assert len(coco.category_ids) == 80 and max(coco.category_ids) == 90
+    labels = torch.cat([coco[i][1]["labels"] for i in range(8)])
+    assert labels.min() >= 1 and labels.max() <= 80
+    assert coco.categories[1] == "person" and coco.category_ids[0] == 1
+
+
+def test_crowds_are_judged_but_not_learned(coco, reference):
+    """In `ground_truth`, not in the targets."""
+    crowds = [a for a in coco.ground_truth["annotations"] if a["iscrowd"]]
+    assert crowds and len(crowds) == len(reference.getAnnIds(iscrowd=True))
+    index = [i["id"] for i in coco.ground_truth["images"]].index(crowds[0]["image_id"])
+    assert len(coco[index][1]["labels"]) == len(usable(reference, crowds[0]["image_id"]))
+
+
+def test_sizes_are_those_of_the_images(coco):
+    for size, index in zip(coco.sizes(), range(5)):
+        assert size == tuple(coco.image(index).shape[1:])
+
+
+def test_limit_keeps_the_first_images_and_their_annotations(shared, coco):
+    annotations = shared / "coco" / "annotations" / "instances_val2017.json"
+    few = CocoDataset(coco.folder, annotations, limit=3)
+    ids = [image["id"] for image in few.ground_truth["images"]]
+    assert ids == [image["id"] for image in coco.ground_truth["images"]][:3]
+    assert {a["image_id"] for a in few.ground_truth["annotations"]} <= set(ids)
+    assert few[2][1]["labels"].tolist() == coco[2][1]["labels"].tolist()
+
+
+# --- made sets ---------------------------------------------------------------------------
+
+
+def write_set(folder, annotations: list[dict], **extra) -> CocoDataset:
+    """Two grey 6x4 images, categories 7 and 3, and these annotations."""
+    images = [{"id": i, "file_name": f"{i}.png"} for i in (5, 9)]
+    for image in images:
+        Image.new("L", (6, 4), 51).save(folder / image["file_name"])
+    categories = [{"id": 7, "name": "cat"}, {"id": 3, "name": "dog"}]
+    coco = {"images": images, "annotations": annotations, "categories": categories, **extra}
+    (folder / "a.json").write_text(json.dumps(coco))
+    return CocoDataset(folder, folder / "a.json")
+
+
+def annotation(segmentation, **extra) -> dict:
+    return {
+        "image_id": 5, "category_id": 7, "bbox": [1, 0, 2, 3], "segmentation": segmentation, **extra
+    }  # fmt: skip
+
+
+MASK = np.zeros((4, 6), np.uint8)
+MASK[0:3, 1:3] = 1
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        [[1, 0, 3, 0, 3, 3, 1, 3]],
+        [[1, 0, 2, 0, 2, 3, 1, 3], [2, 0, 3, 0, 3, 3, 2, 3]],
+        {"size": [4, 6], "counts": [4, 3, 1, 3, 13]},
+        {"size": [4, 6], "counts": coco_mask.encode(np.asfortranarray(MASK))["counts"].decode()},
+    ],
+    ids=["polygon", "two polygons", "run lengths", "compressed"],
+)
+def test_every_kind_of_mask(tmp_path, segmentation):
+    """By hand: rows 0..2, columns 1..2."""
+    image, target = write_set(tmp_path, [annotation(segmentation)])[0]
+    np.testing.assert_array_equal(target["masks"][0], MASK)
+    assert target["boxes"].tolist() == [[1, 0, 3, 3]] and target["labels"].tolist() == [2]
+    assert image.shape == (3, 4, 6)
+
+
+def test_image_without_annotations(tmp_path):
+    """Empty tensors of the right shapes; a grey-scale file is RGB."""
+    image, target = write_set(tmp_path, [])[1]
+    assert target["image_id"] == 9 and target["boxes"].shape == (0, 4)
+    assert target["labels"].shape == (0,) and target["labels"].dtype == torch.int64
+    assert target["masks"].shape == (0, 4, 6)
+    assert torch.equal(image, torch.full((3, 4, 6), 0.2))
+
+
+def test_boxes_without_area_are_not_learned(tmp_path):
+    polygon = [[1, 0, 3, 0, 3, 3, 1, 3]]
+    flat = annotation(polygon, bbox=[1, 0, 0, 3])
+    made = write_set(tmp_path, [flat, annotation(polygon)])
+    assert len(made[0][1]["boxes"]) == 1 and len(made.ground_truth["annotations"]) == 2
+
+
+def test_sizes_from_the_files_where_the_annotations_have_none(tmp_path):
+    assert write_set(tmp_path, []).sizes() == [(4, 6), (4, 6)]
+
+
+def test_plain_folder(tmp_path):
+    """Every image below, in order of name, unlabelled."""
+    (tmp_path / "sub").mkdir()
+    for name in ("b.PNG", "a.jpg", "sub/c.webp"):
+        Image.new("RGB", (8, 5)).save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no image")
+    folder = CocoDataset(tmp_path)
+    names = [image["file_name"] for image in folder.ground_truth["images"]]
+    assert names == ["a.jpg", "b.PNG", "sub/c.webp"]
+    image, target = folder[2]
+    assert image.shape == (3, 5, 8) and target["masks"].shape == (0, 5, 8)
+    assert folder.sizes() == [(5, 8)] * 3
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "1", "CMYK"])
+def test_every_colour_mode_is_rgb(tmp_path, mode):
+    path = tmp_path / "x.tif"
+    Image.new("L", (8, 5), 255).convert("RGB").convert(mode if mode != "LA" else "L").convert(
+        mode
+    ).save(path)
+    assert torch.equal(read_image(path), torch.ones(3, 5, 8))
+
+
+# --- errors ------------------------------------------------------------------------------
+
+
+def test_missing_files_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.json does not exist; data/README\.md"):
+        CocoDataset(tmp_path, tmp_path / "none.json")
+    with pytest.raises(FileNotFoundError, match=r"image folder .*nowhere does not exist"):
+        CocoDataset(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="holds no image"):
+        CocoDataset(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"image .*none\.png does not exist"):
+        read_image(tmp_path / "none.png")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"a\.json \(0 bytes\) is not valid JSON"),
+        (b'{"images": [{"id": 1', r"a\.json \(20 bytes\) is not valid JSON"),
+        (b"\x89PNG\xff", "is not valid JSON"),
+        (b"[1, 2]", "has no annotations, categories, images: not COCO instances"),
+        (b'{"images": [], "annotations": []}', "has no categories"),
+        (b'{"images": [], "annotations": [], "categories": []}', "lists no images"),
+    ],
+)
+def test_broken_annotation_file(tmp_path, content, message):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        CocoDataset(tmp_path, tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+def test_cut_short_image_is_an_error(tmp_path, rng, suffix):
+    """Wherever it is cut, never a half-grey picture."""
+    path = tmp_path / f"x.{suffix}"
+    Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(path)
+    data = path.read_bytes()
+    for kept in range(0, len(data) - 24, 13):
+        path.write_bytes(data[:kept])
+        with pytest.raises(ValueError, match=rf"x\.{suffix} cannot be read .*replace it"):
+            read_image(path)
+
+
+def test_file_that_is_no_image(tmp_path):
+    (tmp_path / "x.png").write_text("<html>404</html>")
+    with pytest.raises(ValueError, match=r"x\.png cannot be read"):
+        CocoDataset(tmp_path)[0]

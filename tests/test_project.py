@@ -1,0 +1,65 @@
+"""The project's own files: versions that agree, notebooks that are clean, profiles that load."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+from icmlib.config import load_profile
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+CONDA_NAMES = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
+
+
+def requirement(text: str) -> tuple[str, str]:
+    """`name >=1.2` or `name==1.2.*` -> (name, bound without spaces and leading ==)."""
+    name, bound = re.fullmatch(r"([A-Za-z0-9_-]+)\s*(.*)", text).groups()
+    return CONDA_NAMES.get(name, name), bound.replace(" ", "").removeprefix("==")
+
+
+def test_environment_and_pyproject_state_the_same_versions():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    pip = next(entry["pip"] for entry in conda if isinstance(entry, dict))
+    stated = [entry for entry in conda if isinstance(entry, str)] + pip
+    stated = dict(
+        map(requirement, (s for s in stated if not s.startswith(("--", "python ", "pip"))))
+    )
+    assert stated == dict(map(requirement, wanted))
+
+
+def test_lock_file_pins_every_requirement_and_names_no_index():
+    text = (ROOT / "requirements.lock").read_text()
+    assert "://" not in text and "index-url" not in text
+    locked = {line.split("==")[0] for line in text.splitlines()}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert {requirement(r)[0] for r in project["dependencies"]} <= locked
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebook_is_committed_clean_and_tells_its_story(path):
+    book = nbformat.read(path, as_version=4)
+    code = [cell for cell in book.cells if cell.cell_type == "code"]
+    assert not any(cell.outputs or cell.execution_count for cell in code)
+    assert book.cells[0].cell_type == "markdown" and "**Question.**" in book.cells[0].source
+    assert code[0].metadata.get("tags") == ["parameters"]
+    assert not any(re.search(r"^class |\.backward\(", cell.source, re.M) for cell in code)
+    assert max(len(cell.source.splitlines()) for cell in code) <= 14
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks/profiles").glob("*.yaml")), ids=str)
+def test_profile_loads(path):
+    assert load_profile(path).name == path.stem
+
+
+def test_codecs_and_tasks_never_import_each_other():
+    for room, other in (("codecs", "tasks"), ("tasks", "codecs")):
+        for path in (ROOT / "icmlib" / room).glob("*.py"):
+            assert f"icmlib.{other}" not in path.read_text(), f"{path} imports {other}"
+    for path in [*(ROOT / "icmlib/metrics").glob("*.py"), ROOT / "icmlib/plots.py"]:
+        assert not re.search(r"import.*(codecs|tasks)|icmlib\.(codecs|tasks)", path.read_text())
