@@ -45,18 +45,50 @@ def scenes(scenes_folder):
 
 
 @pytest.fixture
-def codec():
-    """A tiny codec with untrained weights and its entropy tables made."""
-    return tiny_codec()
-
-
-def tiny_codec(seed: int = 0):
+def make_codec():
+    """`make_codec(seed)`: a tiny codec with untrained weights and its entropy tables made."""
     from icmlib import codecs
     from icmlib.config import CodecConfig
 
-    made = codecs.create(CodecConfig(N=8, M=12), seed)
-    made.eval().update()
-    return made
+    def make(seed: int = 0):
+        made = codecs.create(CodecConfig(N=8, M=12), seed)
+        made.eval().update()
+        return made
+
+    return make
+
+
+@pytest.fixture
+def codec(make_codec):
+    return make_codec()
+
+
+class ToyTask(torch.nn.Module):
+    """A machine that costs nothing: one convolution, and a loss that draws from the global RNG."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 4, 3, stride=2, padding=1)
+        torch.nn.init.constant_(self.conv.bias, 0.1)
+        with torch.no_grad():
+            self.conv.weight.copy_(torch.linspace(-1, 1, 108).sin().reshape(4, 3, 3, 3))
+
+    def features(self, images) -> dict:
+        return {"0": self.conv(torch.stack(list(images)))}
+
+    def loss(self, images, targets) -> dict:
+        maps = self.features(images)["0"]
+        boxes = torch.cat([target["boxes"] for target in targets])
+        noise = torch.rand(maps.shape)
+        return {
+            "noisy": ((maps - noise) ** 2).mean(),
+            "box": (maps.mean() - boxes.mean() / 64) ** 2,
+        }
+
+
+@pytest.fixture
+def task():
+    return ToyTask()
 
 
 @pytest.fixture

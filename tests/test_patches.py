@@ -38,7 +38,7 @@ def convolution(draw, narrow: int, wide: int) -> nn.Module:
     """Stride 1; the map keeps its size or grows."""
     kernel, dilation = draw(st.integers(1, 5)), draw(st.integers(1, 2))
     span = dilation * (kernel - 1)
-    padding = draw(st.integers(span // 2, span))  # beyond it, outputs would see no input at all
+    padding = draw(st.integers(span // 2, span + 1))
     return nn.Conv2d(narrow, wide, kernel, 1, padding, dilation)
 
 

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from icmlib.runs import Run, fingerprint, load_weights, project_root, save_weights, written
+from icmlib.config import project_root
+from icmlib.runs import Run, fingerprint, load_weights, save_weights, written
 
 
 def layer(value: float = 1.0) -> nn.Linear:

@@ -1,0 +1,275 @@
+"""Codecs: real bytes, any image size, and never a garbage picture."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from icmlib import codecs, evaluate
+from icmlib.codecs import FILTERS, Bitstream, BitstreamError, PillowCodec, cached_latents
+from icmlib.codecs.latents import Latents
+from icmlib.config import BaseTrainingConfig, CodecConfig
+from icmlib.metrics.fidelity import to_8bit
+from icmlib.training import train_base_codec
+
+
+def picture(height: int = 64, width: int = 64, seed: int = 0) -> torch.Tensor:
+    """Smooth shapes with a little noise, at 8 bits."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(1, 3, height // 8 + 1, width // 8 + 1, generator=generator)
+    smooth = nn.functional.interpolate(coarse, (height, width), mode="bilinear")[0]
+    return to_8bit((smooth + 0.05 * torch.randn(3, height, width, generator=generator)).clamp(0, 1))
+
+
+def loud(codec):
+    """Larger analysis weights: symbols that an untrained codec would round to zero."""
+    with torch.no_grad():
+        for module in codec.model.g_a:
+            if isinstance(module, nn.Conv2d):
+                module.weight *= 4
+    codec.update()
+    return codec
+
+
+@pytest.fixture
+def codec(make_codec):
+    return loud(make_codec())
+
+
+class Noise:
+    """Eight noise-like images."""
+
+    def __init__(self, size: int):
+        self.images = [picture(size, size, seed) for seed in range(8)]
+        self.ground_truth = {"images": [{"id": i} for i in range(8)]}
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def image(self, index: int) -> torch.Tensor:
+        return self.images[index]
+
+
+# --- encode and decode -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(64, 64), (8, 8), (33, 50), (17, 95), (40, 8)])
+def test_decoded_is_what_the_latents_synthesize(codec, size):
+    """For any size, through real bytes."""
+    x = picture(*size)
+    bitstream = Bitstream.from_bytes(bytes(codec.encode(x)))
+    x_hat = codec.decode(bitstream)
+    y_hat = codec.latents(x[None])
+    assert y_hat.abs().max() > 1 and y_hat.unique().numel() > 3
+    assert torch.equal(codec.decode_latents(bitstream), y_hat)
+    assert torch.equal(x_hat, codec.synthesize(y_hat, *size)[0])
+    assert x_hat.shape == x.shape and 0 <= x_hat.min() and x_hat.max() <= 1
+
+
+def test_training_and_decoding_see_the_same_image(codec):
+    """`forward` in eval mode, clamped, is the decoded image."""
+    x = picture(40, 50)
+    with torch.no_grad():
+        x_hat = codec(x[None])["x_hat"][0].clamp(0, 1)
+    torch.testing.assert_close(codec.decode(codec.encode(x)), x_hat, atol=1e-6, rtol=0)
+
+
+def test_padding_repeats_the_edge(codec):
+    """The image itself stays in the top left corner."""
+    x = picture(33, 50)[None]
+    padded = codec.pad(x)
+    assert padded.shape == (1, 3, 64, 64) and torch.equal(padded[..., :33, :50], x)
+    assert torch.equal(padded[..., 40, :50], x[..., 32, :])
+
+
+def test_too_small_image_is_an_error(codec):
+    with pytest.raises(ValueError, match="image is 7x64 px; the codec needs at least 8x8"):
+        codec.encode(picture(7, 64))
+
+
+def test_encoding_is_deterministic(codec):
+    assert bytes(codec.encode(picture())) == bytes(codec.encode(picture()))
+
+
+def test_real_bytes_are_those_of_the_rate_estimate(new_run, task):
+    """Within 2 % and the headers, for a codec after a few steps with its auxiliary loss."""
+    codec = codecs.create(CodecConfig(N=8, M=12))
+    config = BaseTrainingConfig(steps=80, batch=4, crop=64, lr=3e-3, aux_lr=0.3, lambda_mse=300.0)
+    train_base_codec(codec, task, Noise(64), config, new_run())
+    images = Noise(128)
+    bits = [bpp * 128 * 128 for bpp in evaluate.estimated_bpp(codec, images)]
+    streams = [codec.encode(x) for x in images.images]
+    headers = sum(s.total_bytes - s.payload_bytes + 8 for s in streams)  # 8: two coder states
+    total = sum(s.total_bytes for s in streams)
+    assert sum(bits) / 8 > 10 * headers
+    assert 0.98 * sum(bits) / 8 <= total <= 1.02 * sum(bits) / 8 + headers
+
+
+# --- whose bits --------------------------------------------------------------------------
+
+
+def test_bitstream_of_another_codec_is_refused(codec, make_codec):
+    other = loud(make_codec(seed=1))
+    assert other.fingerprint != codec.fingerprint
+    with pytest.raises(
+        BitstreamError, match=f"{codec.fingerprint}, this one is {other.fingerprint}"
+    ):
+        other.decode(codec.encode(picture()))
+
+
+def test_another_synthesis_writes_the_same_bits(codec, make_codec):
+    """Finetuning g_s changes the picture, not the fingerprint and not the bytes."""
+    other = loud(make_codec())
+    with torch.no_grad():
+        for parameter in other.g_s.parameters():
+            parameter.mul_(1.1)
+    other.update()
+    bitstream = codec.encode(picture())
+    assert other.fingerprint == codec.fingerprint
+    assert bytes(other.encode(picture())) == bytes(bitstream)
+    assert not torch.equal(other.decode(bitstream), codec.decode(bitstream))
+
+
+def test_wrong_symbols_are_an_error_not_a_picture(codec):
+    bitstream = codec.encode(picture())
+    wrong = dataclasses.replace(bitstream, symbols_crc=bitstream.symbols_crc ^ 1)
+    with pytest.raises(BitstreamError, match="decoded symbols differ from the encoded"):
+        codec.decode(wrong)
+
+
+def test_other_probabilities_are_found(codec, make_codec):
+    """A machine whose entropy model computes slightly otherwise, under the same fingerprint."""
+    bitstream, other = codec.encode(picture()), loud(make_codec())
+    assert other.fingerprint == codec.fingerprint
+    with torch.no_grad():
+        other.model.h_s[-2].bias += 3.0
+    with pytest.raises(BitstreamError):
+        other.decode(bitstream)
+
+
+def test_saved_and_loaded_codec_writes_the_same_bytes(codec, new_run):
+    """Weights and tables are all there is: no update() after loading."""
+    run = new_run()
+    run.save_weights(codec)
+    loaded = codecs.load(CodecConfig(N=8, M=12), run.path("final.safetensors"))
+    assert loaded.fingerprint == codec.fingerprint
+    assert bytes(loaded.encode(picture())) == bytes(codec.encode(picture()))
+    bitstream = codec.encode(picture())
+    assert torch.equal(loaded.decode(bitstream), codec.decode(bitstream))
+
+
+def test_weights_of_another_architecture_are_refused(codec, new_run):
+    run = new_run()
+    run.save_weights(codec)
+    with pytest.raises(ValueError, match=r"another architecture .*model\.\S+ is \(.* in the file"):
+        codecs.load(CodecConfig(N=8, M=16), run.path("final.safetensors"))
+
+
+def test_failed_decode_leaves_the_synthesis_in_place(codec):
+    """Even when the entropy decoder itself fails."""
+    g_s = codec.g_s
+    broken = dataclasses.replace(codec.encode(picture()), strings=())
+    with pytest.raises(Exception):  # noqa: B017
+        codec.decode(broken)
+    assert codec.g_s is g_s
+
+
+def test_codec_by_name():
+    """Seeded, without a trace in the global generator; unknown names are listed."""
+    state = torch.get_rng_state()
+    one, same, other = (codecs.create(CodecConfig(N=8, M=12), seed) for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert one.fingerprint == same.fingerprint != other.fingerprint
+    big = codecs.create(CodecConfig("bmshj2018_hyperprior", N=8, M=12))
+    assert big.latents(picture()[None]).shape == (1, 12, 4, 4) and big.min_size == 16
+    with pytest.raises(ValueError, match="unknown codec 'vtm'; known: scale_hyperprior_s8"):
+        codecs.create(CodecConfig("vtm"))
+
+
+# --- cached latents ----------------------------------------------------------------------
+
+
+def test_cached_latents_are_the_encoders(codec, scenes, tmp_path):
+    dataset = scenes("test")
+    latents = cached_latents(codec, dataset, tmp_path)
+    assert len(latents) == len(dataset)
+    for index in range(len(dataset)):
+        bitstream = codec.encode(dataset.image(index))
+        assert torch.equal(latents[index].float(), codec.decode_latents(bitstream)[0])
+        assert latents[index].dtype == torch.int16
+
+
+def test_latents_are_computed_once(codec, scenes, tmp_path, monkeypatch):
+    first = cached_latents(codec, scenes("val"), tmp_path)
+    monkeypatch.setattr(codec, "latents", lambda *_: pytest.fail("computed again"))
+    again = cached_latents(codec, scenes("val"), tmp_path)
+    assert isinstance(again, Latents) and torch.equal(first[1], again[1])
+
+
+def test_other_codec_never_meets_old_latents(codec, make_codec, scenes, tmp_path):
+    cached_latents(codec, scenes("val"), tmp_path)
+    other = loud(make_codec(seed=1))
+    expected = other.latents(scenes("val").image(0)[None])[0]
+    assert torch.equal(cached_latents(other, scenes("val"), tmp_path)[0].float(), expected)
+
+
+def test_other_images_of_the_same_names_never_meet_old_latents(codec, tmp_path):
+    """Dead leaves of another seed, or another split, have the very same file names and sizes."""
+    from icmlib.datasets import CocoDataset, deadleaves
+
+    counts = {"train": 1, "val": 1, "test": 1}
+    for seed in (0, 1):
+        folder = deadleaves.generate(tmp_path, 64, counts, seed, workers=1)
+        for split in ("train", "val"):
+            dataset = CocoDataset(folder / split, deadleaves.annotation_file(folder, split))
+            latents = cached_latents(codec, dataset, tmp_path / "latents")
+            expected = codec.latents(dataset.image(0)[None])[0]
+            assert torch.equal(latents[0].float(), expected)
+
+
+# --- conventional codecs and filters -----------------------------------------------------
+
+
+def test_png_is_lossless():
+    x = picture(33, 50)
+    codec = PillowCodec("PNG")
+    bitstream = Bitstream.from_bytes(bytes(codec.encode(x)))
+    assert torch.equal(codec.decode(bitstream), x)
+    assert (bitstream.height, bitstream.width) == (33, 50)
+    assert bitstream.strings[0][:4] == b"\x89PNG"
+
+
+def test_jpeg_quality_trades_bytes_for_fidelity():
+    x = picture()
+    sizes, errors = [], []
+    for quality in (10, 50, 95):
+        codec = PillowCodec("JPEG", quality=quality)
+        bitstream = codec.encode(x)
+        sizes.append(bitstream.payload_bytes)
+        errors.append(float((codec.decode(bitstream) - x).square().mean()))
+    assert sizes == sorted(sizes) and errors == sorted(errors, reverse=True)
+    with pytest.raises(BitstreamError, match="is not PNG"):
+        PillowCodec("PNG").decode(bitstream)
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_filters_keep_the_bits_and_smooth_the_picture(codec, name):
+    filtered = FILTERS[name](codec, 1.5)
+    x = picture(40, 48)
+    bitstream = filtered.encode(x)
+    assert bytes(bitstream) == bytes(codec.encode(x))
+    plain, smooth = PillowCodec("PNG"), FILTERS[name](PillowCodec("PNG"), 1.5)
+    rough, soft = (c.decode(plain.encode(x)).diff(dim=-1).abs().mean() for c in (plain, smooth))
+    assert soft < 0.8 * rough
+    x_hat = filtered.decode(bitstream)
+    assert x_hat.shape == x.shape and 0 <= x_hat.min() and x_hat.max() <= 1
+
+
+def test_gaussian_does_not_mix_colours():
+    """A red picture stays purely red."""
+    x = torch.zeros(3, 16, 16)
+    x[0, 4:8] = 1
+    png = PillowCodec("PNG")
+    x_hat = FILTERS["gaussian"](png, 2.0).decode(png.encode(x))
+    assert x_hat[1:].abs().max() == 0 and 0 < x_hat[0, 2, 2] < 1

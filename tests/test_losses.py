@@ -1,0 +1,133 @@
+"""Loss terms and the discriminator, against numbers worked by hand."""
+
+import math
+
+import pytest
+import torch
+
+from icmlib import losses
+from icmlib.discriminator import PatchDiscriminator
+
+REAL, FAKE = torch.tensor([2.0, 0.5]), torch.tensor([-2.0, 0.25])
+
+
+def softplus(value: float) -> float:
+    return math.log(1 + math.exp(value))
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("hinge", (0 + 0.5) / 2 + (0 + 1.25) / 2),
+        ("least_squares", (1 + 0.25) / 2 + (4 + 0.0625) / 2),
+        (
+            "cross_entropy",
+            (softplus(-2) + softplus(-0.5)) / 2 + (softplus(-2) + softplus(0.25)) / 2,
+        ),
+    ],
+)
+def test_discriminator_loss_by_hand(kind, expected):
+    assert float(losses.discriminator_loss(kind, REAL, FAKE)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("hinge", (2 - 0.25) / 2),
+        ("least_squares", (9 + 0.5625) / 2),
+        ("cross_entropy", (softplus(2) + softplus(-0.25)) / 2),
+    ],
+)
+def test_generator_loss_by_hand(kind, expected):
+    assert float(losses.generator_loss(kind, FAKE)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("kind", losses.ADVERSARIAL)
+def test_the_two_players_pull_apart(kind):
+    """The discriminator pushes scores of decoded patches down, the decoder up."""
+    score = torch.tensor([0.3], requires_grad=True)
+    (down,) = torch.autograd.grad(losses.discriminator_loss(kind, REAL, score), score)
+    (up,) = torch.autograd.grad(losses.generator_loss(kind, score), score)
+    assert down > 0 > up
+
+
+def test_unknown_adversarial_loss_lists_those_there_are():
+    message = "unknown adversarial loss 'wgan'; known: hinge, least_squares, cross_entropy, none"
+    with pytest.raises(ValueError, match=message):
+        losses.discriminator_loss("wgan", REAL, FAKE)
+    with pytest.raises(ValueError, match=message):
+        losses.generator_loss("wgan", FAKE)
+
+
+def test_rate_by_hand():
+    """Four latents of 1/8 (3 bits each) and one of 1/2 (1 bit) over 26 pixels: 0.5 bpp."""
+    likelihoods = {"y": torch.full((1, 2, 2), 1 / 8), "z": torch.tensor([1 / 2])}
+    assert float(losses.rate(likelihoods, 26)) == pytest.approx(0.5)
+
+
+def pattern(amplitude: float, fy: float, fx: float, size: int = 64) -> torch.Tensor:
+    """A grey sinusoid of an amplitude in grey levels, (1, 3, s, s)."""
+    y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    wave = torch.cos(2 * math.pi * (fy * y + fx * x) + 0.4)
+    return (amplitude / 255 * wave).double().expand(1, 3, size, size)
+
+
+FLAT = torch.full((1, 3, 64, 64), 0.5, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("place", [(0, 1 / 8), (1 / 4, 3 / 8), (1 / 8, 1 / 8)])
+def test_lattice_power_of_a_known_pattern(place):
+    """A^2 / 2, of which the peak of a Hann window holds 1 / 2.25."""
+    measured = losses.lattice_power(FLAT, FLAT + pattern(3.0, *place))
+    assert float(measured) == pytest.approx(9 / 2 / 2.25, rel=1e-3)
+
+
+def test_lattice_power_at_the_highest_frequency():
+    """At 1/2 a sinusoid of phase 0.4 has amplitude A cos(0.4), and all its power in one line."""
+    measured = losses.lattice_power(FLAT, FLAT + pattern(3.0, 0, 1 / 2))
+    assert float(measured) == pytest.approx((3 * math.cos(0.4)) ** 2 / 2.25, rel=1e-3)
+
+
+@pytest.mark.parametrize("place", [(0, 0), (0, 12 / 64), (5 / 64, 12 / 64)])
+def test_lattice_power_is_blind_to_the_rest(place):
+    """A change of brightness, and patterns between the lattice lines."""
+    assert float(losses.lattice_power(FLAT, FLAT + pattern(3.0, *place))) < 1e-9
+
+
+def test_lattice_power_is_of_the_residual():
+    """A pattern that the original has itself costs nothing; the mean is over patches."""
+    one, two = pattern(3.0, 0, 1 / 8), pattern(3.0, 0, 1 / 8)
+    assert float(losses.lattice_power(FLAT + one, FLAT + two)) < 1e-20
+    both = losses.lattice_power(FLAT.expand(2, -1, -1, -1), torch.cat([FLAT, FLAT + two]))
+    assert float(both) == pytest.approx(1.0, rel=1e-3)
+
+
+def test_lattice_power_needs_whole_periods():
+    with pytest.raises(ValueError, match="patches of 60 px are not a multiple of the period 8"):
+        losses.lattice_power(FLAT[..., :60, :60], FLAT[..., :60, :60])
+
+
+def test_discriminator_scores_many_places():
+    """(s/8 - 1)^2 scores a patch, and a shift of the patch shifts the scores."""
+    torch.manual_seed(0)
+    discriminator = PatchDiscriminator(8).eval()
+    x = torch.rand(2, 3, 72, 64)
+    scores = discriminator(x)
+    assert scores.shape == (2, 1, 8, 7)
+    moved = discriminator(x.roll(8, dims=-2))
+    torch.testing.assert_close(moved[:, :, 3:6], scores[:, :, 2:5])
+
+
+def test_discriminator_is_centred_and_bounded():
+    """Grey is 0 to it, and spectral norm keeps every layer from stretching its input."""
+    torch.manual_seed(0)
+    discriminator = PatchDiscriminator(8)
+    for _ in range(30):  # power iterations
+        discriminator(torch.rand(1, 3, 64, 64))
+    seen = []
+    discriminator[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    discriminator(torch.full((1, 3, 64, 64), 0.5))
+    assert seen[0].abs().max() == 0
+    for layer in discriminator[::2]:
+        norm = torch.linalg.matrix_norm(layer.weight.detach().flatten(1), 2)
+        assert float(norm) == pytest.approx(1, abs=0.05)
