@@ -34,7 +34,13 @@ def run_notebook(notebook: str | Path, executed: str | Path, parameters: dict) -
     print(f"{what}: started", flush=True)
     start = time.perf_counter()
     papermill.execute_notebook(
-        notebook, executed, parameters, cwd=folder, kernel_name="python3", progress_bar=False
+        notebook,
+        executed,
+        parameters,
+        cwd=folder,
+        kernel_name="python3",
+        progress_bar=False,
+        extra_arguments=["--IPKernelApp.log_level=40"],  # errors only
     )
     print(f"{what}: done in {(time.perf_counter() - start) / 60:.1f} min", flush=True)
 

@@ -186,7 +186,8 @@ class Run:
 
     def log(self, step: int, terms: dict[str, torch.Tensor | float]) -> None:
         """Append one row to log.csv."""
-        row = {"step": step} | {name: float(value) for name, value in terms.items()}
+        values = {name: torch.as_tensor(value).item() for name, value in terms.items()}
+        row = {"step": step, **values}
         file = self.path("log.csv")
         try:
             with file.open("a", newline="") as stream:

@@ -46,12 +46,16 @@ def scenes(scenes_folder):
 
 @pytest.fixture
 def make_codec():
-    """`make_codec(seed)`: a tiny codec with untrained weights and its entropy tables made."""
+    """`make_codec(seed)`: a tiny untrained codec, ready to code; its analysis is scaled up, since
+    an untrained one rounds every latent to zero."""
     from icmlib import codecs
     from icmlib.config import CodecConfig
 
     def make(seed: int = 0):
         made = codecs.create(CodecConfig(N=8, M=12), seed)
+        with torch.no_grad():
+            for layer in (0, 2, 4):
+                made.model.g_a[layer].weight *= 4
         made.eval().update()
         return made
 

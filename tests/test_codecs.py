@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from icmlib import codecs, evaluate
+from icmlib import codecs
 from icmlib.codecs import FILTERS, Bitstream, BitstreamError, PillowCodec, cached_latents
 from icmlib.codecs.latents import Latents
 from icmlib.config import BaseTrainingConfig, CodecConfig
+from icmlib.evaluate import estimated_bpp
 from icmlib.metrics.fidelity import to_8bit
 from icmlib.training import train_base_codec
 
@@ -22,27 +23,11 @@ def picture(height: int = 64, width: int = 64, seed: int = 0) -> torch.Tensor:
     return to_8bit((smooth + 0.05 * torch.randn(3, height, width, generator=generator)).clamp(0, 1))
 
 
-def loud(codec):
-    """Larger analysis weights: symbols that an untrained codec would round to zero."""
-    with torch.no_grad():
-        for module in codec.model.g_a:
-            if isinstance(module, nn.Conv2d):
-                module.weight *= 4
-    codec.update()
-    return codec
-
-
-@pytest.fixture
-def codec(make_codec):
-    return loud(make_codec())
-
-
 class Noise:
-    """Eight noise-like images."""
+    """Noise-like images."""
 
-    def __init__(self, size: int):
-        self.images = [picture(size, size, seed) for seed in range(8)]
-        self.ground_truth = {"images": [{"id": i} for i in range(8)]}
+    def __init__(self, size: int, count: int):
+        self.images = [picture(size, size, seed) for seed in range(count)]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -93,14 +78,16 @@ def test_encoding_is_deterministic(codec):
 
 
 def test_real_bytes_are_those_of_the_rate_estimate(new_run, task):
-    """Within 2 % and the headers, for a codec after a few steps with its auxiliary loss."""
+    """Within 2 % and the headers, after a few steps. The quantiles start far too narrow: without
+    the auxiliary loss the files are 5 % larger than the estimate."""
     codec = codecs.create(CodecConfig(N=8, M=12))
-    config = BaseTrainingConfig(steps=80, batch=4, crop=64, lr=3e-3, aux_lr=0.3, lambda_mse=300.0)
-    train_base_codec(codec, task, Noise(64), config, new_run())
-    images = Noise(128)
-    bits = [bpp * 128 * 128 for bpp in evaluate.estimated_bpp(codec, images)]
+    codec.model.entropy_bottleneck.quantiles.data.mul_(0.01)
+    config = BaseTrainingConfig(steps=80, batch=4, crop=64, lr=3e-3, aux_lr=0.3, lambda_mse=3e3)
+    train_base_codec(codec, task, Noise(64, 8), config, new_run())
+    images = Noise(256, 3)
+    bits = [bpp * 256 * 256 for bpp in estimated_bpp(codec, images)]
     streams = [codec.encode(x) for x in images.images]
-    headers = sum(s.total_bytes - s.payload_bytes + 8 for s in streams)  # 8: two coder states
+    headers = sum(s.total_bytes - s.payload_bytes + 16 for s in streams)  # 16: two coder states
     total = sum(s.total_bytes for s in streams)
     assert sum(bits) / 8 > 10 * headers
     assert 0.98 * sum(bits) / 8 <= total <= 1.02 * sum(bits) / 8 + headers
@@ -110,7 +97,7 @@ def test_real_bytes_are_those_of_the_rate_estimate(new_run, task):
 
 
 def test_bitstream_of_another_codec_is_refused(codec, make_codec):
-    other = loud(make_codec(seed=1))
+    other = make_codec(seed=1)
     assert other.fingerprint != codec.fingerprint
     with pytest.raises(
         BitstreamError, match=f"{codec.fingerprint}, this one is {other.fingerprint}"
@@ -120,7 +107,7 @@ def test_bitstream_of_another_codec_is_refused(codec, make_codec):
 
 def test_another_synthesis_writes_the_same_bits(codec, make_codec):
     """Finetuning g_s changes the picture, not the fingerprint and not the bytes."""
-    other = loud(make_codec())
+    other = make_codec()
     with torch.no_grad():
         for parameter in other.g_s.parameters():
             parameter.mul_(1.1)
@@ -140,7 +127,7 @@ def test_wrong_symbols_are_an_error_not_a_picture(codec):
 
 def test_other_probabilities_are_found(codec, make_codec):
     """A machine whose entropy model computes slightly otherwise, under the same fingerprint."""
-    bitstream, other = codec.encode(picture()), loud(make_codec())
+    bitstream, other = codec.encode(picture()), make_codec()
     assert other.fingerprint == codec.fingerprint
     with torch.no_grad():
         other.model.h_s[-2].bias += 3.0
@@ -209,7 +196,7 @@ def test_latents_are_computed_once(codec, scenes, tmp_path, monkeypatch):
 
 def test_other_codec_never_meets_old_latents(codec, make_codec, scenes, tmp_path):
     cached_latents(codec, scenes("val"), tmp_path)
-    other = loud(make_codec(seed=1))
+    other = make_codec(seed=1)
     expected = other.latents(scenes("val").image(0)[None])[0]
     assert torch.equal(cached_latents(other, scenes("val"), tmp_path)[0].float(), expected)
 

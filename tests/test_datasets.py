@@ -135,12 +135,15 @@ def test_complete_generation_is_left_alone(leaves, monkeypatch):
     assert make(leaves.parent) == leaves
 
 
-def test_data_set_by_name(leaves):
+def test_data_set_by_name(leaves, monkeypatch):
     """Dead leaves by their parameters; a folder in COCO layout by its splits; no other name."""
-    config = DataConfig(root=str(leaves.parent), size=64, **COUNTS)
+    monkeypatch.setenv("ICM_ROOT", str(leaves.parent.parent))
+    config = DataConfig(root=leaves.parent.name, size=64, **COUNTS)
     assert len(datasets.create(config, "val")) == 2
     files = {"images": "test", "annotations": "annotations/instances_test.json", "limit": 1}
-    config = DataConfig("coco", root=str(leaves), splits={"test": files})
+    config = DataConfig(
+        "coco", root=str(leaves.relative_to(leaves.parent.parent)), splits={"test": files}
+    )
     assert len(datasets.create(config, "test")) == 1
     with pytest.raises(ValueError, match="unknown data set 'koko'; known: deadleaves, coco"):
         datasets.create(DataConfig("koko"), "test")
@@ -269,6 +272,12 @@ def test_boxes_without_area_are_not_learned(tmp_path):
     flat = annotation(polygon, bbox=[1, 0, 0, 3])
     made = write_set(tmp_path, [flat, annotation(polygon)])
     assert len(made[0][1]["boxes"]) == 1 and len(made.ground_truth["annotations"]) == 2
+
+
+def test_crowd_in_a_made_set_is_judged_but_not_learned(tmp_path):
+    polygon = [[1, 0, 3, 0, 3, 3, 1, 3]]
+    made = write_set(tmp_path, [annotation(polygon, iscrowd=1), annotation(polygon, iscrowd=0)])
+    assert len(made[0][1]["masks"]) == 1 and len(made.ground_truth["annotations"]) == 2
 
 
 def test_sizes_from_the_files_where_the_annotations_have_none(tmp_path):

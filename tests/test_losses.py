@@ -128,6 +128,6 @@ def test_discriminator_is_centred_and_bounded():
     discriminator[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     discriminator(torch.full((1, 3, 64, 64), 0.5))
     assert seen[0].abs().max() == 0
-    for layer in discriminator[::2]:
+    for layer in list(discriminator)[::2]:
         norm = torch.linalg.matrix_norm(layer.weight.detach().flatten(1), 2)
         assert float(norm) == pytest.approx(1, abs=0.05)

@@ -1,0 +1,191 @@
+"""The flow, on four tiny scenes: what a row of the table says is what happened."""
+
+import dataclasses
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+
+from icmlib.codecs import FILTERS, PillowCodec
+from icmlib.config import DataConfig
+from icmlib.evaluate import (
+    compare,
+    estimated_bpp,
+    evaluate,
+    load_evaluation,
+    save_evaluation,
+    summarize,
+)
+from icmlib.losses import rate
+from icmlib.metrics.fidelity import psnr, ssim, to_8bit
+
+
+class Oracle(torch.nn.Module):
+    """A machine that finds everything in images it knows to the pixel, and else only boxes that
+    are off by a few pixels."""
+
+    def __init__(self, dataset):
+        super().__init__()
+        self.known = {self.key(x): target for x, target in (dataset[i] for i in range(4))}
+        self.calls = 0
+
+    @staticmethod
+    def key(image: torch.Tensor) -> bytes:
+        return to_8bit(image).numpy().tobytes()
+
+    def features(self, images) -> dict:
+        return {"0": torch.nn.functional.avg_pool2d(torch.stack(list(images)), 4)}
+
+    def predict(self, images) -> list[dict]:
+        self.calls += 1
+        targets = [self.known.get(self.key(image)) for image in images]
+        return [self.found(t) if t else self.found(t, some=0) for t in targets]
+
+    def found(self, target: dict | None, some: int | None = None) -> dict:
+        target = target or next(iter(self.known.values()))
+        boxes, labels = target["boxes"][:some], target["labels"][:some]
+        masks, scores = target["masks"][:some].bool(), torch.linspace(0.9, 0.5, len(boxes))
+        return {"boxes": boxes, "labels": labels, "scores": scores, "masks": masks}
+
+
+@pytest.fixture
+def dataset(scenes):
+    return scenes("test")
+
+
+@pytest.fixture
+def oracle(dataset):
+    return Oracle(dataset)
+
+
+PNG = PillowCodec("PNG")
+JPEG = PillowCodec("JPEG", quality=20)
+
+
+def test_rates_are_those_of_the_files(codec, dataset):
+    """Total bits over total pixels, of payload and of whole files; the hash is the file's."""
+    evaluation = evaluate(codec, None, dataset)
+    files = [codec.encode(dataset.image(i)) for i in range(4)]
+    row = summarize(evaluation, resamples=20)
+    pixels = 4 * 64 * 64
+    assert row["bpp_total"] == pytest.approx(8 * sum(len(bytes(f)) for f in files) / pixels)
+    assert row["bpp"] == pytest.approx(8 * sum(len(b"".join(f.strings)) for f in files) / pixels)
+    assert row["bpp_total"] > row["bpp"] > 0 and row["images"] == 4
+    hashes = [hashlib.sha256(bytes(f)).hexdigest() for f in files]
+    assert evaluation.per_image["sha256"].tolist() == hashes
+
+
+def test_fidelity_is_of_the_8_bit_images(codec, dataset):
+    """Means over images; without a machine there is neither mAP nor feature distance."""
+    evaluation = evaluate(codec, None, dataset)
+    pairs = [(x, codec.decode(codec.encode(x))) for x in map(dataset.image, range(4))]
+    pairs = [(x[None], to_8bit(x_hat)[None]) for x, x_hat in pairs]
+    row = summarize(evaluation, resamples=20)
+    assert row["psnr"] == pytest.approx(np.mean([float(psnr(*pair)) for pair in pairs]))
+    assert row["ssim"] == pytest.approx(np.mean([float(ssim(*pair)) for pair in pairs]), rel=1e-6)
+    assert np.isnan(row["vgg"]) and "feature" not in row
+
+
+def test_lossless_codec_adds_nothing(dataset, oracle):
+    """Infinite PSNR, no excess pattern, and the mAP of the uncompressed images: here 1."""
+    row = summarize(evaluate(PNG, oracle, dataset), resamples=20)
+    assert row["psnr"] == float("inf") and row["ssim"] == 1 and row["feature"] == 0
+    assert row["excess_prms"] == row["excess_prms_low"] == row["excess_prms_high"] == 0
+    assert row["residual_prms"] == 0 and row["prms"] == row["original_prms"]
+    assert row["mask_AP"] == row["box_AP"] == row["mask_AP50"] == 1
+    assert oracle.calls == 4
+
+
+def test_the_machine_sees_the_decoded_image(dataset, oracle):
+    """Not the original: a lossy codec loses what only the exact pixels give."""
+    row = summarize(evaluate(JPEG, oracle, dataset), resamples=20)
+    assert row["mask_AP"] == row["box_AP"] == 0 and row["feature"] > 0
+    assert 10 < row["psnr"] < 60 and row["residual_prms"] > 0
+
+
+def test_intervals_hold_the_readings_of_subsets(dataset):
+    """Low below high, and the same draw for the same seed."""
+    evaluation = evaluate(JPEG, None, dataset)
+    row = summarize(evaluation, resamples=200, seed=1)
+    for name in ("lpp2", "lpp4", "lpp8", "prms"):
+        assert row[f"{name}_low"] < row[f"{name}_high"]
+    assert row == pytest.approx(summarize(evaluation, resamples=200, seed=1), nan_ok=True)
+
+
+def test_compared_with_itself_nothing_differs(dataset, oracle):
+    same = evaluate(JPEG, oracle, dataset)
+    result = compare(same, same, resamples=50)
+    assert {"psnr_difference", "mask_AP_difference_low", "box_AP_difference_high"} <= set(result)
+    assert all(value == 0 for value in result.values())
+
+
+def test_lossless_compared_with_itself_differs_by_nothing(dataset):
+    """Infinity less infinity is here 0."""
+    same = evaluate(PNG, None, dataset)
+    assert compare(same, same, resamples=50)["psnr_difference"] == 0
+
+
+def test_compare_is_the_second_less_the_first(dataset, oracle):
+    """Paired image by image, with an interval around it."""
+    good = evaluate(PillowCodec("JPEG", quality=90), oracle, dataset)
+    result = compare(evaluate(JPEG, oracle, dataset), good, resamples=200)
+    low, middle, high = (result[f"psnr_difference{end}"] for end in ("_low", "", "_high"))
+    assert 0 < low <= middle <= high
+    result = compare(evaluate(PNG, oracle, dataset), good, resamples=200)
+    assert result["mask_AP_difference"] == result["mask_AP_difference_low"] == -1
+
+
+def test_different_images_cannot_be_paired(dataset, scenes):
+    with pytest.raises(ValueError, match="different images; nothing to pair"):
+        compare(evaluate(PNG, None, dataset), evaluate(PNG, None, scenes("val")))
+
+
+def test_saved_and_loaded(dataset, oracle, new_run):
+    """Table, detections, and the pooled spectra: the same readings."""
+    made, run = evaluate(JPEG, oracle, dataset), new_run()
+    save_evaluation(made, run, "test")
+    loaded = load_evaluation(run.folder, "test", dataset.ground_truth)
+    assert loaded.detections == made.detections
+    assert loaded.per_image["file_name"].tolist() == made.per_image["file_name"].tolist()
+    before, after = summarize(made, resamples=20), summarize(loaded, resamples=20)
+    sampled = {name for name in before if name.endswith(("_low", "_high"))}
+    for name in before.keys() - sampled:
+        assert after[name] == pytest.approx(before[name], nan_ok=True), name
+    assert compare(made, loaded, resamples=20) == pytest.approx(
+        dict.fromkeys(compare(made, made, resamples=20), 0), abs=1e-9
+    )
+
+
+def test_infinite_psnr_survives_the_file(dataset, new_run):
+    run = new_run()
+    save_evaluation(evaluate(PNG, None, dataset), run, "val")
+    loaded = load_evaluation(run.folder, "val", dataset.ground_truth)
+    assert (loaded.per_image["psnr"] == float("inf")).all()
+
+
+def test_plain_folder_has_no_map(scenes_folder):
+    """Images without annotations are measured all the same."""
+    from icmlib.datasets import CocoDataset
+
+    row = summarize(evaluate(JPEG, None, CocoDataset(scenes_folder / "val")), resamples=20)
+    assert row["images"] == 2 and "mask_AP" not in row and row["psnr"] > 10
+
+
+def test_filter_changes_the_picture_and_not_the_rate(codec, dataset):
+    plain = evaluate(codec, None, dataset)
+    soft = evaluate(FILTERS["gaussian"](codec, 1.0), None, dataset)
+    assert soft.per_image["sha256"].tolist() == plain.per_image["sha256"].tolist()
+    assert soft.per_image["psnr"].tolist() != plain.per_image["psnr"].tolist()
+
+
+def test_estimated_rate_is_that_of_the_likelihoods(codec, dataset):
+    x = dataset.image(2)[None]
+    with torch.no_grad():
+        expected = float(rate(codec.eval()(x)["likelihoods"], 64 * 64))
+    assert estimated_bpp(codec, dataset)[2] == pytest.approx(expected, rel=1e-6)
+
+
+def test_data_config_names_what_was_measured():
+    config = dataclasses.replace(DataConfig(), size=64, train=6, val=2, test=4)
+    assert config.label == "dead leaves 6/2/4 scenes of 64 px, data seed 0"

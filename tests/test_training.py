@@ -1,0 +1,318 @@
+"""The loops: a stopped run ends where an undisturbed one does; frozen parts stay frozen."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from icmlib import tasks, training
+from icmlib.codecs import cached_latents
+from icmlib.codecs.patches import decoder_layers
+from icmlib.config import BaseTrainingConfig, FinetuneConfig, TaskConfig
+from icmlib.runs import Run, fingerprint
+
+TASK = TaskConfig(steps=5, batch=2)
+BASE = BaseTrainingConfig(steps=5, batch=2, crop=48)
+FINETUNE = FinetuneConfig(
+    steps=5, batch=2, patches=2, patch_size=24, lambda_feature=0.1, lambda_lattice=0.01
+)
+
+
+class Stopped(RuntimeError):
+    pass
+
+
+@pytest.fixture(autouse=True)
+def checkpoint_every_second_step(monkeypatch):
+    monkeypatch.setattr(training, "CHECKPOINT_EVERY", 2)
+
+
+@pytest.fixture
+def stop_at(monkeypatch):
+    """The run is killed right after it has logged a step."""
+
+    def arm(last: int) -> None:
+        log = Run.log
+
+        def log_and_stop(self, step, terms):
+            log(self, step, terms)
+            if step == last:
+                raise Stopped
+
+        monkeypatch.setattr(Run, "log", log_and_stop)
+
+    return arm
+
+
+@pytest.fixture
+def train_task(scenes, new_run):
+    """Train the toy machine in a run folder of this name; returns its weights' fingerprint."""
+
+    def train(name: str, make, config=TASK) -> str:
+        network = make()
+        training.train_task_network(network, scenes("train"), config, new_run(name))
+        return fingerprint(network)
+
+    return train
+
+
+@pytest.fixture
+def train_base(make_codec, task, scenes, new_run):
+    def train(name: str, config=BASE, machine=None) -> str:
+        codec = make_codec(seed=2)
+        training.train_base_codec(codec, machine or task, scenes("train"), config, new_run(name))
+        return fingerprint(codec)
+
+    return train
+
+
+@pytest.fixture
+def finetune(make_codec, task, scenes, new_run, tmp_path):
+    """Finetune the tiny codec; returns it."""
+
+    def train(name: str, config=FINETUNE, machine=None):
+        codec = make_codec()
+        latents = cached_latents(codec, scenes("train"), tmp_path / "latents")
+        training.finetune_decoder(
+            codec, latents, machine or task, scenes("train"), config, new_run(name)
+        )
+        return codec
+
+    return train
+
+
+# --- stopped and resumed -----------------------------------------------------------------
+
+
+def assert_resumes(train, new_run, stop_at, monkeypatch) -> None:
+    """Stopped at step 3, resumed from the checkpoint after step 1: the same weights, to the bit,
+    and the same log as without the stop."""
+    whole = train("whole")
+    with monkeypatch.context():
+        stop_at(3)
+        with pytest.raises(Stopped):
+            train("stopped")
+    monkeypatch.undo()
+    monkeypatch.setattr(training, "CHECKPOINT_EVERY", 2)
+    assert len(new_run("stopped").logged()) == 4
+    assert not new_run("stopped").path("final.safetensors").exists()
+    assert train("stopped") == whole
+    logs = [new_run(name).path("log.csv").read_text() for name in ("whole", "stopped")]
+    assert logs[0] == logs[1] and len(logs[0].split()) == 6
+    weights = [new_run(name).path("final.safetensors") for name in ("whole", "stopped")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_task_network_resumes(train_task, new_run, stop_at, monkeypatch):
+    """The real Mask R-CNN: its samplers draw from the global generator."""
+
+    def train(name):
+        return train_task(name, lambda: tasks.create(TaskConfig()))
+
+    assert_resumes(train, new_run, stop_at, monkeypatch)
+
+
+def test_base_codec_resumes(train_base, new_run, stop_at, monkeypatch):
+    assert_resumes(train_base, new_run, stop_at, monkeypatch)
+
+
+@pytest.mark.parametrize("changes", [{}, {"adversarial": "none", "lambda_task": 0.5}])
+def test_finetuning_resumes(finetune, new_run, stop_at, monkeypatch, changes):
+    """With the discriminator's state and its optimiser's."""
+    config = dataclasses.replace(FINETUNE, **changes)
+
+    def train(name):
+        return fingerprint(finetune(name, config))
+
+    assert_resumes(train, new_run, stop_at, monkeypatch)
+
+
+def test_finished_run_is_not_trained_again(train_base, new_run, monkeypatch):
+    first = train_base("run")
+    monkeypatch.setattr(Run, "log", lambda *_: pytest.fail("trained again"))
+    assert train_base("run") == first
+
+
+def test_seed_decides(train_base):
+    """Another seed, other weights; the same one, the same."""
+    first = train_base("a")
+    assert train_base("b") == first
+    assert train_base("c", dataclasses.replace(BASE, seed=1)) != first
+
+
+# --- what is trained, and what is not ----------------------------------------------------
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_finetuning_changes_only_the_first_decoder_layers(finetune, make_codec, layers):
+    """Every parameter of those, and bit for bit nothing else."""
+    before = make_codec()
+    after = finetune("run", dataclasses.replace(FINETUNE, layers=layers))
+    trained = {
+        name
+        for layer in decoder_layers(after.g_s)[:layers]
+        for name, value in after.named_parameters()
+        if any(value is p for p in layer.parameters())
+    }
+    old, new = before.state_dict(), after.state_dict()
+    changed = {name for name in old if not torch.equal(old[name], new[name])}
+    constant = {name for name in changed ^ trained if "reparam" not in name}
+    assert trained and not constant
+    assert all(name.startswith("model.g_s.") for name in changed)
+    assert not any(p.requires_grad for p in after.parameters())
+
+
+def test_finetuning_leaves_the_bits(finetune, make_codec, scenes):
+    """The same files, byte for byte; other pictures out of them."""
+    before, after = make_codec(), finetune("run")
+    for index in range(2):
+        x = scenes("test").image(index)
+        bitstream = before.encode(x)
+        assert bytes(after.encode(x)) == bytes(bitstream)
+        assert not torch.equal(after.decode(bitstream), before.decode(bitstream))
+
+
+def test_the_machine_is_not_trained(finetune, train_base, task):
+    before = fingerprint(task)
+    finetune("a", dataclasses.replace(FINETUNE, lambda_task=0.5), machine=task)
+    train_base("b", machine=task)
+    assert fingerprint(task) == before
+    assert all(p.grad is None for p in task.parameters())
+
+
+def test_base_training_reaches_every_part(train_base, make_codec, new_run, task, scenes):
+    """Analysis, synthesis, hyperprior and quantiles all move; the tables are made at the end."""
+    before = make_codec(seed=2).state_dict()
+    codec = make_codec(seed=2)
+    training.train_base_codec(codec, task, scenes("train"), BASE, new_run())
+    for name, parameter in codec.named_parameters():
+        assert not torch.equal(parameter, before[name]), name
+    assert not torch.equal(
+        codec.model.entropy_bottleneck._quantized_cdf,
+        before["model.entropy_bottleneck._quantized_cdf"],
+    )
+    assert codec.fingerprint != make_codec(seed=2).fingerprint
+
+
+@pytest.mark.parametrize("adversarial", ["hinge", "least_squares", "cross_entropy", "none"])
+def test_finetuning_lowers_the_error(finetune, new_run, adversarial):
+    """On the same few scenes, at a high learning rate."""
+    config = FinetuneConfig(
+        steps=30, batch=4, patches=2, patch_size=32, lr=3e-3, adversarial=adversarial
+    )
+    finetune("run", config)
+    log = new_run("run").logged()
+    assert log["mse"].tail(5).mean() < 0.8 * log["mse"].head(5).mean()
+    assert ("discriminator" in log) == (adversarial != "none")
+
+
+# --- the global generator ----------------------------------------------------------------
+
+
+def test_loops_leave_the_global_generator_alone(train_task, train_base, finetune, task):
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    train_task("a", lambda: task)
+    train_base("b")
+    finetune("c", dataclasses.replace(FINETUNE, lambda_task=0.5))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_global_generator_does_not_decide(train_task, train_base, finetune, task):
+    """Neither does what was drawn before."""
+    results = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        results.append((train_base(f"b{seed}"), fingerprint(finetune(f"c{seed}"))))
+    assert results[0] == results[1]
+
+
+# --- errors ------------------------------------------------------------------------------
+
+
+def poisoned(task, name: str):
+    """A machine whose features or losses are not numbers."""
+    original = getattr(task, name)
+    setattr(task, name, lambda *a: {k: v * float("nan") for k, v in original(*a).items()})
+    return task
+
+
+def test_nan_names_the_step_and_the_term(train_task, train_base, finetune, task, make_codec):
+    """And the weights are not ruined by it."""
+    with pytest.raises(FloatingPointError, match=r"step 0: .*'noisy': nan.*lower the learning"):
+        train_task("a", lambda: poisoned(task, "loss"))
+    task = poisoned(task, "features")
+    with pytest.raises(FloatingPointError, match=r"step 0: .*\{'feature': nan\}"):
+        train_base("b", machine=task)
+    with pytest.raises(FloatingPointError, match=r"step 0: .*\{'feature': nan\}"):
+        finetune("c", machine=task)
+
+
+def test_unknown_adversarial_loss_or_schedule(finetune):
+    with pytest.raises(ValueError, match="unknown adversarial loss 'wgan'"):
+        finetune("a", dataclasses.replace(FINETUNE, adversarial="wgan"))
+    with pytest.raises(ValueError, match="unknown schedule 'linear'; known: constant, cosine"):
+        finetune("b", dataclasses.replace(FINETUNE, schedule="linear"))
+
+
+# --- the parts ---------------------------------------------------------------------------
+
+
+def test_every_epoch_sees_every_item_once():
+    """Batches across the end of an epoch; a new order each epoch; known from the step alone."""
+    drawn = [i for step in range(20) for i in training.batch_indices(step, 10, 3, seed=1)]
+    epochs = [drawn[k : k + 10] for k in range(0, 60, 10)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 6
+    assert training.batch_indices(7, 10, 3, seed=1) == drawn[21:24]
+    assert training.batch_indices(7, 10, 3, seed=2) != drawn[21:24]
+
+
+def test_flip_moves_image_boxes_and_masks_together():
+    """After any flip the mask still fills its box, and the picture its mask."""
+    seen = set()
+    for seed in range(30):
+        image, masks = torch.zeros(3, 6, 8), torch.zeros(1, 6, 8, dtype=torch.uint8)
+        image[:, 1:3, 2:7], masks[:, 1:3, 2:7] = 1, 1
+        target = {"boxes": torch.tensor([[2.0, 1, 7, 3]]), "masks": masks}
+        with training.seeded(seed, 0):
+            flipped, new = training.flip(image, target)
+        left, top, right, bottom = (int(v) for v in new["boxes"][0])
+        assert flipped[0].sum() == flipped[0, top:bottom, left:right].sum() == 10
+        assert torch.equal(new["masks"][0], flipped[0].byte())
+        assert target["boxes"].tolist() == [[2, 1, 7, 3]]
+        seen.add((left, top))
+    assert seen == {(2, 1), (1, 1), (2, 3), (1, 3)}
+
+
+def test_random_crop_of_images_smaller_and_larger():
+    with training.seeded(0, 0):
+        assert training.random_crop(torch.rand(3, 20, 70), 32).shape == (3, 32, 32)
+        crops = {training.random_crop(torch.rand(3, 33, 33), 32).shape for _ in range(8)}
+        small = training.random_crop(torch.full((3, 5, 5), 0.25), 32)
+    assert crops == {(3, 32, 32)} and torch.equal(small, torch.full((3, 32, 32), 0.25))
+
+
+def test_patches_and_latents_belong_together(make_codec, scenes, tmp_path):
+    """Each sampled original is what its image has at that corner, beside that image's y_hat."""
+    dataset, codec = scenes("train"), make_codec()
+    latents = cached_latents(codec, dataset, tmp_path)
+    config = FinetuneConfig(patches=3, patch_size=24)
+    with training.seeded(0, 0):
+        x, y_hat, corners = training.sample_patches(
+            dataset, latents, [4, 1], config, torch.device("cpu")
+        )
+    assert x.shape == (6, 3, 24, 24) and corners.shape == (6, 2) and len(y_hat) == 6
+    assert len({tuple(corner) for corner in corners.tolist()}) == 6
+    for k, (top, left) in enumerate(corners.tolist()):
+        index = [4, 1][k // 3]
+        assert torch.equal(x[k], dataset.image(index)[:, top : top + 24, left : left + 24])
+        assert torch.equal(y_hat[k], latents[index].float())
+
+
+def test_schedules():
+    """Cosine: 1, 1/2, 0. Late decay: 1 until half way, then to a hundredth, without a jump."""
+    cosine = [training.learning_rate("cosine", p) for p in (0, 0.5, 1)]
+    assert cosine == pytest.approx([1, 0.5, 0]) and training.learning_rate("constant", 0.9) == 1
+    late = [training.late_decay(p) for p in (0, 0.49, 0.5, 0.75, 1)]
+    assert late == pytest.approx([1, 1, 1, 0.505, 0.01])
