@@ -140,6 +140,8 @@ def from_dict(cls: type, values: dict):
             raise ValueError(
                 f"{cls.__name__}: unknown key {key!r}{hint}; known: {', '.join(types)}"
             )
+        if isinstance(values[key], bool) and types[key] in (int, float):
+            raise ValueError(f'{cls.__name__}: field "{key}" is a number, not {values[key]}')
     parts = {
         key: from_dict(types[key], value)
         for key, value in values.items()
@@ -171,8 +173,10 @@ def load_profile(name: str | Path) -> Profile:
         raise FileNotFoundError(f"profile {path} does not exist; there are: {known}")
     try:
         values = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"profile {path} is not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"profile {path} holds no stages but {values!r:.40}")
     try:
         profile = from_dict(Profile, {"name": path.stem, **values})
         for changes in profile.rows.values():

@@ -12,6 +12,7 @@ import csv
 import dataclasses
 import errno
 import hashlib
+import io
 import json
 import platform
 import shutil
@@ -33,7 +34,8 @@ PACKAGES = ("torch", "torchvision", "compressai", "numpy", "faster-coco-eval")
 def fingerprint(*things) -> str:
     """Sixteen hex digits that change with any module, state dict, file or plain value."""
     digest = hashlib.sha256()
-    for thing in things:
+    for i, thing in enumerate(things):
+        digest.update(b"\0" if i else b"")  # (1, 2) is not (12,)
         if isinstance(thing, torch.nn.Module):
             thing = thing.state_dict()
         if isinstance(thing, Path):
@@ -178,8 +180,9 @@ class Run:
             half.write_text(json.dumps(plain(values), indent=1))
 
     def _forget(self) -> None:
-        for name in ("last.pt", "log.csv", "summary.json", "final.safetensors", "per_image.csv"):
-            self.path(name).unlink(missing_ok=True)
+        for pattern in ("last.pt", "*.csv", "summary.json", "*_*.json", "*.safetensors", "*.npz"):
+            for file in self.folder.glob(pattern):
+                file.unlink()
         shutil.rmtree(self.path("figures"), ignore_errors=True)
 
     # --- training ------------------------------------------------------------------------
@@ -207,7 +210,9 @@ class Run:
         self.seconds, self._clock = self.seconds + now - self._clock, now
         state = {name: part.state_dict() for name, part in parts.items()}
         with written(self.path("last.pt")) as half:
-            torch.save({"step": step, "seconds": self.seconds, **state}, half)
+            buffer = io.BytesIO()  # torch.save to a file hides a full disk behind a RuntimeError
+            torch.save({"step": step, "seconds": self.seconds, **state}, buffer)
+            half.write_bytes(buffer.getbuffer())
 
     def resume(self, **parts) -> int:
         """Restore parts from the resume point; returns the steps already done (0 without one)."""
@@ -220,7 +225,7 @@ class Run:
         for name, part in parts.items():
             part.load_state_dict(state[name])
         if self.path("log.csv").exists():  # rows past the resume point are made again
-            rows = pd.read_csv(self.path("log.csv"), dtype=str, on_bad_lines="skip")
+            rows = pd.read_csv(self.path("log.csv"), dtype=str, on_bad_lines="skip").dropna()
             rows = rows[pd.to_numeric(rows["step"], errors="coerce") < state["step"]]
             with written(self.path("log.csv")) as half:
                 rows.to_csv(half, index=False)

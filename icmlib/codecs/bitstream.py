@@ -16,6 +16,7 @@ MAGIC = b"ICM1"
 HEADER = struct.Struct(">4s8sHHIB")
 LENGTH = CRC = struct.Struct(">I")
 MAX_STRINGS = 8
+MAX_SIDE = 65535  # px
 
 
 class BitstreamError(ValueError):
@@ -48,6 +49,10 @@ class Bitstream:
         return len(bytes(self))
 
     def __bytes__(self) -> bytes:
+        if max(self.height, self.width) > MAX_SIDE:
+            raise ValueError(
+                f"image is {self.height}x{self.width} px; the bitstream holds up to {MAX_SIDE}"
+            )
         fields = (MAGIC, bytes.fromhex(self.codec), self.height, self.width, self.symbols_crc)
         head = HEADER.pack(*fields, len(self.strings))
         lengths = b"".join(LENGTH.pack(len(string)) for string in self.strings)

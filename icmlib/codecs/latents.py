@@ -33,7 +33,8 @@ def cached_latents(codec: LearnedCodec, dataset, folder: str | Path) -> Latents:
     Raises:
         ValueError: the codec's latents are no integers (its entropy model has means).
     """
-    content = fingerprint({"codec": codec.fingerprint, "images": dataset.ground_truth["images"]})
+    images = [dataset.path(index) for index in range(len(dataset))]  # their bytes, not their names
+    content = fingerprint(codec.fingerprint, *images)
     path = Path(folder) / f"latents-{content}.safetensors"
     if not path.exists():
         tensors = {}

@@ -78,7 +78,12 @@ def check_supported(layers: list[nn.Module]) -> None:
     """Raises ValueError naming the first layer whose patches cannot be decoded by themselves."""
     for layer in layers:
         known = isinstance(layer, nn.ConvTranspose2d | nn.PixelShuffle)
-        known |= isinstance(layer, nn.Conv2d) and layer.stride == (1, 1)
+        known |= (
+            isinstance(layer, nn.Conv2d)
+            and layer.stride == (1, 1)
+            and layer.padding_mode == "zeros"
+            and not isinstance(layer.padding, str)
+        )
         if not known and type(layer).__name__ not in POINTWISE:
             raise ValueError(f"decoder layer {layer} cannot be decoded in patches")
 
@@ -88,12 +93,19 @@ def plan(layers: list[nn.Module], latent_size: tuple[int, int], patches: Windows
     sizes = [latent_size]
     for layer in layers:
         sizes.append(tuple(output_size(layer, sizes[-1][axis], axis) for axis in (0, 1)))
+    low, high = patches.corners.amin(0), patches.corners.amax(0) + torch.tensor(patches.size)
+    if (low < 0).any() or (high > torch.tensor(sizes[-1])).any():
+        raise ValueError(
+            f"patches reach from {low.tolist()} to {high.tolist()}; "
+            f"the decoded image is {sizes[-1][0]}x{sizes[-1][1]} px"
+        )
     windows = [patches]
     for layer, size in zip(reversed(layers), reversed(sizes[:-1])):
         after, corners, extent = windows[0], [], []
         for axis in (0, 1):
             low, high = input_range(layer, after.corners[:, axis], after.size[axis], axis)
-            low, high = low.clamp(min=0), high.clamp(max=size[axis])
+            low = low.clamp(0, size[axis] - 1)  # one at least, where a patch sees only padding
+            high = torch.maximum(high.clamp(max=size[axis]), low + 1)
             length = int((high - low).max())
             corners.append(low.clamp(max=size[axis] - length))
             extent.append(length)

@@ -24,7 +24,7 @@ def read_image(path: str | Path) -> torch.Tensor:
             pixels = np.array(image.convert("RGB"))
     except FileNotFoundError:
         raise FileNotFoundError(f"image {path} does not exist") from None
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
         raise ValueError(
             f"image {path} cannot be read ({error}); replace it or remove it"
         ) from error
@@ -108,8 +108,14 @@ class CocoDataset(Dataset):
         }
         self.category_ids = [c["id"] for c in sorted(coco["categories"], key=lambda c: c["id"])]
         self.categories = {c["id"]: c["name"] for c in coco["categories"]}
+        self._labels = {category: i + 1 for i, category in enumerate(self.category_ids)}
         self._instances: dict[int, list[dict]] = {image["id"]: [] for image in kept}
         for annotation in self.ground_truth["annotations"]:
+            if annotation["category_id"] not in self._labels:
+                raise ValueError(
+                    f"{annotations}: annotation {annotation.get('id')} is of category "
+                    f"{annotation['category_id']}, which the file does not list"
+                )
             self._instances[annotation["image_id"]].append(annotation)
 
     def __len__(self) -> int:
@@ -144,7 +150,7 @@ class CocoDataset(Dataset):
         ]
         boxes = torch.tensor([a["bbox"] for a in usable], dtype=torch.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]  # xywh -> xyxy
-        labels = [self.category_ids.index(a["category_id"]) + 1 for a in usable]
+        labels = [self._labels[a["category_id"]] for a in usable]
         masks = [_decode(a["segmentation"], height, width) for a in usable]
         return {
             "boxes": boxes,
