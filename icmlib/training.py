@@ -48,7 +48,7 @@ def seeded(seed: int, step: int) -> Iterator[None]:
 
 def check_finite(terms: dict[str, torch.Tensor], step: int) -> None:
     """Raises FloatingPointError that names the terms which are not finite."""
-    bad = {name: float(value) for name, value in terms.items() if not torch.isfinite(value)}
+    bad = {name: value.item() for name, value in terms.items() if not torch.isfinite(value)}
     if bad:
         raise FloatingPointError(
             f"step {step}: loss is not finite: {bad}; lower the learning rate or that term's "

@@ -31,7 +31,7 @@ def test_parameters_reach_the_notebook(notebook, tmp_path):
 
 
 def test_unknown_parameter_names_the_nearest(notebook, tmp_path):
-    with pytest.raises(ValueError, match="no parameter 'step' .did you mean 'steps'"):
+    with pytest.raises(ValueError, match=r"no parameter 'step' \(did you mean 'steps'"):
         cli.run_notebook(notebook, tmp_path / "out.ipynb", {"step": 2})
     assert not (tmp_path / "out.ipynb").exists()
 

@@ -23,7 +23,8 @@ def requirement(text: str) -> tuple[str, str]:
 
 def test_environment_and_pyproject_state_the_same_versions():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    wanted = [requirement_ for group in groups for requirement_ in group]
     conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     pip = next(entry["pip"] for entry in conda if isinstance(entry, dict))
     stated = [entry for entry in conda if isinstance(entry, str)] + pip
