@@ -89,7 +89,7 @@ def build_report(html: str | Path, notebooks: list[str | Path], title: str) -> P
                 cell.outputs = [output for output in cell.outputs if _is_result(output)]
                 if not cell.outputs:
                     continue
-            cell.pop("id", None)
+            cell.id = f"cell-{len(report.cells)}"  # unique in the report
             report.cells.append(cell)
     exporter = HTMLExporter(
         exclude_input=True,

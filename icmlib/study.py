@@ -103,7 +103,7 @@ def aims(test: pd.DataFrame, chosen: dict[str, str | None]) -> pd.DataFrame:
 
     for role, name in chosen.items():
         if name is None:
-            checks.append({"role": role, "aim": "a row qualifies on val", "holds": False})
+            check(role, "a row qualifies on val", "none does", False)
             continue
         row = test.loc[name]
         lpp = [row["lpp2"], row["lpp4"], row["lpp8"]]
@@ -161,7 +161,8 @@ def paired_rows(profile: Profile, reference: str, names: list[str]) -> pd.DataFr
     truth = datasets.create(profile.data, "test").ground_truth
     folders = {n: run_folder(profile, "finetune", n) for n in [reference, *names]}
     runs = {name: load_evaluation(folder, "test", truth) for name, folder in folders.items()}
-    scale = 100 / read_summary(profile, "base_codec", "base")["test"]["mask_AP"]
+    base_ap = read_summary(profile, "base_codec", "base")["test"]["mask_AP"]
+    scale = 100 / base_ap if base_ap else float("nan")
     rows = {}
     for name in names:
         row = compare(runs[reference], runs[name], profile.evaluation.resamples)
