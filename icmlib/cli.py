@@ -108,8 +108,8 @@ def build_report(html: str | Path, notebooks: list[str | Path], title: str) -> P
 
 
 def _is_result(output: dict) -> bool:
-    """Neither a progress bar nor a log line."""
-    return output.output_type != "stream" and WIDGET not in output.get("data", {})
+    """Neither a progress bar nor a warning."""
+    return output.get("name") != "stderr" and WIDGET not in output.get("data", {})
 
 
 def main(words: list[str] | None = None) -> int:

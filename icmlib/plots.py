@@ -59,19 +59,22 @@ def detections(
 
 
 def _instances(axis, prediction: dict, names: list[str], min_score: float) -> None:
-    scores = prediction.get("scores", torch.ones(len(prediction["labels"])))
-    for i in torch.nonzero(scores >= min_score)[:, 0].tolist():
+    """Draw instances on an image; annotations have no scores and are all drawn."""
+    scores = prediction.get("scores")
+    for i, label in enumerate(prediction["labels"].tolist()):
+        if scores is not None and scores[i] < min_score:
+            continue
         colour = COLOURS[i % len(COLOURS)]
         if "masks" in prediction:
             mask = np.asarray(prediction["masks"][i], bool)
             axis.imshow(np.dstack([np.full((*mask.shape, 3), colour), 0.45 * mask]))
         x1, y1, x2, y2 = prediction["boxes"][i].tolist()
         axis.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color=colour, lw=1)
-        label = names[int(prediction["labels"][i]) - 1]
-        axis.text(
-            x1, y1, f"{label} {scores[i]:.2f}", size=6, color="w", va="bottom",
-            bbox={"facecolor": colour, "pad": 0.5, "lw": 0},
-        )  # fmt: skip
+        text = names[label - 1] + ("" if scores is None else f" {scores[i]:.2f}")
+        box = {"facecolor": colour, "pad": 0.5, "lw": 0}
+        axis.text(x1, y1, text, size=6, color="w", va="bottom", bbox=box, clip_on=True)
+    height, width = axis.images[0].get_array().shape[:2]
+    axis.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
 
 
 def crops(variants: dict[str, torch.Tensor], captions: dict[str, str], box: tuple) -> Figure:

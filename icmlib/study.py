@@ -66,14 +66,14 @@ def choose(profile: Profile, val: pd.DataFrame) -> dict[str, str | None]:
     """Rows chosen on val, each the one of highest mask AP among those that qualify.
 
     finetuned    the paper's loss alone (L2 and adversarial): pattern gone, PSNR and SSIM up
-    low_impact   the same loss: PSNR, SSIM and feature distance all better
+    low_impact   any loss: PSNR, SSIM and feature distance all better
     beyond       any loss: pattern gone, PSNR and SSIM up
     """
     configs = {name: replace(profile.finetune, row) for name, row in profile.rows.items()}
     paper = [n for n, c in configs.items() if _papers_loss(c)]
     qualified = {
         "finetuned": val.loc[paper].query("gone and fidelity_up"),
-        "low_impact": val.loc[paper].query("fidelity_up and feature_difference < 0"),
+        "low_impact": val.loc[list(configs)].query("fidelity_up and feature_difference < 0"),
         "beyond": val.loc[list(configs)].query("gone and fidelity_up"),
     }
     return {

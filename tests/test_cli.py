@@ -15,7 +15,9 @@ def notebook(tmp_path):
         nbformat.v4.new_code_cell(
             "steps = 3  # how many\nname = 'a'", metadata={"tags": ["parameters"]}
         ),
-        nbformat.v4.new_code_cell("print('streamed')\nname * steps"),
+        nbformat.v4.new_code_cell(
+            "import sys\nprint('noise', file=sys.stderr)\nprint('said')\nname * steps"
+        ),
     ]
     path = tmp_path / "small.ipynb"
     kernel = {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}}
@@ -76,12 +78,13 @@ def test_word_without_equals_is_refused():
         cli.parse_parameters(["profile"])
 
 
-def test_report_is_self_contained_without_code_and_streams(notebook, tmp_path):
+def test_report_is_self_contained_without_code_and_progress(notebook, tmp_path):
     executed = tmp_path / "executed.ipynb"
     cli.run_notebook(notebook, executed, {})
     html = cli.build_report(tmp_path / "report.html", [executed], "a title").read_text()
     assert "A title" in html and "aaa" in html
-    assert "streamed" not in html and "name * steps" not in html
+    assert "said" in html
+    assert "noise" not in html and "name * steps" not in html
     for tag in ('src="http', "src='http", 'href="http', "@import"):
         assert tag not in html
 
