@@ -181,7 +181,7 @@ def forest(table: pd.DataFrame, panels: dict[str, str]) -> Figure:
         table: `label` and, for each measure, `<measure>`, `<measure>_low`, `<measure>_high`.
         panels: measure -> axis label.
     """
-    height = 0.26 * len(table) + 0.8
+    height = max(1.8, 0.26 * len(table) + 0.8)
     figure, axes = plt.subplots(
         1,
         len(panels),

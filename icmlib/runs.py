@@ -242,7 +242,7 @@ class Run:
 
     def figure(self, figure, name: str, table: pd.DataFrame | None = None) -> None:
         """Save a figure as PNG, stamped with its provenance, and the table it was drawn from."""
-        figure.text(0.995, 0.002, str(self), ha="right", va="bottom", size=6, color="0.5")
+        figure.text(0.995, -0.01, str(self), ha="right", va="top", size=6, color="0.5")
         with written(self.path(f"figures/{name}.png")) as half:
             figure.savefig(half, format="png", dpi=150, bbox_inches="tight")
         if table is not None:
