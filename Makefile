@@ -23,7 +23,7 @@ lab: .venv/ready  ## the notebooks in JupyterLab
 
 lint: .venv/ready
 	$(BIN)/ruff check icmlib tests && $(BIN)/ruff format --check icmlib tests
-	$(BIN)/nbstripout --verify notebooks/*.ipynb
+	$(BIN)/nbstripout --keep-id --verify notebooks/*.ipynb
 
 .venv/ready: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'
