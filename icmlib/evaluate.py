@@ -9,6 +9,7 @@ import hashlib
 import json
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,6 @@ from icmlib.codecs import Bitstream, LearnedCodec
 from icmlib.metrics import checkerboard, detection, fidelity, rate, resample_counts
 from icmlib.runs import Run, written
 from icmlib.tasks import TaskNetwork
-
-IOU_TYPES = ("segm", "bbox")
 
 
 @dataclass
@@ -41,9 +40,17 @@ class Evaluation:
     detections: list[dict]
     ground_truth: dict
 
-    @property
-    def seconds(self) -> float:
-        return float(self.per_image["seconds"].sum())
+    @cached_property
+    def matches(self) -> dict[str, detection.Matches]:
+        """Detections matched to the ground truth, by prefix: `mask` (where there are masks) and
+        `box`."""
+        kinds = {"box": "bbox"}
+        if not self.detections or "segmentation" in self.detections[0]:
+            kinds = {"mask": "segm", **kinds}
+        return {
+            prefix: detection.match(self.ground_truth, self.detections, kind)
+            for prefix, kind in kinds.items()
+        }
 
 
 def evaluate(
@@ -144,7 +151,7 @@ def summarize(evaluation: Evaluation, resamples: int = 1000, seed: int = 0) -> d
             row[name] = float(table[name].mean())
     row |= _pattern(evaluation.spectra, resamples, seed)
     if evaluation.ground_truth["annotations"]:
-        for prefix, matches in all_matches(evaluation).items():
+        for prefix, matches in evaluation.matches.items():
             row |= {f"{prefix}_{k}": v for k, v in detection.average_precision(matches).items()}
     return row
 
@@ -167,15 +174,6 @@ def _pattern(spectra: dict[str, np.ndarray], resamples: int, seed: int) -> dict:
     return row
 
 
-def all_matches(evaluation: Evaluation) -> dict[str, detection.Matches]:
-    """Matches of masks (where there are any) and boxes, by prefix `mask` and `box`."""
-    truth, found = evaluation.ground_truth, evaluation.detections
-    kinds = {"box": "bbox"}
-    if not found or "segmentation" in found[0]:
-        kinds = {"mask": "segm", **kinds}
-    return {prefix: detection.match(truth, found, kind) for prefix, kind in kinds.items()}
-
-
 def compare(base: Evaluation, other: Evaluation, resamples: int = 1000, seed: int = 0) -> dict:
     """Paired differences, other minus base, each with its 95 % bootstrap interval over images:
     `<name>_difference`, `<name>_difference_low`, `<name>_difference_high`."""
@@ -191,7 +189,7 @@ def compare(base: Evaluation, other: Evaluation, resamples: int = 1000, seed: in
             low, high = np.quantile(counts @ difference / len(difference), (0.025, 0.975))
             result |= _difference(name, difference.mean(), low, high)
     if base.ground_truth["annotations"]:
-        ours, theirs = all_matches(base), all_matches(other)
+        ours, theirs = base.matches, other.matches
         for prefix in ours:
             rng = np.random.default_rng(seed)
             paired = detection.paired_bootstrap(ours[prefix], theirs[prefix], resamples, rng=rng)
