@@ -13,7 +13,6 @@ from pathlib import Path
 import nbformat
 import papermill
 import yaml
-from nbconvert import HTMLExporter
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
@@ -80,6 +79,8 @@ def parse_parameters(words: list[str]) -> dict:
 
 def build_report(html: str | Path, notebooks: list[str | Path], title: str) -> Path:
     """One self-contained HTML page of executed notebooks: text, tables and pictures, no code."""
+    from nbconvert import HTMLExporter  # slow to import, and only needed here
+
     report = nbformat.v4.new_notebook()
     for path in notebooks:
         if not Path(path).exists():
