@@ -15,21 +15,23 @@ from icmlib.datasets.coco import CocoDataset, read_image
 __all__ = ["CocoDataset", "create", "photographs", "read_image"]
 
 
-def create(config: DataConfig, split: str) -> CocoDataset:
+def create(config: DataConfig, split: str, limit: int | None = None) -> CocoDataset:
     """The data set of a profile.
 
     Args:
         config: which data set and where; dead leaves are generated if not there yet.
         split: `train`, `val` or `test`.
+        limit: only the first so many images.
     """
     if config.name == "deadleaves":
         counts = {"train": config.train, "val": config.val, "test": config.test}
         folder = deadleaves.generate(project_root() / config.root, config.size, counts, config.seed)
-        return CocoDataset(folder / split, deadleaves.annotation_file(folder, split))
+        return CocoDataset(folder / split, deadleaves.annotation_file(folder, split), limit)
     if config.name == "coco":
         files = config.splits[split]
         root = project_root() / config.root
-        return CocoDataset(root / files["images"], root / files["annotations"], files.get("limit"))
+        limit = limit or files.get("limit")
+        return CocoDataset(root / files["images"], root / files["annotations"], limit)
     raise ValueError(f"unknown data set {config.name!r}; known: deadleaves, coco")
 
 
