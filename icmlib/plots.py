@@ -169,6 +169,7 @@ def trade_off(table: pd.DataFrame, limit: float) -> Figure:
     axis.axhline(limit, color=BASE, lw=0.8, ls="--")
     axis.axvline(90, color="0.6", lw=0.8, ls="--")
     axis.set(xlabel="excess pattern removed (% of PRMS)", ylabel="mask AP against base (%)")
+    axis.set_yscale("symlog", linthresh=2)  # a filter may cost ten times what finetuning does
     axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     axis.grid(alpha=0.3)
     return figure
