@@ -260,3 +260,35 @@ def test_gaussian_does_not_mix_colours():
     png = PillowCodec("PNG")
     x_hat = FILTERS["gaussian"](png, 2.0).decode(png.encode(x))
     assert x_hat[1:].abs().max() == 0 and 0 < x_hat[0, 2, 2] < 1
+
+
+@pytest.mark.parametrize("name", ["gaussian", "bilateral"])
+def test_filters_leave_a_flat_image_flat(name):
+    """Borders are repeated, not darkened."""
+    flat = torch.full((3, 24, 32), 0.5)
+    codec = FILTERS[name](PillowCodec("PNG"), 1.4)
+    decoded = codec.decode(codec.encode(flat))
+    assert torch.allclose(decoded, torch.full_like(flat, 128 / 255), atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["gaussian", "bilateral"])
+def test_filters_leave_an_impulse_in_its_place(name):
+    """A faint impulse is spread evenly around where it was."""
+    image = torch.full((3, 15, 15), 128 / 255)
+    image[:, 6, 8] = 138 / 255
+    codec = FILTERS[name](PillowCodec("PNG"), 1.0)
+    spread = (codec.decode(codec.encode(image)) - 128 / 255)[0]
+    assert divmod(int(spread.argmax()), 15) == (6, 8)
+    assert torch.allclose(spread[6, 7], spread[6, 9], atol=1e-5)
+    assert torch.allclose(spread[5, 8], spread[7, 8], atol=1e-5)
+
+
+def test_bilateral_filter_keeps_edges_that_gaussian_blurs():
+    """An edge of 0.8 is outside the colour range of 0.1: no side leaks into the other."""
+    image = torch.full((3, 12, 12), 0.1)
+    image[:, :, 6:] = 0.9
+    png = PillowCodec("PNG")
+    kept, blurred = (
+        FILTERS[n](png, 1.0).decode(png.encode(image)) for n in ("bilateral", "gaussian")
+    )
+    assert (kept - image).abs().max() < 0.01 < 0.1 < (blurred - image).abs().max()
