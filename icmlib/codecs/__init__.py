@@ -1,8 +1,10 @@
 """Codecs by name. All have `encode(image) -> Bitstream` and `decode(bitstream) -> image`.
 
-bitstream.py   the file format
-learned.py     CompressAI's models
-patches.py     decode only what given patches need
+bitstream.py      the file format
+learned.py        CompressAI's models
+conventional.py   Pillow's formats; post-filters
+latents.py        y_hat of a whole data set, computed once
+patches.py        decode only what given patches need
 """
 
 from pathlib import Path
