@@ -2,10 +2,12 @@
 
 import contextlib
 import zlib
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from compressai.entropy_models import EntropyModel
 from compressai.layers import GDN
 from compressai.models import CompressionModel, ScaleHyperprior
 from compressai.models.utils import conv, deconv
@@ -111,13 +113,11 @@ class LearnedCodec(nn.Module):
 
     @torch.no_grad()
     def encode(self, image: torch.Tensor) -> Bitstream:
-        """image (3, H, W) RGB in [0, 1] -> Bitstream; encoded, then decoded once to know the
-        symbols that the checksum is over."""
-        coded = self.model.compress(self.pad(image[None].to(self.device)))
+        """image (3, H, W) RGB in [0, 1] -> Bitstream."""
+        with self._recorded("quantize") as symbols:
+            coded = self.model.compress(self.pad(image[None].to(self.device)))
         strings = tuple(string[0] for string in coded["strings"])
-        height, width = image.shape[-2:]
-        y_hat = self._entropy_decode(strings, height, width)
-        return Bitstream(self.fingerprint, height, width, _crc(y_hat), strings)
+        return Bitstream(self.fingerprint, *image.shape[-2:], _crc(symbols), strings)
 
     @torch.no_grad()
     def decode_latents(self, bitstream: Bitstream) -> torch.Tensor:
@@ -131,13 +131,17 @@ class LearnedCodec(nn.Module):
                 f"bitstream was written by codec {bitstream.codec}, this one is "
                 f"{self.fingerprint}; load the weights it was written with"
             )
-        y_hat = self._entropy_decode(bitstream.strings, bitstream.height, bitstream.width)
-        if _crc(y_hat) != bitstream.symbols_crc:
+        stride = self.model.downsampling_factor
+        shape = (-(-bitstream.height // stride), -(-bitstream.width // stride))  # of z
+        strings = [[string] for string in bitstream.strings]
+        with self._without_synthesis() as seen, self._recorded("dequantize") as symbols:
+            self.model.decompress(strings, shape)
+        if _crc(symbols) != bitstream.symbols_crc:
             raise BitstreamError(
                 "the decoded symbols differ from the encoded ones: this machine computes other "
                 "probabilities than the encoder's; decode with its settings (device, threads)"
             )
-        return y_hat
+        return seen.latents
 
     @torch.no_grad()
     def decode(self, bitstream: Bitstream) -> torch.Tensor:
@@ -156,13 +160,6 @@ class LearnedCodec(nn.Module):
             self.eval().model(self.pad(x.to(self.device)))
         return seen.latents
 
-    def _entropy_decode(self, strings: tuple, height: int, width: int) -> torch.Tensor:
-        stride = self.model.downsampling_factor
-        shape = (-(-height // stride), -(-width // stride))  # of z
-        with self._without_synthesis() as seen:
-            self.model.decompress([[string] for string in strings], shape)
-        return seen.latents
-
     @contextlib.contextmanager
     def _without_synthesis(self):
         """Inside, the model stops at y_hat: `g_s` only keeps what it is given."""
@@ -171,6 +168,26 @@ class LearnedCodec(nn.Module):
             yield self.model.g_s
         finally:
             self.model.g_s = g_s
+
+    @contextlib.contextmanager
+    def _recorded(self, method: str):
+        """Inside, the integer symbols of all entropy models are kept in the order of coding: what
+        `quantize` makes (the encoder's), or what `dequantize` is given (the decoder's)."""
+        symbols = []
+
+        def keep(original, inputs, *args, **kwargs):
+            outputs = original(inputs, *args, **kwargs)
+            symbols.append(outputs if method == "quantize" else inputs)
+            return outputs
+
+        coders = [m for m in self.model.modules() if isinstance(m, EntropyModel)]
+        for coder in coders:
+            setattr(coder, method, partial(keep, getattr(coder, method)))
+        try:
+            yield symbols
+        finally:
+            for coder in coders:
+                delattr(coder, method)
 
 
 class _Keep(nn.Module):
@@ -181,5 +198,7 @@ class _Keep(nn.Module):
         return y_hat.new_zeros(1)
 
 
-def _crc(y_hat: torch.Tensor) -> int:
-    return zlib.crc32(y_hat.round().to(torch.int32).cpu().contiguous().numpy().tobytes())
+def _crc(symbols: list[torch.Tensor]) -> int:
+    """CRC-32 of integer symbols, independent of how they were cut into tensors."""
+    flat = torch.cat([each.flatten() for each in symbols]).to(torch.int32)
+    return zlib.crc32(flat.cpu().numpy().tobytes())
