@@ -7,7 +7,6 @@ image x -> codec.encode -> Bitstream (bytes) -> codec.decode -> x_hat -> task ne
 
 import hashlib
 import json
-import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +21,8 @@ from icmlib.codecs import Bitstream, LearnedCodec
 from icmlib.metrics import checkerboard, detection, fidelity, rate, resample_counts
 from icmlib.runs import Run, written
 from icmlib.tasks import TaskNetwork
+
+NAMES = {"image_id": "id", "file_name": "file_name"}  # in the tables: in COCO
 
 
 @dataclass
@@ -58,6 +59,7 @@ def evaluate(
     task: TaskNetwork | None,
     dataset,
     vgg: fidelity.VGGDistance | None = None,
+    batch: int = 10,
 ) -> Evaluation:
     """Code and measure every image of a data set.
 
@@ -66,37 +68,49 @@ def evaluate(
         task: the machine; without one there are no detections and no feature distance.
         dataset: a `CocoDataset`.
         vgg: the VGG distance, where its weights can be had.
+        batch: images of one size that are measured together.
     """
     tile = checkerboard.tile_size(dataset.sizes())
-    rows, detections = [], []
+    tables, detections = [], []
     spectra = {"decoded": [], "original": [], "residual": []}
-    for index in tqdm(range(len(dataset)), "evaluate"):
-        start = time.perf_counter()
-        x = dataset.image(index)
-        data = bytes(codec.encode(x))
-        bitstream = Bitstream.from_bytes(data)
-        x_hat = fidelity.to_8bit(codec.decode(bitstream).clamp(0, 1))
-        row = dataset.ground_truth["images"][index]
-        row = {"image_id": row["id"], "file_name": row["file_name"]}
-        row |= _rate(bitstream, data) | _fidelity(x[None], x_hat[None], vgg)
+    for indices in tqdm(_batches(dataset.sizes(), batch), "evaluate"):
+        x = torch.stack([dataset.image(i) for i in indices])
+        files = [bytes(codec.encode(image)) for image in x]
+        bitstreams = [Bitstream.from_bytes(data) for data in files]
+        x_hat = torch.stack([codec.decode(bitstream) for bitstream in bitstreams])
+        x_hat = fidelity.to_8bit(x_hat.clamp(0, 1))
+        rows = [dataset.ground_truth["images"][i] for i in indices]
+        table = {name: [row[key] for row in rows] for name, key in NAMES.items()}
+        table |= _rate(bitstreams, files) | _fidelity(x, x_hat, vgg)
         if task is not None:
             with torch.no_grad():
-                features = task.features(x[None]), task.features(x_hat[None])
-            row["feature"] = float(fidelity.feature_distance(*features))
-            prediction = task.predict([x_hat])[0]
-            detections += detection.to_coco_results(
-                row["image_id"], prediction, dataset.category_ids
-            )
-        luma, luma_hat = checkerboard.luma(x), checkerboard.luma(x_hat)
-        for name, plane in zip(spectra, (luma_hat, luma, luma_hat - luma)):
-            spectra[name].append(checkerboard.welch_spectrum(plane, tile))
-        rows.append(row | {"seconds": time.perf_counter() - start})
+                features, features_hat = task.features(x), task.features(x_hat)
+            table["feature"] = fidelity.feature_distance(features, features_hat).tolist()
+            for row, prediction in zip(rows, task.predict(x_hat, features_hat)):
+                detections += detection.to_coco_results(
+                    row["id"], prediction, dataset.category_ids
+                )
+        for image, decoded in zip(x, x_hat):
+            luma, luma_hat = checkerboard.luma(image), checkerboard.luma(decoded)
+            for name, plane in zip(spectra, (luma_hat, luma, luma_hat - luma)):
+                spectra[name].append(checkerboard.welch_spectrum(plane, tile))
+        tables.append(pd.DataFrame(table))
     return Evaluation(
-        pd.DataFrame(rows),
+        pd.concat(tables, ignore_index=True),
         {name: np.stack(each) for name, each in spectra.items()},
         detections,
         dataset.ground_truth,
     )
+
+
+def _batches(sizes: list[tuple[int, int]], most: int) -> list[list[int]]:
+    """Indices in order, in batches of one image size."""
+    batches = []
+    for index, size in enumerate(sizes):
+        if index == 0 or size != sizes[index - 1] or len(batches[-1]) == most:
+            batches.append([])
+        batches[-1].append(index)
+    return batches
 
 
 def load_vgg(download: bool) -> tuple[fidelity.VGGDistance | None, str]:
@@ -118,20 +132,20 @@ def estimated_bpp(codec: LearnedCodec, dataset) -> list[float]:
     return rates
 
 
-def _rate(bitstream: Bitstream, data: bytes) -> dict:
+def _rate(bitstreams: list[Bitstream], files: list[bytes]) -> dict:
     return {
-        "pixels": bitstream.height * bitstream.width,
-        "payload_bytes": bitstream.payload_bytes,
-        "total_bytes": len(data),
-        "sha256": hashlib.sha256(data).hexdigest(),
+        "pixels": [b.height * b.width for b in bitstreams],
+        "payload_bytes": [b.payload_bytes for b in bitstreams],
+        "total_bytes": [len(data) for data in files],
+        "sha256": [hashlib.sha256(data).hexdigest() for data in files],
     }
 
 
 def _fidelity(x: torch.Tensor, x_hat: torch.Tensor, vgg) -> dict:
     return {
-        "psnr": float(fidelity.psnr(x, x_hat)),
-        "ssim": float(fidelity.ssim(x, x_hat)),
-        "vgg": float(vgg(x, x_hat)) if vgg else float("nan"),
+        "psnr": fidelity.psnr(x, x_hat).tolist(),
+        "ssim": fidelity.ssim(x, x_hat).tolist(),
+        "vgg": vgg(x, x_hat).tolist() if vgg else float("nan"),
     }
 
 
@@ -163,7 +177,8 @@ def _pattern(spectra: dict[str, np.ndarray], resamples: int, seed: int) -> dict:
         reading = checkerboard.read_pattern(spectra[name])
         row |= {f"{prefix}lpp{S}": value for S, value in reading.lpp.items()}
         row[f"{prefix}prms"] = reading.prms
-        rng = np.random.default_rng(seed)  # the same images are drawn for each: paired
+    for name in ("decoded", "original"):
+        rng = np.random.default_rng(seed)  # the same images are drawn for both: paired
         draws[name] = checkerboard.bootstrap_pattern(spectra[name], resamples=resamples, rng=rng)
     row["excess_prms"] = float(checkerboard.excess_prms(row["prms"], row["original_prms"]))
     draws["decoded"]["excess_prms"] = checkerboard.excess_prms(

@@ -135,7 +135,15 @@ class CocoDataset(Dataset):
             return file.height, file.width
 
     def image(self, index: int) -> torch.Tensor:
-        return read_image(self.path(index))
+        """(3, H, W); raises ValueError where the annotations state another size."""
+        image = read_image(self.path(index))
+        stated = self._size(index, self.ground_truth["images"][index])
+        if tuple(image.shape[1:]) != tuple(stated):
+            raise ValueError(
+                f"image {self.path(index)} is {image.shape[2]}x{image.shape[1]} px; its "
+                f"annotations say {stated[1]}x{stated[0]}"
+            )
+        return image
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, dict]:
         image = self.image(index)

@@ -128,7 +128,10 @@ def bootstrap_pattern(
     """
     spectra, weights = _check_pool(spectra, weights)
     counts = resample_counts(len(spectra), resamples, rng)
-    lpp, prms = _read(_pool(spectra, counts * weights))
+    read = _frequencies_read(spectra.shape[-1])  # the others need no pooling
+    pooled = np.empty((resamples, spectra[0].size))
+    pooled[:, read] = _pool(spectra.reshape(len(spectra), -1)[:, read], counts * weights)
+    lpp, prms = _read(pooled.reshape(-1, *spectra.shape[1:]))
     return {**{f"lpp{S}": column for S, column in zip(SCALES, lpp.T, strict=True)}, "prms": prms}
 
 
@@ -146,9 +149,8 @@ def _power(tiles: np.ndarray, window: np.ndarray) -> np.ndarray:
 
 
 def _pool(spectra: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weighted means (R, N, N) of spectra (n, N, N) under R rows of weights (R, n)."""
-    weights = weights / weights.sum(axis=1, keepdims=True)
-    return (weights @ spectra.reshape(len(spectra), -1)).reshape(-1, *spectra.shape[1:])
+    """Weighted means (R, ...) of spectra (n, ...) under R rows of weights (R, n)."""
+    return np.tensordot(weights / weights.sum(axis=1, keepdims=True), spectra, axes=1)
 
 
 def _read(pooled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -165,6 +167,12 @@ def _read(pooled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         lpp.append(10 * np.log10(peak / background).mean(axis=1))
         power = power + 2.25 * np.maximum(peak - background, 0).sum(axis=1) / tile**2
     return np.stack(lpp, axis=1), 255 * np.sqrt(power)
+
+
+def _frequencies_read(tile: int) -> np.ndarray:
+    """Flat indices of all that `_read` looks at: the lattices and their neighbourhoods."""
+    pairs = [pair for scale in SCALES for pair in _lattice(tile, scale)]
+    return np.unique(np.concatenate([part.ravel() for pair in pairs for part in pair]))
 
 
 @lru_cache

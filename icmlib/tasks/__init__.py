@@ -27,9 +27,10 @@ class TaskNetwork(Protocol):
     def features(self, images: Images) -> dict[str, torch.Tensor]:
         """Named feature maps (B, C, h, w), for the task-feature distance."""
 
-    def predict(self, images: Images) -> list[dict]:
+    def predict(self, images: Images, features: dict | None = None) -> list[dict]:
         """Per image: boxes (N, 4) xyxy in px, labels (N,) in 1..K, scores (N,) and, from an
-        instance segmentation network, masks (N, H, W) bool."""
+        instance segmentation network, masks (N, H, W) bool. `features` are the maps of these
+        images, where the caller has them already."""
 
 
 def create(config: TaskConfig) -> torch.nn.Module:

@@ -42,9 +42,14 @@ class TorchvisionTask(nn.Module):
         return dict(self.model.backbone(images.tensors))
 
     @torch.no_grad()
-    def predict(self, images) -> list[dict]:
+    def predict(self, images, features: dict[str, torch.Tensor] | None = None) -> list[dict]:
         self.model.eval()
-        predictions = self.model([x.to(self.device) for x in images])
+        features = self.features(images) if features is None else features
+        sizes = [tuple(x.shape[-2:]) for x in images]
+        images, _ = self.model.transform([x.to(self.device) for x in images])
+        proposals, _ = self.model.rpn(images, features)
+        predictions, _ = self.model.roi_heads(features, proposals, images.image_sizes)
+        predictions = self.model.transform.postprocess(predictions, images.image_sizes, sizes)
         predictions = [{k: v.cpu() for k, v in p.items()} for p in predictions]
         for prediction in predictions:
             if "masks" in prediction:  # (N, 1, H, W) probabilities -> (N, H, W) bool
