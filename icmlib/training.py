@@ -7,6 +7,7 @@ finetune_decoder      PatchGAN on the first decoder layers; the bits stay as the
 
 import contextlib
 import math
+import random
 from collections.abc import Iterator
 
 import torch
@@ -288,15 +289,19 @@ def sample_patches(
     config: FinetuneConfig,
     device: torch.device,
 ) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:
-    """Random patches of a batch: originals (P, 3, s, s), y_hat of each, corners (P, 2) in px."""
+    """Random patches of a batch: originals (P, 3, s, s), y_hat of each, corners (P, 2) in px.
+
+    An image's patches lie at different places; a patch as large as the image is taken once.
+    """
     patches, y_hat, corners = [], [], []
     for index in indices:
         image = dataset.image(index)
         y = latents[index].to(device, torch.float32)
         height, width = (min(config.patch_size, extent) for extent in image.shape[-2:])
-        for _ in range(config.patches):
-            top = int(torch.randint(image.shape[-2] - height + 1, ()))
-            left = int(torch.randint(image.shape[-1] - width + 1, ()))
+        rows, columns = image.shape[-2] - height + 1, image.shape[-1] - width + 1
+        draw = random.Random(int(torch.randint(2**31, ())))
+        for place in draw.sample(range(rows * columns), min(config.patches, rows * columns)):
+            top, left = divmod(place, columns)
             patches.append(image[:, top : top + height, left : left + width])
             y_hat.append(y)
             corners.append((top, left))
