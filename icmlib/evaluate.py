@@ -87,9 +87,7 @@ def evaluate(
                 features, features_hat = task.features(x), task.features(x_hat)
             table["feature"] = fidelity.feature_distance(features, features_hat).tolist()
             for row, prediction in zip(rows, task.predict(x_hat, features_hat)):
-                detections += detection.to_coco_results(
-                    row["id"], prediction, dataset.category_ids
-                )
+                detections += detection.to_coco_results(row["id"], prediction, dataset.category_ids)
         for image, decoded in zip(x, x_hat):
             luma, luma_hat = checkerboard.luma(image), checkerboard.luma(decoded)
             for name, plane in zip(spectra, (luma_hat, luma, luma_hat - luma)):

@@ -4,10 +4,22 @@ import dataclasses
 
 import pytest
 import torch
+from compressai.models import (
+    FactorizedPrior,
+    JointAutoregressiveHierarchicalPriors,
+    MeanScaleHyperprior,
+)
 from torch import nn
 
 from icmlib import codecs
-from icmlib.codecs import FILTERS, Bitstream, BitstreamError, PillowCodec, cached_latents
+from icmlib.codecs import (
+    FILTERS,
+    Bitstream,
+    BitstreamError,
+    LearnedCodec,
+    PillowCodec,
+    cached_latents,
+)
 from icmlib.codecs.latents import Latents
 from icmlib.config import BaseTrainingConfig, CodecConfig
 from icmlib.evaluate import estimated_bpp
@@ -133,6 +145,23 @@ def test_other_probabilities_are_found(codec, make_codec):
         other.model.h_s[-2].bias += 3.0
     with pytest.raises(BitstreamError):
         other.decode(bitstream)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [FactorizedPrior, MeanScaleHyperprior, JointAutoregressiveHierarchicalPriors],
+    ids=lambda model: model.__name__,
+)
+def test_symbols_of_every_kind_of_entropy_model_are_checked(model):
+    """Factorized, with means, autoregressive: decoded as encoded, and wrong symbols are found."""
+    torch.manual_seed(0)
+    codec = LearnedCodec(model(8, 12)).eval()
+    codec.update()
+    bitstream = codec.encode(picture(64, 80))
+    assert codec.decode(bitstream).shape == (3, 64, 80)
+    damaged = dataclasses.replace(bitstream, symbols_crc=bitstream.symbols_crc ^ 1)
+    with pytest.raises(BitstreamError, match="decoded symbols differ"):
+        codec.decode(damaged)
 
 
 def test_saved_and_loaded_codec_writes_the_same_bytes(codec, new_run):

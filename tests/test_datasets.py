@@ -350,6 +350,14 @@ def test_cut_short_image_is_an_error(tmp_path, rng, suffix):
             read_image(path)
 
 
+def test_image_of_another_size_than_its_annotations_say(tmp_path):
+    """Its masks would lie elsewhere."""
+    image = {"id": 1, "file_name": "5.png", "width": 9, "height": 4}
+    dataset = write_set(tmp_path, [], images=[image])
+    with pytest.raises(ValueError, match=r"is \d+x\d+ px; its annotations say 9x4"):
+        dataset[0]
+
+
 def test_file_that_is_no_image(tmp_path):
     (tmp_path / "x.png").write_text("<html>404</html>")
     with pytest.raises(ValueError, match=r"x\.png cannot be read"):

@@ -113,6 +113,19 @@ def test_predictions_are_as_documented(network, batch):
         assert len(prediction["scores"]) > 0 and not prediction["scores"].requires_grad
 
 
+def test_given_features_serve_the_prediction(network, batch):
+    """The same detections, and the backbone does not run again."""
+    images, maps = batch[0], network.features(batch[0])
+    expected = network.predict(images)
+    backbone, network.model.backbone = network.model.backbone, None
+    try:
+        found = network.predict(images, maps)
+    finally:
+        network.model.backbone = backbone
+    for one, other in zip(expected, found):
+        assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
 def test_no_detection_is_an_empty_prediction(network, batch):
     network.model.roi_heads.score_thresh = 1.1
     for prediction in network.predict(batch[0]):

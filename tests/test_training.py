@@ -310,6 +310,18 @@ def test_patches_and_latents_belong_together(make_codec, scenes, tmp_path):
         assert torch.equal(y_hat[k], latents[index].float())
 
 
+def test_a_patch_as_large_as_the_image_is_taken_once(make_codec, scenes, tmp_path):
+    """Three copies of it would cost three times as much and teach nothing more."""
+    dataset = scenes("train")
+    latents = cached_latents(make_codec(), dataset, tmp_path)
+    config = FinetuneConfig(patches=3, patch_size=128)
+    x, y_hat, corners = training.sample_patches(
+        dataset, latents, [4, 1], config, torch.device("cpu")
+    )
+    assert torch.equal(x, torch.stack([dataset.image(4), dataset.image(1)]))
+    assert corners.tolist() == [[0, 0], [0, 0]] and len(y_hat) == 2
+
+
 def test_schedules():
     """Cosine: 1, 1/2, 0. Late decay: 1 until half way, then to a hundredth, without a jump."""
     cosine = [training.learning_rate("cosine", p) for p in (0, 0.5, 1)]

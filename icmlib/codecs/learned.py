@@ -176,8 +176,9 @@ class LearnedCodec(nn.Module):
         symbols = []
 
         def keep(original, inputs, *args, **kwargs):
+            given = inputs.clone()  # CompressAI adds the means in place
             outputs = original(inputs, *args, **kwargs)
-            symbols.append(outputs if method == "quantize" else inputs)
+            symbols.append(outputs if method == "quantize" else given)
             return outputs
 
         coders = [m for m in self.model.modules() if isinstance(m, EntropyModel)]
