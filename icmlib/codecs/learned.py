@@ -56,6 +56,8 @@ class LearnedCodec(nn.Module):
         super().__init__()
         self.model = model
         self._fingerprint = None
+        for coder in self._entropy_models():
+            coder.entropy_coder = ShortTables(coder.entropy_coder)
 
     @property
     def g_s(self) -> nn.Sequential:
@@ -169,6 +171,9 @@ class LearnedCodec(nn.Module):
         finally:
             self.model.g_s = g_s
 
+    def _entropy_models(self) -> list[EntropyModel]:
+        return [module for module in self.model.modules() if isinstance(module, EntropyModel)]
+
     @contextlib.contextmanager
     def _recorded(self, method: str):
         """Inside, the integer symbols of all entropy models are kept in the order of coding: what
@@ -181,7 +186,7 @@ class LearnedCodec(nn.Module):
             symbols.append(outputs if method == "quantize" else given)
             return outputs
 
-        coders = [m for m in self.model.modules() if isinstance(m, EntropyModel)]
+        coders = self._entropy_models()
         for coder in coders:
             setattr(coder, method, partial(keep, getattr(coder, method)))
         try:
@@ -189,6 +194,22 @@ class LearnedCodec(nn.Module):
         finally:
             for coder in coders:
                 delattr(coder, method)
+
+
+class ShortTables:
+    """CompressAI's range coder, each row of the tables cut to its own length: the same bytes, but
+    the padding (of 64 rows to 3,133 entries) is not copied again for every string."""
+
+    def __init__(self, coder):
+        self.coder, self.name = coder, coder.name
+
+    def encode_with_indexes(self, symbols, indexes, tables, lengths, offsets) -> bytes:
+        rows = [row[:length] for row, length in zip(tables, lengths)]
+        return self.coder.encode_with_indexes(symbols, indexes, rows, lengths, offsets)
+
+    def decode_with_indexes(self, string, indexes, tables, lengths, offsets) -> list[int]:
+        rows = [row[:length] for row, length in zip(tables, lengths)]
+        return self.coder.decode_with_indexes(string, indexes, rows, lengths, offsets)
 
 
 class _Keep(nn.Module):
