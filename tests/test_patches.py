@@ -69,10 +69,10 @@ class Join(nn.Module):
         if self.kind == "concat":
             return self.merge(torch.cat((b, a), dim=1))
         if self.kind == "in place":
-            total = self.scale.exp() * a
+            total = kept = self.scale.exp() * a
             total += b
             F.leaky_relu(total, 0.2, inplace=True)
-            return 1 - total
+            return 1 - kept
         return torch.tanh(self.scale) * a + b / 2
 
 
@@ -104,9 +104,10 @@ def transposed(draw, width: int) -> nn.Module:
     """ConvTranspose2d of any geometry, each axis with its own."""
     axes = []
     for _ in range(2):
-        kernel, stride = draw(st.integers(2, 5)), draw(st.integers(1, 3))
-        padding, dilation = draw(st.integers(0, (kernel - 1) // 2)), draw(st.integers(1, 2))
-        axes.append((kernel, stride, padding, draw(st.integers(0, stride - 1)), dilation))
+        (kernel, dilation), stride = span(draw), draw(st.integers(1, 4))
+        extra = draw(st.integers(0, stride - 1))
+        padding = draw(st.integers(0, (dilation * (kernel - 1) + extra) // 2))
+        axes.append((kernel, stride, padding, extra, dilation))
     kernel, stride, padding, extra, dilation = (tuple(pair) for pair in zip(*axes))
     return nn.ConvTranspose2d(
         width, width, kernel, stride, padding, output_padding=extra, dilation=dilation
@@ -184,10 +185,10 @@ def randomize(module: nn.Module, generator: torch.Generator) -> nn.Module:
 
 @st.composite
 def cases(draw):
-    """A decoder of one to four random parts, latents of two sizes, and two to five patches of one
+    """A decoder of one to four random parts, latents of two sizes, and two to twelve patches of one
     size, borders and corners among them; sometimes a patch is the whole image."""
     width = draw(st.sampled_from([2, 4]))
-    kinds = [transposed, convolution, same_size, twice_size, hourglass]
+    kinds = [transposed, convolution, convolution, same_size, twice_size, hourglass]
     parts = [kind(draw, width) for kind in draw(st.lists(st.sampled_from(kinds), max_size=3))]
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     decoder = nn.Sequential(*parts, draw(st.sampled_from([transposed, twice_size]))(draw, width))
@@ -201,7 +202,7 @@ def cases(draw):
         images = [decoder(y_hat[None].clone())[0] for y_hat in latents]
     extent = [min(image.shape[axis] for image in images) for axis in (1, 2)]
     patch = [draw(st.sampled_from([e, draw(st.integers(1, e))])) for e in extent]
-    which = draw(st.lists(st.integers(0, 2), min_size=2, max_size=5))
+    which = draw(st.lists(st.integers(0, 2), min_size=2, max_size=12))
     corners = []
     for i in which:
         room = [images[i].shape[axis + 1] - patch[axis] for axis in (0, 1)]
@@ -214,11 +215,11 @@ def cases(draw):
 
 def full_decode(decoder, latents, corners, size) -> torch.Tensor:
     """Decode the whole image of each patch, then cut."""
-    images = [decoder(y_hat[None].clone())[0] for y_hat in latents]
+    images = {y_hat: decoder(y_hat[None].clone())[0] for y_hat in set(latents)}
     return torch.stack(
         [
-            image[:, r : r + size[0], c : c + size[1]]
-            for image, (r, c) in zip(images, corners.tolist())
+            images[y_hat][:, r : r + size[0], c : c + size[1]]
+            for y_hat, (r, c) in zip(latents, corners.tolist())
         ]
     )
 
@@ -243,7 +244,8 @@ def assert_equals_full_decode(decoder, latents, corners, size) -> None:
         torch.testing.assert_close(ours, theirs, atol=1e-9 * scale**2, rtol=1e-9)
 
 
-@settings(deadline=None, max_examples=200, derandomize=True)
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@settings(deadline=None, max_examples=300, derandomize=True)
 @given(cases())
 def test_patches_and_gradients_equal_the_full_decode(case):
     """The heart of finetuning: nothing is lost by decoding only the patches."""
