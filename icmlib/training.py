@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from icmlib import losses
 from icmlib.codecs import LearnedCodec
 from icmlib.codecs.latents import Latents
-from icmlib.codecs.patches import decode_patches, decoder_layers
+from icmlib.codecs.patches import decoder_layers, patch_decoder
 from icmlib.config import BaseTrainingConfig, FinetuneConfig, TaskConfig
 from icmlib.discriminator import PatchDiscriminator
 from icmlib.metrics.fidelity import feature_distance
@@ -191,10 +191,12 @@ def finetune_decoder(
     """PatchGAN finetuning (Le et al. 2022) of the first decoder layers; weights to `run`.
 
     Encoder and entropy model are frozen: y_hat of each image is given, and the bits stay exactly
-    as they are. A step decodes only the patches.
+    as they are. A step decodes only the patches, or, of a decoder that cannot, whole images; a
+    warning then names the layer which prevents it.
     """
     codec.eval().requires_grad_(False)
     task.requires_grad_(False)
+    decode = patch_decoder(codec.g_s)
     trained = decoder_layers(codec.g_s)[: config.layers]
     generator = [p.requires_grad_() for layer in trained for p in layer.parameters()]
     with seeded(config.seed, -1):
@@ -218,7 +220,7 @@ def finetune_decoder(
         indices = batch_indices(step, len(dataset), config.batch, config.seed)
         with seeded(config.seed, step):
             x, y_hat, corners = sample_patches(dataset, latents, indices, config, codec.device)
-        x_hat = decode_patches(codec.g_s, y_hat, corners, x.shape[-2:])
+        x_hat = decode(y_hat, corners, x.shape[-2:])
         terms = {}
 
         # discriminator: tell the patches of originals and of decoded images apart

@@ -5,6 +5,7 @@ learned.py        CompressAI's models
 conventional.py   Pillow's formats; post-filters
 latents.py        y_hat of a whole data set, computed once
 patches.py        decode only what given patches need
+graph.py          a decoder's layers, and what each of them sees
 """
 
 from pathlib import Path
