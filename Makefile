@@ -6,14 +6,18 @@ CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 BIN := .venv/bin
 SNAKEMAKE = $(BIN)/snakemake --cores $(CORES) --nolock --rerun-incomplete --quiet rules host
 
-.PHONY: reproduce smoke test lab lint lock clean
+.PHONY: reproduce bench smoke test lab lint lock clean
 
 reproduce: .venv/ready  ## every notebook of PROFILE, tables, figures and the report
 	$(SNAKEMAKE) --config profile=$(PROFILE)
 	@echo "report: $(CURDIR)/results/$(PROFILE)/report.html"
 
+bench: .venv/ready  ## how fast it is beside what one would otherwise run: results/PROFILE/speed.csv
+	$(SNAKEMAKE) --config profile=$(PROFILE) -- results/$(PROFILE)/speed.csv
+
 smoke:  ## every notebook at its smallest
 	$(MAKE) reproduce PROFILE=smoke
+	$(MAKE) bench PROFILE=smoke
 
 test: .venv/ready  ## unit tests
 	$(BIN)/python -m pytest

@@ -27,16 +27,19 @@ FILTERS = ["gaussian", "bilateral"]
 LIB = "icmlib"
 DATA = [f"{LIB}/config.py", f"{LIB}/datasets/coco.py", f"{LIB}/datasets/deadleaves.py"]
 TASK = [*DATA, f"{LIB}/tasks/torchvision.py"]
-CODEC = [f"{LIB}/codecs/learned.py", f"{LIB}/codecs/bitstream.py"]
+CODEC = [f"{LIB}/codecs/learned.py", f"{LIB}/codecs/bitstream.py", f"{LIB}/performance.py"]
 METRICS = [
     f"{LIB}/evaluate.py",
     *expand(f"{LIB}/metrics/{{file}}.py", file=["fidelity", "checkerboard", "detection", "rate"]),
 ]
-FINETUNE = [f"{LIB}/codecs/patches.py", f"{LIB}/discriminator.py", f"{LIB}/losses.py"]
-# freed memory is kept (page faults take half of the time otherwise)
+FINETUNE = [
+    *expand(f"{LIB}/codecs/{{file}}.py", file=["graph", "patches"]),
+    f"{LIB}/discriminator.py",
+    f"{LIB}/losses.py",
+]
 RUN = (
-    "MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592 "
-    "OMP_NUM_THREADS={threads} " + sys.executable + " -m icmlib.cli run {input.notebook} {log} profile=" + PROFILE
+    "OMP_NUM_THREADS={threads} " + sys.executable
+    + " -m icmlib.cli run {input.notebook} {log} profile=" + PROFILE
 )
 
 
@@ -139,6 +142,25 @@ rule figures:
         f"{OUT}/figures/photographs/notebook.ipynb",
     params:
         section("evaluation"),
+    threads: workflow.cores
+    shell:
+        RUN
+
+
+rule speed:
+    input:
+        FINETUNE, CODEC, METRICS, f"{LIB}/plots.py", f"{LIB}/training.py",
+        expand(
+            f"{LIB}/bench/{{file}}.py",
+            file=["harness", "finetuning", "training", "coding", "evaluation"],
+        ),
+        rules.base_codec.output, notebook="notebooks/07_speed.ipynb",
+    output:
+        f"{OUT}/speed.csv",
+    log:
+        f"{OUT}/speed/side_by_side/notebook.ipynb",
+    params:
+        section("speed", "finetune", "rows"),
     threads: workflow.cores
     shell:
         RUN

@@ -10,6 +10,7 @@ discriminator.py  PatchGAN             losses.py    named terms
 tasks/            the machine          training.py  the loops
 metrics/          what is measured     evaluate.py  the line above, one row an image
 config.py  runs.py  study.py  plots.py  cli.py      profiles, run folders, tables, figures
+performance.py  bench/                              what makes it fast, and how fast it is
 """
 
 import lazy_loader
@@ -17,7 +18,16 @@ import lazy_loader
 # lazy: the command line starts without loading PyTorch
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["codecs", "datasets", "plots", "study", "tasks", "training"],
+    submodules=[
+        "bench",
+        "codecs",
+        "datasets",
+        "performance",
+        "plots",
+        "study",
+        "tasks",
+        "training",
+    ],
     submod_attrs={
         "config": ["load_profile", "replace"],
         "evaluate": [

@@ -113,6 +113,22 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
+class SpeedConfig:
+    """How much 07_speed measures."""
+
+    N: int = 128  # of the scale hyperprior whose steps are timed
+    M: int = 192
+    repeats: int = 5  # medians are over so many
+    images: list[list[int]] = field(default_factory=lambda: [[512, 512], [768, 1024]])  # h, w in px
+    scene: int = 512  # px; images of the finetunings that are timed row by row
+    crops: list[int] = field(default_factory=lambda: [128, 256])  # px; of base training
+    steps: int = 3  # of base training in one call
+    coded: int = 100  # test images to bitstreams and back
+    coco: int = 5000  # images with made detections
+    rows: int = 7  # of the profile, from the first
+
+
+@dataclass(frozen=True)
 class Profile:
     """Everything that differs between a laptop and a cluster."""
 
@@ -123,6 +139,7 @@ class Profile:
     base: BaseTrainingConfig = field(default_factory=BaseTrainingConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    speed: SpeedConfig = field(default_factory=SpeedConfig)
     rows: dict[str, dict] = field(default_factory=dict)  # Table 1: name -> what it changes
 
 

@@ -4,6 +4,8 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from icmlib import performance
+
 
 class PatchDiscriminator(nn.Sequential):
     """Strided 4x4 convolutions with spectral norm and LeakyReLU; a score for each of many places.
@@ -25,4 +27,5 @@ class PatchDiscriminator(nn.Sequential):
         )
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
-        return super().forward(2 * patches - 1)
+        with performance.autocast(patches.device):
+            return super().forward(2 * patches - 1).float()

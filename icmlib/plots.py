@@ -226,3 +226,42 @@ def against_paper(table: pd.DataFrame, measures: dict[str, str]) -> Figure:
         axis.grid(alpha=0.3)
     axes[0, -1].legend(fontsize=7)
     return figure
+
+
+def growth(table: pd.DataFrame) -> Figure:
+    """What a step costs as the image, the number of patches and their size grow.
+
+    Args:
+        table: one row a measurement: `grows` (what does), `value`, and for `ours` and `theirs`
+            seconds (`<side>`) and floating-point operations (`<side>_operations`).
+    """
+    panels = list(dict.fromkeys(table["grows"]))
+    figure, axes = _axes(1, len(panels), 2.8, 2.6)
+    for axis, panel in zip(axes.flat, panels):
+        rows = table[table["grows"] == panel].sort_values("value")
+        for side, colour in (("theirs", BASE), ("ours", FINETUNED)):
+            seconds, operations = rows[side], rows[f"{side}_operations"]
+            rate = (seconds / operations).median()  # the line has the operations' shape alone
+            axis.plot(rows["value"], 1e3 * seconds, "o", color=colour, label=side)
+            axis.plot(rows["value"], 1e3 * rate * operations, "--", color=colour, lw=1)
+        axis.set(xlabel=panel, xscale="log", yscale="log")
+        axis.set_xticks(rows["value"], [f"{value:g}" for value in rows["value"]])
+        axis.minorticks_off()
+    axes[0, 0].set_ylabel("ms a step (dashed: operations)")
+    axes[0, 0].legend(frameon=False, fontsize=8)
+    return figure
+
+
+def ratios(table: pd.DataFrame) -> Figure:
+    """How many times faster: a bar for each row (`what`, `ratio`), with its `aim` as a tick."""
+    figure, axes = _axes(1, 1, 6.4, 0.32 * len(table) + 0.8)
+    axis = axes[0, 0]
+    places = np.arange(len(table))[::-1]
+    axis.barh(places, table["ratio"], color=FINETUNED, height=0.6)
+    axis.plot(table["aim"], places, "|", color="black", ms=12, label="aim")
+    for place, ratio in zip(places, table["ratio"]):
+        axis.annotate(f"{ratio:.1f}", (ratio, place), xytext=(4, -3), textcoords="offset points")
+    axis.set_yticks(places, table["what"], size=8)
+    axis.set(xscale="log", xlabel="times faster than what one would otherwise run")
+    axis.legend(frameon=False, fontsize=8)
+    return figure

@@ -26,6 +26,7 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 
+from icmlib import performance
 from icmlib.config import Profile, project_root
 
 PACKAGES = ("torch", "torchvision", "compressai", "numpy", "faster-coco-eval")
@@ -145,6 +146,7 @@ class Run:
     def __init__(self, folder: str | Path, parameters: dict, inputs: dict, provenance: dict):
         self.folder = Path(folder)
         self.provenance = provenance
+        self.device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
         self.seconds = 0.0  # spent in training, over all attempts
         self._clock = time.perf_counter()
         self._facts = {"parameters": plain(parameters), "inputs": plain(inputs)}
@@ -155,7 +157,7 @@ class Run:
         self._facts |= {
             "provenance": plain(provenance),
             "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            "device": self.device,
             "git": _git_state(),
             "start": old.get("start", _now()),
             "end": None,
@@ -281,6 +283,7 @@ def open_run(
     profile: Profile, stage: str, name: str, parameters: dict, inputs: dict | None = None
 ) -> Run:
     """The run folder of a notebook; see `Run`. A parameter `seed` goes into the provenance."""
+    performance.keep_freed_memory()
     provenance = {
         "profile": profile.name,
         "seed": parameters.get("seed", profile.data.seed),

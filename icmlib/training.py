@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from icmlib import losses
+from icmlib import losses, performance
 from icmlib.codecs import LearnedCodec
 from icmlib.codecs.latents import Latents
 from icmlib.codecs.patches import decoder_layers, patch_decoder
@@ -96,7 +96,7 @@ def flip(image: torch.Tensor, target: dict) -> tuple[torch.Tensor, dict]:
 
 def train_base_codec(
     codec: LearnedCodec,
-    task: TaskNetwork,
+    task: TaskNetwork | None,
     dataset: Dataset,
     config: BaseTrainingConfig,
     run: Run,
@@ -105,9 +105,10 @@ def train_base_codec(
 
     The loss is rate + lambda_mse * MSE + lambda_feature * task-feature distance, the last ramped
     up over the warm-up. The entropy bottleneck's quantiles have an optimiser of their own:
-    without it the real files are larger than the estimate.
+    without it the real files are larger than the estimate. Without lambda_feature no task network
+    is needed.
     """
-    task.requires_grad_(False)
+    frozen = [task.requires_grad_(False)] if task else []
     quantiles = [p for name, p in codec.named_parameters() if name.endswith("quantiles")]
     weights = [p for name, p in codec.named_parameters() if not name.endswith("quantiles")]
     optimizer = torch.optim.Adam(weights, config.lr)
@@ -120,39 +121,48 @@ def train_base_codec(
         "schedule": schedule,
     }
     start = run.resume(**parts)
-    for step in tqdm(range(start, config.steps), "base codec"):
-        indices = batch_indices(step, len(dataset), config.batch, config.seed)
-        codec.train()
-        with seeded(config.seed, step):
-            x = torch.stack([random_crop(dataset.image(i), config.crop) for i in indices])
-            x = x.to(codec.device)
-            out = codec(x)
-        terms = {
-            "rate": losses.rate(out["likelihoods"], x.shape[0] * x.shape[2] * x.shape[3]),
-            "mse": nn.functional.mse_loss(out["x_hat"], x),
-            "feature": task_feature_distance(task, x, out["x_hat"]),
-        }
-        aux_loss = codec.model.aux_loss()
-        check_finite({**terms, "aux": aux_loss}, step)
-        ramp = min(1.0, (step + 1) / max(1.0, config.warmup * config.steps))
-        loss = (
-            terms["rate"]
-            + config.lambda_mse * terms["mse"]
-            + config.lambda_feature * ramp * terms["feature"]
-        )
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
-        schedule.step()
-        aux_optimizer.zero_grad()
-        aux_loss.backward()
-        aux_optimizer.step()
-        run.log(step, {"loss": loss, **terms, "aux": aux_loss})
-        if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == config.steps:
-            run.checkpoint(step + 1, **parts)
+    with performance.channels_last(codec, *frozen):
+        for step in tqdm(range(start, config.steps), "base codec"):
+            indices = batch_indices(step, len(dataset), config.batch, config.seed)
+            codec.train()
+            with seeded(config.seed, step):
+                x = torch.stack([random_crop(dataset.image(i), config.crop) for i in indices])
+                terms = base_terms(codec, task, x.to(codec.device), config)
+            aux_loss = codec.model.aux_loss()
+            check_finite({**terms, "aux": aux_loss}, step)
+            ramp = min(1.0, (step + 1) / max(1.0, config.warmup * config.steps))
+            loss = terms["rate"] + config.lambda_mse * terms["mse"]
+            if config.lambda_feature:
+                loss = loss + config.lambda_feature * ramp * terms["feature"]
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(weights, 1.0)
+            optimizer.step()
+            schedule.step()
+            aux_optimizer.zero_grad()
+            aux_loss.backward()
+            aux_optimizer.step()
+            run.log(step, {"loss": loss, **terms, "aux": aux_loss})
+            if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == config.steps:
+                run.checkpoint(step + 1, **parts)
     codec.eval().update()
     run.save_weights(codec)
+
+
+def base_terms(
+    codec: LearnedCodec, task: TaskNetwork | None, x: torch.Tensor, config: BaseTrainingConfig
+) -> dict[str, torch.Tensor]:
+    """The named terms of the base codec's loss on a batch x (B, 3, H, W): rate (bpp), mse and,
+    where it has a weight, feature."""
+    with performance.autocast(x.device):
+        out = codec(x)
+    terms = {
+        "rate": losses.rate(out["likelihoods"], x.shape[0] * x.shape[2] * x.shape[3]),
+        "mse": nn.functional.mse_loss(out["x_hat"], x),
+    }
+    if config.lambda_feature:
+        terms["feature"] = task_feature_distance(task, x, out["x_hat"])
+    return terms
 
 
 def late_decay(progress: float) -> float:
@@ -175,9 +185,11 @@ def random_crop(image: torch.Tensor, size: int) -> torch.Tensor:
 
 def task_feature_distance(task: TaskNetwork, x: torch.Tensor, x_hat: torch.Tensor) -> torch.Tensor:
     """How far the task network's maps of x_hat are from those of x; scalar, mean over images."""
-    with torch.no_grad():
-        features = task.features(x)
-    return feature_distance(features, task.features(x_hat)).mean()
+    with performance.autocast(x.device):
+        with torch.no_grad():
+            features = task.features(x)
+        features_hat = task.features(x_hat)
+    return feature_distance(features, features_hat).mean()
 
 
 def finetune_decoder(
@@ -220,7 +232,8 @@ def finetune_decoder(
         indices = batch_indices(step, len(dataset), config.batch, config.seed)
         with seeded(config.seed, step):
             x, y_hat, corners = sample_patches(dataset, latents, indices, config, codec.device)
-        x_hat = decode(y_hat, corners, x.shape[-2:])
+        with performance.autocast(codec.device):
+            x_hat = decode(y_hat, corners, x.shape[-2:]).float()
         terms = {}
 
         # discriminator: tell the patches of originals and of decoded images apart

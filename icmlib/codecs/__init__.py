@@ -3,6 +3,7 @@
 bitstream.py      the file format
 learned.py        CompressAI's models
 conventional.py   Pillow's formats; post-filters
+folders.py        many images at once, on all cores
 latents.py        y_hat of a whole data set, computed once
 patches.py        decode only what given patches need
 graph.py          a decoder's layers, and what each of them sees
@@ -15,6 +16,7 @@ from compressai.models import ScaleHyperprior
 
 from icmlib.codecs.bitstream import Bitstream, BitstreamError
 from icmlib.codecs.conventional import FILTERS, PillowCodec
+from icmlib.codecs.folders import decode_all, encode_all
 from icmlib.codecs.latents import cached_latents
 from icmlib.codecs.learned import LearnedCodec, ScaleHyperpriorS8
 from icmlib.config import CodecConfig
@@ -27,6 +29,8 @@ __all__ = [
     "PillowCodec",
     "cached_latents",
     "create",
+    "decode_all",
+    "encode_all",
     "load",
 ]
 

@@ -58,6 +58,7 @@ class LearnedCodec(nn.Module):
         self._fingerprint = None
         for coder in self._entropy_models():
             coder.entropy_coder = ShortTables(coder.entropy_coder)
+            coder.forward = partial(in_float32, coder.forward)
 
     @property
     def g_s(self) -> nn.Sequential:
@@ -79,7 +80,7 @@ class LearnedCodec(nn.Module):
         """x (B, 3, H, W) in [0, 1] -> `x_hat` (B, 3, H, W) and `likelihoods` of y and z."""
         height, width = x.shape[-2:]
         out = self.model(self.pad(x))
-        return {**out, "x_hat": out["x_hat"][..., :height, :width]}
+        return {**out, "x_hat": out["x_hat"][..., :height, :width].float()}
 
     def pad(self, x: torch.Tensor) -> torch.Tensor:
         """Repeat the last row and column up to a multiple of the model's stride."""
@@ -210,6 +211,14 @@ class ShortTables:
     def decode_with_indexes(self, string, indexes, tables, lengths, offsets) -> list[int]:
         rows = [row[:length] for row, length in zip(tables, lengths)]
         return self.coder.decode_with_indexes(string, indexes, rows, lengths, offsets)
+
+
+def in_float32(forward, *inputs: torch.Tensor, **options):
+    """An entropy model's forward outside of autocast: likelihoods need the precision."""
+    inputs = [x.float() for x in inputs]
+    options = {k: v.float() if isinstance(v, torch.Tensor) else v for k, v in options.items()}
+    with torch.autocast(inputs[0].device.type, enabled=False):
+        return forward(*inputs, **options)
 
 
 class _Keep(nn.Module):

@@ -170,11 +170,11 @@ def to_coco_results(image_id: int, prediction: dict, category_ids: list[int]) ->
     ]
     if "masks" in prediction:
         for result, mask in zip(results, prediction["masks"], strict=True):
-            result["segmentation"] = _encode(mask.cpu().numpy())
+            result["segmentation"] = encode_mask(mask.cpu().numpy())
     return results
 
 
-def _encode(mask: np.ndarray) -> dict:
+def encode_mask(mask: np.ndarray) -> dict:
     """A boolean mask (H, W) as RLE that JSON can hold (counts as str)."""
     if mask.dtype != bool:
         raise ValueError(f"mask is {mask.dtype}; need bool (threshold the probabilities first)")

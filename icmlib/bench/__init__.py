@@ -1,0 +1,32 @@
+"""Speed, side by side: the library's way beside what one would otherwise run, on this machine.
+
+A case builds a `Pair`: two functions that do the same work, ours and theirs, from the same start.
+Theirs is plain PyTorch, CompressAI or pycocotools.
+
+harness.py     measure, peak_memory, operations
+finetuning.py  a generator step; whole steps of every row
+training.py    base training
+coding.py      data sets to bitstreams and back
+evaluation.py  metrics; COCO's figures
+"""
+
+from icmlib.bench.coding import decoding, encoding
+from icmlib.bench.evaluation import coco_evaluation, evaluation
+from icmlib.bench.finetuning import generator_step, growth, latents_seconds
+from icmlib.bench.harness import Pair, measure, operations, peak_memory
+from icmlib.bench.training import base_training
+
+__all__ = [
+    "Pair",
+    "base_training",
+    "coco_evaluation",
+    "decoding",
+    "encoding",
+    "evaluation",
+    "generator_step",
+    "growth",
+    "latents_seconds",
+    "measure",
+    "operations",
+    "peak_memory",
+]

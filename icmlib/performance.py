@@ -1,0 +1,58 @@
+"""What makes this machine fast: freed memory kept, channels-last maps, bf16.
+
+On by default where it helps; ICMLIB_FAST=0 switches all of it off. Memory layout and bf16 are for
+training loops alone: evaluation is float32 in PyTorch's own layout, so that no reported number
+depends on them. Threads are PyTorch's: OMP_NUM_THREADS, which Snakefile sets to the cores that a
+run has for itself.
+"""
+
+import contextlib
+import ctypes
+import os
+import sys
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+
+
+def enabled() -> bool:
+    return os.environ.get("ICMLIB_FAST", "1") != "0"
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what a step frees for the next one, in this process from here on: handing it
+    back and faulting it in again takes up to half of a step's time."""
+    if enabled() and sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # another C library
+            libc = ctypes.CDLL("libc.so.6")
+            libc.mallopt(M_MMAP_MAX, 0)
+            libc.mallopt(M_TRIM_THRESHOLD, -1)
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """bf16 inside, where the device multiplies it."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled() and has_bf16(device))
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device has instructions for bfloat16; emulated, it is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    features = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return bool(features.get("avx512_bf16") or features.get("amx_bf16"))
+
+
+@contextlib.contextmanager
+def channels_last(*modules: nn.Module) -> Iterator[None]:
+    """Inside, the modules convolve channels-last maps; after, their weights lie as before."""
+    if enabled():
+        for module in modules:
+            module.to(memory_format=torch.channels_last)
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.to(memory_format=torch.contiguous_format)
