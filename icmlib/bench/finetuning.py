@@ -104,9 +104,7 @@ def growth(size: int, N: int, M: int) -> pd.DataFrame:
     sides = (size // 4, size // 2, size, 2 * size)
     usual = {"height": size, "width": size, "patches": 3, "patch_size": size // 8}
     grown = {
-        "image side (px)": [
-            {"height": s, "width": s} for s in (size // 4, size // 2, size, 2 * size)
-        ],
+        "image side (px)": [{"height": side, "width": side} for side in sides],
         "patches": [{"patches": count} for count in (1, 3, 9)],
         "patch side (px)": [{"patch_size": s} for s in (size // 16, size // 8, size // 4)],
     }
