@@ -113,6 +113,8 @@ rule post_filter:
         f"{OUT}/post_filter/{{filter}}/summary.json",
     log:
         f"{OUT}/post_filter/{{filter}}/notebook.ipynb",
+    params:
+        section("evaluation"),
     threads: 1
     shell:
         RUN + " filter={wildcards.filter}"
