@@ -6,6 +6,7 @@ import pandas as pd
 import seaborn as sns
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import SymmetricalLogLocator
 
 COLOURS = sns.color_palette("colorblind")
 BASE, FINETUNED, OTHER = COLOURS[3], COLOURS[0], COLOURS[7]
@@ -170,6 +171,8 @@ def trade_off(table: pd.DataFrame, limit: float) -> Figure:
     axis.axvline(90, color="0.6", lw=0.8, ls="--")
     axis.set(xlabel="excess pattern removed (% of PRMS)", ylabel="mask AP against base (%)")
     axis.set_yscale("symlog", linthresh=2)  # a filter may cost ten times what finetuning does
+    axis.yaxis.set_major_locator(SymmetricalLogLocator(base=2, linthresh=0.5))
+    axis.yaxis.set_major_formatter("{x:g}")
     axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     axis.grid(alpha=0.3)
     return figure

@@ -56,10 +56,10 @@ def gaussian(codec, sigma: float) -> PostFiltered:
 
 
 def bilateral(codec, sigma: float) -> PostFiltered:
-    """Bilateral filter after decoding: spatial `sigma` px, colours within 0.1 of [0, 1]
-    (Tomasi & Manduchi 1998; OpenCV's, which sums the difference of the three channels)."""
+    """Bilateral filter after decoding: spatial `sigma` px, colours within 0.2, summed over the
+    three channels in [0, 1] (Tomasi & Manduchi 1998)."""
     width = 2 * math.ceil(3 * sigma) + 1
-    return PostFiltered(codec, lambda x: cv2.bilateralFilter(x, width, 0.1, sigma))
+    return PostFiltered(codec, lambda x: cv2.bilateralFilter(x, width, 0.2, sigma))
 
 
 FILTERS = {"gaussian": gaussian, "bilateral": bilateral}

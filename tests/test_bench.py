@@ -1,0 +1,104 @@
+"""Speed: both sides of every case do the same work. No test looks at a clock."""
+
+import pytest
+import torch
+
+from icmlib import bench, performance, tasks
+from icmlib.config import TaskConfig
+from icmlib.losses import rate
+
+MODEL = {"N": 8, "M": 12}
+
+
+@pytest.mark.parametrize("discriminate", [False, True])
+@pytest.mark.parametrize("size", [(64, 128), (80, 72)])
+def test_a_step_from_patches_has_the_gradients_of_the_full_decode(size, discriminate):
+    """In float32, and again after the first update."""
+    pair = bench.generator_step(*size, patch_size=32, **MODEL, discriminate=discriminate)
+    for _ in range(2):
+        ours, theirs = pair.ours(), pair.theirs()
+        assert max(float(g.abs().max()) for g in theirs) > 0
+        assert pair.difference(ours, theirs) < 1e-5
+
+
+def test_the_cost_of_a_step_does_not_grow_with_the_image():
+    """Counted in operations: ours stays, theirs grows with the pixels."""
+    counts = {
+        side: [
+            bench.operations(
+                getattr(bench.generator_step(size, size, patch_size=32, **MODEL), side)
+            )
+            for size in (256, 512)
+        ]
+        for side in ("ours", "theirs")
+    }
+    assert counts["ours"][1] <= 1.1 * counts["ours"][0]
+    assert counts["theirs"][1] > 3 * counts["theirs"][0]
+
+
+def test_base_training_is_that_of_compressais_loop(monkeypatch):
+    """Step for step the same losses, with nothing switched on that rounds otherwise."""
+    monkeypatch.setenv("ICMLIB_FAST", "0")
+    pair = bench.base_training(64, steps=3, batch=2, **MODEL)
+    assert pair.ours() == pytest.approx(pair.theirs(), rel=1e-4)
+
+
+def test_bytes_and_images_of_many_images_are_compressais(codec, scenes):
+    """One worker process: the order stays, too."""
+    for case in (bench.encoding, bench.decoding):
+        pair = case(codec, scenes("test"))
+        assert pair.difference(pair.ours(), pair.theirs()) == 0
+
+
+def test_coco_figures_are_pycocotools():
+    pair = bench.coco_evaluation(images=12, detections=8)
+    ours, theirs = pair.ours(), pair.theirs()
+    assert 0 < theirs[0] < 1 and pair.difference(ours, theirs) < 1e-6
+
+
+def test_measuring_reports_both_sides(codec, scenes):
+    pair = bench.evaluation(codec, tasks.create(TaskConfig()), scenes("test"))
+    row = bench.measure(pair, repeats=1, warmup=0)
+    assert row["ratio"] == pytest.approx(row["theirs"] / row["ours"]) and row["ours"] > 0
+
+
+def test_peak_memory_is_that_of_the_work():
+    """The full decode of a larger image needs more; ours does not."""
+    what = {"height": 256, "width": 256, "patch_size": 32, **MODEL}
+    ours, theirs = (bench.peak_memory(bench.generator_step, s, **what) for s in ("ours", "theirs"))
+    assert 0 <= ours < theirs
+
+
+# --- what makes it fast ------------------------------------------------------------------
+
+
+def test_memory_layout_is_restored(codec):
+    """Inside channels last, after as before, also when the loop fails."""
+    weight = codec.g_s[0].weight
+    with pytest.raises(RuntimeError), performance.channels_last(codec):
+        assert codec.g_s[0].weight.is_contiguous(memory_format=torch.channels_last)
+        raise RuntimeError
+    assert weight.is_contiguous() and codec.g_s[0].weight.is_contiguous()
+
+
+def test_everything_can_be_switched_off(codec, monkeypatch):
+    monkeypatch.setenv("ICMLIB_FAST", "0")
+    monkeypatch.setattr(performance, "has_bf16", lambda device: True)
+    with performance.channels_last(codec), performance.autocast(torch.device("cpu")):
+        assert codec.g_s[0].weight.is_contiguous()
+        assert not torch.is_autocast_enabled("cpu")
+
+
+def test_likelihoods_are_float32_under_autocast(codec, monkeypatch):
+    """The transforms run in bf16; the rate they are judged by does not."""
+    monkeypatch.setattr(performance, "has_bf16", lambda device: True)
+    x, seen = torch.rand(1, 3, 64, 64), []
+    codec.g_s[0].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    exact = codec.eval()(x)["likelihoods"]
+    with performance.autocast(x.device):
+        out = codec.eval()(x)
+    assert seen == [torch.float32, torch.bfloat16]
+    assert all(p.dtype == torch.float32 for p in out["likelihoods"].values())
+    assert out["x_hat"].dtype == torch.float32
+    bits = [float(rate(each, x[0, 0].numel())) for each in (exact, out["likelihoods"])]
+    assert bits[1] == pytest.approx(bits[0], rel=0.05)
