@@ -39,7 +39,7 @@ def run_notebook(notebook: str | Path, executed: str | Path, parameters: dict) -
         cwd=folder,
         kernel_name="python3",
         progress_bar=False,
-        extra_arguments=["--IPKernelApp.log_level=40"],  # errors only
+        extra_arguments=["--IPKernelApp.log_level=50"],  # not of shutting down
     )
     print(f"{what}: done in {(time.perf_counter() - start) / 60:.1f} min", flush=True)
 
