@@ -1,6 +1,6 @@
-"""What makes this machine fast: freed memory kept, channels-last maps, bf16.
+"""What makes this machine fast: freed memory kept, channels-last maps, bf16, fused optimisers.
 
-On by default where it helps; ICMLIB_FAST=0 switches all of it off. Memory layout and bf16 are for
+On by default where it helps; ICMLIB_FAST=0 switches all of it off. All but the first are for the
 training loops alone: evaluation is float32 in PyTorch's own layout, so that no reported number
 depends on them. Threads are PyTorch's: OMP_NUM_THREADS, which Snakefile sets to the cores that a
 run has for itself.

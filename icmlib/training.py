@@ -9,6 +9,7 @@ import contextlib
 import math
 import random
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import nn
@@ -59,7 +60,7 @@ def check_finite(terms: dict[str, torch.Tensor], step: int) -> None:
 
 def train_task_network(network: nn.Module, dataset: Dataset, config: TaskConfig, run: Run) -> None:
     """Train a task network from scratch: AdamW, one cycle, flips; weights to `run`."""
-    optimizer = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=1e-4)
+    optimizer = torch.optim.AdamW(network.parameters(), config.lr, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, config.steps)
     parts = {"network": network, "optimizer": optimizer, "schedule": schedule}
     start = run.resume(**parts)
@@ -111,7 +112,8 @@ def train_base_codec(
     frozen = [task.requires_grad_(False)] if task else []
     quantiles = [p for name, p in codec.named_parameters() if name.endswith("quantiles")]
     weights = [p for name, p in codec.named_parameters() if not name.endswith("quantiles")]
-    optimizer = torch.optim.Adam(weights, config.lr)
+    fused = performance.enabled()
+    optimizer = torch.optim.Adam(weights, config.lr, fused=fused)
     aux_optimizer = torch.optim.Adam(quantiles, config.aux_lr)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: late_decay(s / config.steps))
     parts = {
@@ -213,10 +215,9 @@ def finetune_decoder(
     generator = [p.requires_grad_() for layer in trained for p in layer.parameters()]
     with seeded(config.seed, -1):
         discriminator = PatchDiscriminator().to(codec.device)
-    g_optimizer = torch.optim.Adam(generator, config.lr, betas=(0.5, 0.99))
-    d_optimizer = torch.optim.Adam(
-        discriminator.parameters(), config.lr_discriminator, betas=(0.5, 0.99)
-    )
+    adam = partial(torch.optim.Adam, betas=(0.5, 0.99), fused=performance.enabled())
+    g_optimizer = adam(generator, config.lr)
+    d_optimizer = adam(discriminator.parameters(), config.lr_discriminator)
     g_schedule = torch.optim.lr_scheduler.LambdaLR(
         g_optimizer, lambda step: learning_rate(config.schedule, step / config.steps)
     )

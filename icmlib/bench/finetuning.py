@@ -46,7 +46,7 @@ def generator_step(
 
     originals = _crops(x, corners, patch_size)
     return Pair(
-        _update(ours, patched, originals, discriminate),
+        _update(ours, patched, originals, discriminate, fused=True),
         _update(theirs, cropped, originals, discriminate),
         largest_difference,
     )
@@ -56,13 +56,15 @@ def _crops(images: torch.Tensor, corners: np.ndarray, size: int) -> torch.Tensor
     return torch.cat([images[..., r : r + size, c : c + size] for r, c in corners.tolist()])
 
 
-def _update(codec, decode: Callable, x: torch.Tensor, discriminate: bool) -> Callable:
+def _update(
+    codec, decode: Callable, x: torch.Tensor, discriminate: bool, fused: bool = False
+) -> Callable:
     with training.seeded(0, 0):
         discriminator = PatchDiscriminator().to(x.device)
     layers = decoder_layers(codec.g_s)[:2]
     trained = [p.requires_grad_() for layer in layers for p in layer.parameters()]
-    optimizer = torch.optim.Adam(trained, 1e-4)
-    d_optimizer = torch.optim.Adam(discriminator.parameters(), 2e-4)
+    optimizer = torch.optim.Adam(trained, 1e-4, fused=fused)
+    d_optimizer = torch.optim.Adam(discriminator.parameters(), 2e-4, fused=fused)
 
     def step() -> list[torch.Tensor]:
         x_hat = decode()
