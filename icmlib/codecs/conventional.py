@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from icmlib.codecs.bitstream import Bitstream, BitstreamError
+from icmlib.codecs.bitstream import Bitstream, BitstreamError, check_image
 from icmlib.runs import fingerprint
 
 
@@ -21,7 +21,9 @@ class PillowCodec:
         self.fingerprint = fingerprint({"format": format})
 
     def encode(self, image: torch.Tensor) -> Bitstream:
-        """image (3, H, W) RGB in [0, 1], rounded to 8 bits -> Bitstream."""
+        """image (3, H, W) RGB in [0, 1], rounded to 8 bits -> Bitstream; raises ValueError for
+        anything else."""
+        check_image(image)
         pixels = (image * 255).round().byte().permute(1, 2, 0).numpy()
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, self.format, **self.options)
