@@ -12,6 +12,8 @@ from PIL import Image
 from icmlib.codecs.bitstream import Bitstream, BitstreamError, check_image
 from icmlib.runs import fingerprint
 
+cv2.setNumThreads(1)  # it has a pool of its own, beside PyTorch's threads
+
 
 class PillowCodec:
     """A still image format of Pillow, e.g. `PillowCodec("JPEG", quality=50)`; PNG is lossless."""

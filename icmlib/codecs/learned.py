@@ -146,8 +146,9 @@ class LearnedCodec(nn.Module):
             self.model.decompress(strings, shape)
         if _crc(symbols) != bitstream.symbols_crc:
             raise BitstreamError(
-                "the decoded symbols differ from the encoded ones: this machine computes other "
-                "probabilities than the encoder's; decode with its settings (device, threads)"
+                "the decoded symbols differ from the encoded ones: the payload was changed, or "
+                "this machine computes other probabilities than the encoder's; decode with its "
+                "settings (device, threads)"
             )
         return seen.latents
 
