@@ -120,7 +120,7 @@ def test_chroma_format_decides_the_bits(make, name):
         codec = make(name, 95, chroma=chroma)
         errors.append(float((codec.decode(codec.encode(stripes)) - stripes).abs().mean()))
         codes.append(codec.fingerprint)
-        assert chroma in codec.label and codec.facts.get("chroma", chroma) == chroma
+        assert chroma in codec.label and codec.facts["chroma"] == chroma
     assert errors[0] < 0.06 < 0.15 < errors[1] and codes[0] != codes[1]
     with pytest.raises(ValueError, match="chroma is '4:1:1'; need one of 4:4:4, 4:2:0"):
         make(name, 95, chroma="4:1:1")
@@ -193,6 +193,7 @@ def test_settings_are_checked_and_stated(make, name):
     codec = make(name, QUALITIES[name][1])
     assert str(QUALITIES[name][1]) in codec.label and name.lower() in codec.label.lower()
     assert codec.facts["quality"] == str(QUALITIES[name][1]) and codec.facts["version"]
+    assert codec.facts["chroma"] == ("4:2:0" if name == "WebP" else "4:4:4")
     for quality in (-1, 101, 50.5, "50"):
         with pytest.raises(ValueError, match=f"{name} quality is .*; need an integer"):
             make(name, quality)

@@ -2,8 +2,9 @@
 
 bitstream.py      the file format
 learned.py        CompressAI's models
-conventional.py   Pillow's formats, HEVC; post-filters
+conventional.py   Pillow's formats; post-filters
 containers.py     what such a file holds besides the picture
+hevc.py           HEVC by x265
 vtm.py            VVC by a VTM build
 anchors.py        the conventional codecs by name
 folders.py        many images at once, on all cores
