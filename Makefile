@@ -8,7 +8,7 @@ SNAKEMAKE = $(BIN)/snakemake --cores $(CORES) --nolock --rerun-incomplete --quie
 
 .PHONY: reproduce bench smoke test lab lint lock clean
 
-reproduce: .venv/ready  ## every notebook of PROFILE, tables, figures and the report
+reproduce: .venv/ready  ## the study of PROFILE: notebooks 00 to 06, tables, figures and the report
 	$(SNAKEMAKE) --config profile=$(PROFILE)
 	@echo "report: $(CURDIR)/results/$(PROFILE)/report.html"
 

@@ -25,9 +25,14 @@ def section(*names):
 OUT = f"results/{PROFILE}"
 FILTERS = ["gaussian", "bilateral"]
 LIB = "icmlib"
-DATA = [f"{LIB}/config.py", f"{LIB}/datasets/coco.py", f"{LIB}/datasets/deadleaves.py"]
-TASK = [*DATA, f"{LIB}/tasks/torchvision.py"]
-CODEC = [f"{LIB}/codecs/learned.py", f"{LIB}/codecs/bitstream.py", f"{LIB}/performance.py"]
+DATA = [f"{LIB}/config.py", *expand(f"{LIB}/datasets/{{file}}.py", file=["__init__", "coco", "deadleaves"])]
+TASK = [*DATA, f"{LIB}/tasks/__init__.py", f"{LIB}/tasks/torchvision.py"]
+if VALUES.get("task", {}).get("weights"):
+    TASK.append(VALUES["task"]["weights"])
+CODEC = [
+    *expand(f"{LIB}/codecs/{{file}}.py", file=["__init__", "learned", "bitstream", "latents"]),
+    f"{LIB}/performance.py",
+]
 METRICS = [
     f"{LIB}/evaluate.py",
     *expand(f"{LIB}/metrics/{{file}}.py", file=["fidelity", "checkerboard", "detection", "rate"]),
@@ -113,8 +118,6 @@ rule post_filter:
         f"{OUT}/post_filter/{{filter}}/summary.json",
     log:
         f"{OUT}/post_filter/{{filter}}/notebook.ipynb",
-    params:
-        section("evaluation"),
     threads: 1
     shell:
         RUN + " filter={wildcards.filter}"
@@ -122,7 +125,7 @@ rule post_filter:
 
 rule ablations:
     input:
-        f"{LIB}/plots.py", f"{LIB}/study.py",
+        f"{LIB}/plots.py", f"{LIB}/study.py", "data/le2022_table1.csv",
         expand(rules.finetune.output, row=ROWS), expand(rules.post_filter.output, filter=FILTERS),
         notebook="notebooks/04_ablations.ipynb",
     output:
@@ -156,6 +159,7 @@ rule speed:
             f"{LIB}/bench/{{file}}.py",
             file=["harness", "finetuning", "training", "coding", "evaluation"],
         ),
+        f"{LIB}/codecs/folders.py", f"{LIB}/study.py",
         rules.base_codec.output, notebook="notebooks/07_speed.ipynb",
     output:
         f"{OUT}/speed.csv",

@@ -5,6 +5,7 @@ python -m icmlib.cli report out.html a.ipynb b.ipynb ...
 """
 
 import argparse
+import re
 import sys
 import time
 from difflib import get_close_matches
@@ -71,7 +72,10 @@ def parse_parameters(words: list[str]) -> dict:
         name, equals, value = word.partition("=")
         if not equals:
             raise ValueError(f"parameter {word!r} is not of the form name=value")
-        read = yaml.safe_load(value)
+        try:
+            read = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f"parameter {word!r} is not valid YAML: {error}") from None
         same = isinstance(read, bool | list | dict) or str(read) == value
         parameters[name] = read if same and read is not None else value
     return parameters
@@ -90,6 +94,8 @@ def build_report(html: str | Path, notebooks: list[str | Path], title: str) -> P
                 cell.outputs = [output for output in cell.outputs if _is_result(output)]
                 if not cell.outputs:
                     continue
+            else:  # the notebooks that the text points to do not lie beside the report
+                cell.source = re.sub(r"\[([^\]]*)\]\([^)]*\.ipynb\)", r"\1", cell.source)
             cell.id = f"cell-{len(report.cells)}"  # unique in the report
             report.cells.append(cell)
     exporter = HTMLExporter(

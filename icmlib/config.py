@@ -5,6 +5,7 @@ import os
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Literal
 
 import dacite
 import yaml
@@ -93,8 +94,8 @@ class FinetuneConfig:
     steps: int = 1000
     lr: float = 1e-4
     lr_discriminator: float = 2e-4
-    schedule: str = "cosine"  # cosine (to zero) | constant
-    adversarial: str = "hinge"  # hinge | least_squares | cross_entropy | none
+    schedule: Literal["cosine", "constant"] = "cosine"  # cosine: to zero
+    adversarial: Literal["hinge", "least_squares", "cross_entropy", "none"] = "hinge"
     lambda_mse: float = 100.0
     lambda_adversarial: float = 0.1
     lambda_feature: float = 0.0  # task-feature distance of the patches
@@ -107,7 +108,8 @@ class FinetuneConfig:
 class EvaluationConfig:
     """How a codec is measured."""
 
-    resamples: int = 1000  # bootstrap
+    resamples: int = 1000  # bootstrap, test split
+    resamples_val: int = 100  # val only chooses
     vgg: bool = False  # allow torchvision to download VGG-16's weights for the VGG distance
     image_dir: str | None = None  # photographs for 06_figures; none: those of scikit-image
 
@@ -123,7 +125,7 @@ class SpeedConfig:
     scene: int = 512  # px; images of the finetunings that are timed row by row
     crops: list[int] = field(default_factory=lambda: [128, 256])  # px; of base training
     steps: int = 3  # of base training in one call
-    coded: int = 100  # test images to bitstreams and back
+    coded: int = 300  # test images to bitstreams and back
     coco: int = 5000  # images with made detections
     rows: int = 7  # of the profile, from the first
 
@@ -157,6 +159,11 @@ def from_dict(cls: type, values: dict):
             raise ValueError(
                 f"{cls.__name__}: unknown key {key!r}{hint}; known: {', '.join(types)}"
             )
+        if types[key] is float and isinstance(values[key], str):
+            raise ValueError(
+                f'{cls.__name__}: field "{key}" is a number, not {values[key]!r} '
+                f"(YAML reads 1e-3 as text and 1.0e-3 as a number)"
+            )
         if isinstance(values[key], bool) and types[key] in (int, float):
             raise ValueError(f'{cls.__name__}: field "{key}" is a number, not {values[key]}')
     parts = {
@@ -173,6 +180,16 @@ def from_dict(cls: type, values: dict):
 def replace(config, changes: dict):
     """The config with some values changed, checked like `from_dict`."""
     return from_dict(type(config), {**dataclasses.asdict(config), **changes})
+
+
+def check_row(finetune: FinetuneConfig, row: str, changes: dict) -> None:
+    """Raises ValueError, with the row's name, for wrong settings or a name that is taken."""
+    if row in ("base", "gaussian", "bilateral"):
+        raise ValueError(f"row {row!r} has the name of another row of the table; rename it")
+    try:
+        replace(finetune, changes)
+    except ValueError as error:
+        raise ValueError(f"row {row!r}: {error}") from None
 
 
 def load_profile(name: str | Path) -> Profile:
@@ -195,9 +212,10 @@ def load_profile(name: str | Path) -> Profile:
     if not isinstance(values, dict):
         raise ValueError(f"profile {path} holds no stages but {values!r:.40}")
     try:
+        values["rows"] = {name: row or {} for name, row in (values.get("rows") or {}).items()}
         profile = from_dict(Profile, {"name": path.stem, **values})
-        for changes in profile.rows.values():
-            replace(profile.finetune, changes)
+        for row, changes in profile.rows.items():
+            check_row(profile.finetune, row, changes)
     except ValueError as error:
         raise ValueError(f"profile {path}: {error}") from None
     return profile

@@ -32,13 +32,13 @@ class Evaluation:
     Attributes:
         per_image: one row an image: rate, fidelity, hash of the bitstream.
         spectra: `decoded`, `original` and `residual`, each (images, N, N).
-        detections: COCO results of the task network on the decoded images.
+        detections: COCO results of the task network on the decoded images; None without one.
         ground_truth: COCO dict of the images; without annotations there is no mAP.
     """
 
     per_image: pd.DataFrame
     spectra: dict[str, np.ndarray]
-    detections: list[dict]
+    detections: list[dict] | None
     ground_truth: dict
 
     @cached_property
@@ -71,7 +71,7 @@ def evaluate(
         batch: images of one size that are measured together.
     """
     tile = checkerboard.tile_size(dataset.sizes())
-    tables, detections = [], []
+    tables, detections = [], [] if task is not None else None
     spectra = {"decoded": [], "original": [], "residual": []}
     for indices in tqdm(_batches(dataset.sizes(), batch), "evaluate"):
         x = torch.stack([dataset.image(i) for i in indices])
@@ -162,7 +162,7 @@ def summarize(evaluation: Evaluation, resamples: int = 1000, seed: int = 0) -> d
         if name in table:
             row[name] = float(table[name].mean())
     row |= _pattern(evaluation.spectra, resamples, seed)
-    if evaluation.ground_truth["annotations"]:
+    if evaluation.detections is not None and evaluation.ground_truth["annotations"]:
         for prefix, matches in evaluation.matches.items():
             row |= {f"{prefix}_{k}": v for k, v in detection.average_precision(matches).items()}
     return row
@@ -201,9 +201,10 @@ def compare(base: Evaluation, other: Evaluation, resamples: int = 1000, seed: in
                 difference = np.where(before == after, 0.0, after - before)
             low, high = np.quantile(counts @ difference / len(difference), (0.025, 0.975))
             result |= _difference(name, difference.mean(), low, high)
-    if base.ground_truth["annotations"]:
+    seen = base.detections is not None and other.detections is not None
+    if seen and base.ground_truth["annotations"]:
         ours, theirs = base.matches, other.matches
-        for prefix in ours:
+        for prefix in [each for each in ours if each in theirs]:
             rng = np.random.default_rng(seed)
             paired = detection.paired_bootstrap(ours[prefix], theirs[prefix], resamples, rng=rng)
             figures = (paired["difference"], paired["low"], paired["high"])

@@ -1,9 +1,10 @@
 """What makes this machine fast: freed memory kept, channels-last maps, bf16, fused optimisers.
 
 On by default where it helps; ICMLIB_FAST=0 switches all of it off. All but the first are for the
-training loops alone: evaluation is float32 in PyTorch's own layout, so that no reported number
-depends on them. Threads are PyTorch's: OMP_NUM_THREADS, which Snakefile sets to the cores that a
-run has for itself.
+training loops alone: evaluation is always float32 in PyTorch's own layout. Trained weights do
+depend on bf16, in the last digits, so each run states what was on (`settings`), and starts anew
+with others. Threads are PyTorch's: OMP_NUM_THREADS, which Snakefile sets to the cores that a run
+has for itself.
 """
 
 import contextlib
@@ -20,6 +21,11 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 def enabled() -> bool:
     return os.environ.get("ICMLIB_FAST", "1") != "0"
+
+
+def settings() -> dict:
+    """What is on here."""
+    return {"fast": enabled(), "bf16": enabled() and has_bf16(torch.device("cpu"))}
 
 
 def keep_freed_memory() -> None:

@@ -146,10 +146,13 @@ class Run:
     def __init__(self, folder: str | Path, parameters: dict, inputs: dict, provenance: dict):
         self.folder = Path(folder)
         self.provenance = provenance
-        self.device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
         self.seconds = 0.0  # spent in training, over all attempts
         self._clock = time.perf_counter()
-        self._facts = {"parameters": plain(parameters), "inputs": plain(inputs)}
+        self._facts = {
+            "parameters": plain(parameters),
+            "inputs": plain(inputs),
+            "performance": performance.settings(),
+        }
         old = self._read("run.json")
         if any(old.get(key) != value for key, value in self._facts.items()):
             self._forget()
@@ -157,7 +160,7 @@ class Run:
         self._facts |= {
             "provenance": plain(provenance),
             "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
-            "device": self.device,
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
             "git": _git_state(),
             "start": old.get("start", _now()),
             "end": None,

@@ -17,6 +17,22 @@ GONE = 0.1  # of the base codec's excess pattern may remain
 LPP_LIMIT = 5.0  # dB
 
 
+def finetuning(profile: Profile, row: str, changes: dict) -> FinetuneConfig:
+    """Settings of a row of the profile, or of a new row: those that all rows share, changed.
+
+    Raises:
+        ValueError: a row that the profile does not have, without changes; changes to a row that it
+            has, whose results they would replace.
+    """
+    if row in profile.rows and changes:
+        raise ValueError(f"row {row!r} is the profile's; give the changes a name of their own")
+    if row not in profile.rows and not changes:
+        raise ValueError(
+            f"unknown row {row!r}; the profile has: {', '.join(profile.rows) or 'none'}"
+        )
+    return replace(profile.finetune, profile.rows.get(row, changes))
+
+
 def label(config: FinetuneConfig) -> str:
     """A row's name in tables, from its settings."""
     words = [f"{config.patches}x{config.patch_size}"]
@@ -81,8 +97,11 @@ def choose(profile: Profile, val: pd.DataFrame) -> dict[str, str | None]:
 
 
 def _papers_loss(config: FinetuneConfig) -> bool:
-    extra = config.lambda_feature or config.lambda_lattice or config.lambda_task
-    return config.adversarial != "none" and not extra
+    return config.adversarial != "none" and not _extra_terms(config)
+
+
+def _extra_terms(config: FinetuneConfig) -> bool:
+    return bool(config.lambda_feature or config.lambda_lattice or config.lambda_task)
 
 
 def aims(test: pd.DataFrame, chosen: dict[str, str | None]) -> pd.DataFrame:
@@ -151,15 +170,30 @@ def beside_paper(test: pd.DataFrame) -> pd.DataFrame:
         differing = [m for m, same in signs.items() if not same]
         row["agrees"] = "yes" if not differing else "not in " + ", ".join(differing)
         rows.append(row)
-    return pd.DataFrame(rows).set_index("row")
+    columns = None if rows else ["row", "label", "agrees"]
+    return pd.DataFrame(rows, columns=columns).set_index("row")
 
 
 def _sign(value: float, measure: str) -> float:
     return 0.0 if measure == "AP" and abs(value) < 0.5 else float(np.sign(value))
 
 
+def l2_and_adversarial(profile: Profile) -> tuple[str | None, list[str]]:
+    """The row trained with L2 alone, and those that differ from it only in the adversarial term."""
+    configs = {name: replace(profile.finetune, row) for name, row in profile.rows.items()}
+    neutral = {"adversarial": "none", "lambda_adversarial": 0.0}
+    alone = [n for n, c in configs.items() if c.adversarial == "none" and not _extra_terms(c)]
+    if not alone:
+        return None, []
+    rest = {name: replace(config, neutral) for name, config in configs.items()}
+    same = [name for name in configs if rest[name] == rest[alone[0]]]
+    return alone[0], [name for name in same if name not in alone]
+
+
 def paired_rows(profile: Profile, reference: str, names: list[str]) -> pd.DataFrame:
     """Paired differences on test of finetuned rows against another finetuned row."""
+    if not names:
+        return pd.DataFrame()
     truth = datasets.create(profile.data, "test").ground_truth
     folders = {n: run_folder(profile, "finetune", n) for n in [reference, *names]}
     runs = {name: load_evaluation(folder, "test", truth) for name, folder in folders.items()}

@@ -8,7 +8,7 @@ finetune_decoder      PatchGAN on the first decoder layers; the bits stay as the
 import contextlib
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
@@ -201,16 +201,17 @@ def finetune_decoder(
     dataset: Dataset,
     config: FinetuneConfig,
     run: Run,
+    decode: Callable | None = None,
 ) -> None:
     """PatchGAN finetuning (Le et al. 2022) of the first decoder layers; weights to `run`.
 
     Encoder and entropy model are frozen: y_hat of each image is given, and the bits stay exactly
     as they are. A step decodes only the patches, or, of a decoder that cannot, whole images; a
-    warning then names the layer which prevents it.
+    warning then names the layer which prevents it. `decode`, where given, does it instead.
     """
     codec.eval().requires_grad_(False)
     task.requires_grad_(False)
-    decode = patch_decoder(codec.g_s)
+    decode = decode or patch_decoder(codec.g_s)
     trained = decoder_layers(codec.g_s)[: config.layers]
     generator = [p.requires_grad_() for layer in trained for p in layer.parameters()]
     with seeded(config.seed, -1):

@@ -73,6 +73,11 @@ def test_values_read_as_yaml_but_identifiers_stay(word, value):
     assert cli.parse_parameters([word]) == {"a": value}
 
 
+def test_word_that_is_no_yaml_is_refused():
+    with pytest.raises(ValueError, match=r"parameter 'changes=\{a: 1' is not valid YAML"):
+        cli.parse_parameters(["changes={a: 1"])
+
+
 def test_word_without_equals_is_refused():
     with pytest.raises(ValueError, match="not of the form name=value"):
         cli.parse_parameters(["profile"])

@@ -85,6 +85,29 @@ def test_too_small_image_is_an_error(codec):
         codec.encode(picture(7, 64))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x * float("nan"), "image runs from nan to nan"),
+        (lambda x: 255 * x, r"image runs from .* to 2\d\d.*; need \[0, 1\]"),
+        (lambda x: x[None], r"image is \(1, 3, 64, 64\) of torch.float32; need \(3, H, W\)"),
+        (lambda x: x.permute(1, 2, 0), r"image is \(64, 64, 3\)"),
+        (lambda x: (255 * x).byte(), "of torch.uint8"),
+    ],
+)
+def test_what_is_no_image_is_refused(codec, change, message):
+    for coder in (codec, PillowCodec("PNG")):
+        with pytest.raises(ValueError, match=message):
+            coder.encode(change(picture()))
+
+
+def test_bitstream_of_another_number_of_strings_is_refused(codec):
+    bitstream = codec.encode(picture())
+    short = dataclasses.replace(bitstream, strings=bitstream.strings[:1])
+    with pytest.raises(BitstreamError, match="holds 1 strings"):
+        codec.decode(short)
+
+
 def test_encoding_is_deterministic(codec):
     assert bytes(codec.encode(picture())) == bytes(codec.encode(picture()))
 

@@ -76,6 +76,24 @@ def test_wrong_type_names_the_field(profile, text, field):
         profile(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("finetune: {lr: 1e-3}", "is a number, not '1e-3' .YAML reads 1e-3 as text"),
+        ("rows: {a: {lrr: 1.0}}", "row 'a': FinetuneConfig: unknown key 'lrr'"),
+        ("rows: {base: {}}", "row 'base' has the name of another row"),
+        ("finetune: {adversarial: hinges}", 'field "adversarial".*hinge.*hinges'),
+    ],
+)
+def test_what_would_fail_hours_later_is_refused_now(profile, text, message):
+    with pytest.raises(ValueError, match=message):
+        profile(text)
+
+
+def test_a_row_may_change_nothing(profile):
+    assert profile("rows: {a: }").rows == {"a": {}}
+
+
 def test_true_is_not_a_number_of_steps():
     """bool is an int to Python, not to a reader of a profile."""
     with pytest.raises(ValueError, match="steps"):

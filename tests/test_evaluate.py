@@ -87,6 +87,17 @@ def test_fidelity_is_of_the_8_bit_images(codec, dataset):
     assert np.isnan(row["vgg"]) and "feature" not in row
 
 
+def test_without_a_machine_there_is_no_map(dataset, new_run):
+    """None, not 0; also after saving and loading."""
+    evaluation = evaluate(JPEG, None, dataset)
+    run = new_run()
+    save_evaluation(evaluation, run, "test")
+    loaded = load_evaluation(run.folder, "test", dataset.ground_truth)
+    for each in (evaluation, loaded):
+        assert not any("AP" in name for name in summarize(each, resamples=20))
+    assert not any("AP" in name for name in compare(evaluation, loaded, resamples=20))
+
+
 def test_lossless_codec_adds_nothing(dataset, oracle):
     """Infinite PSNR, no excess pattern, and the mAP of the uncompressed images: here 1."""
     row = summarize(evaluate(PNG, oracle, dataset), resamples=20)

@@ -60,6 +60,15 @@ def test_other_parameters_or_inputs_start_anew(tmp_path, parameters, inputs):
     assert [f.name for f in run.folder.rglob("*") if f.is_file()] == ["run.json"]
 
 
+def test_other_settings_of_the_processor_start_anew(tmp_path, monkeypatch):
+    """A fused optimiser's state, laid out for other weights, must not be gone on with."""
+    run = Run(tmp_path, {}, {}, {})
+    run.checkpoint(1)
+    assert Run(tmp_path, {}, {}, {}).path("last.pt").exists()
+    monkeypatch.setenv("ICMLIB_FAST", "0")
+    assert not Run(tmp_path, {}, {}, {}).path("last.pt").exists()
+
+
 def test_broken_run_file_starts_anew(tmp_path):
     """Without knowing what a checkpoint belongs to, it is not resumed."""
     filled(tmp_path / "a")

@@ -94,3 +94,35 @@ def test_label_names_what_differs():
     assert study.label(FinetuneConfig()) == "3x64, hinge 0.1, lr 0.0001"
     text = study.label(FinetuneConfig(layers=1, adversarial="none", lambda_lattice=0.2))
     assert text == "3x64, 1 layer, L2 only, lr 0.0001, lattice 0.2"
+
+
+def test_a_table_without_rows_of_the_paper_has_nothing_beside_it(table):
+    assert study.beside_paper(table).empty
+
+
+def test_row_by_name_or_new_with_changes(profile):
+    assert study.finetuning(profile, "blurry", {}).patches == 5
+    assert study.finetuning(profile, "mine", {"patches": 7}).patches == 7
+
+
+def test_misspelled_row_or_changes_to_the_tables_own_are_refused(profile):
+    """Else one trains a row of defaults, the other replaces a row's results."""
+    with pytest.raises(ValueError, match=r"unknown row 'blury'.*strong, weak, blurry, extra"):
+        study.finetuning(profile, "blury", {})
+    with pytest.raises(ValueError, match="row 'blurry' is the profile's"):
+        study.finetuning(profile, "blurry", {"patches": 7})
+
+
+def test_rows_that_differ_in_the_adversarial_term_alone():
+    """The reference is L2 alone; other lambdas or patches make another question."""
+    rows = {
+        "hinge": {},
+        "l2": {"adversarial": "none"},
+        "weaker": {"lambda_adversarial": 1e-4},
+        "larger": {"patch_size": 128},
+        "feature": {"lambda_feature": 1.0},
+    }
+    profile = Profile(name="made", rows=rows)
+    assert study.l2_and_adversarial(profile) == ("l2", ["hinge", "weaker"])
+    assert study.l2_and_adversarial(Profile(name="made", rows={"a": {}})) == (None, [])
+    assert study.paired_rows(profile, None, []).empty

@@ -12,17 +12,19 @@ evaluation.py  metrics; COCO's figures
 
 from icmlib.bench.coding import decoding, encoding
 from icmlib.bench.evaluation import coco_evaluation, evaluation
-from icmlib.bench.finetuning import generator_step, growth, latents_seconds
+from icmlib.bench.finetuning import finetuning, generator_step, growth, latents_seconds
 from icmlib.bench.harness import Pair, measure, operations, peak_memory
-from icmlib.bench.training import base_training
+from icmlib.bench.training import base_step, base_training
 
 __all__ = [
     "Pair",
+    "base_step",
     "base_training",
     "coco_evaluation",
     "decoding",
     "encoding",
     "evaluation",
+    "finetuning",
     "generator_step",
     "growth",
     "latents_seconds",

@@ -12,8 +12,8 @@ from icmlib.metrics import checkerboard, detection, fidelity
 
 
 def evaluation(codec, task, images) -> Pair:
-    """What measuring costs beyond the task network: fidelity, checkerboard and mAP of decoded
-    images. Theirs is the task network's own predictions of the same images."""
+    """What measuring costs beyond the task network: ours is fidelity, checkerboard and mAP of
+    decoded images of one size, theirs the task network's own predictions of the same images."""
     x = torch.stack([images.image(index) for index in range(len(images))])
     x_hat = torch.stack([codec.decode(codec.encode(image)) for image in x]).clamp(0, 1)
     x_hat = fidelity.to_8bit(x_hat)

@@ -1,6 +1,9 @@
 """PatchGAN finetuning: patches from cached latents beside encode, decode and crop."""
 
+import statistics
+import tempfile
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -8,10 +11,19 @@ import torch
 from torch import nn
 
 from icmlib import codecs, losses, training
-from icmlib.bench.harness import Pair, largest_difference, measure, operations, scene
-from icmlib.codecs.patches import PatchDecoder, decoder_layers
-from icmlib.config import CodecConfig
+from icmlib.bench.harness import (
+    Pair,
+    Scenes,
+    clocked,
+    largest_difference,
+    measure,
+    operations,
+    scene,
+)
+from icmlib.codecs.patches import PatchDecoder, decode_whole, decoder_layers
+from icmlib.config import CodecConfig, FinetuneConfig, replace
 from icmlib.discriminator import PatchDiscriminator
+from icmlib.runs import Run
 
 
 def generator_step(
@@ -21,11 +33,9 @@ def generator_step(
     patch_size: int = 64,
     N: int = 128,
     M: int = 192,
-    discriminate: bool = False,
     device: str = "cpu",
 ) -> Pair:
-    """One generator step of the PatchGAN finetuning on one image, with `discriminate` after one of
-    the discriminator; results are the gradients.
+    """One generator step of the PatchGAN finetuning on one image; results are the gradients.
 
     Ours decodes the patches from cached latents. Theirs encodes and decodes the image, then crops.
     """
@@ -46,8 +56,8 @@ def generator_step(
 
     originals = _crops(x, corners, patch_size)
     return Pair(
-        _update(ours, patched, originals, discriminate, fused=True),
-        _update(theirs, cropped, originals, discriminate),
+        _update(ours, patched, originals, fused=True),
+        _update(theirs, cropped, originals),
         largest_difference,
     )
 
@@ -56,25 +66,15 @@ def _crops(images: torch.Tensor, corners: np.ndarray, size: int) -> torch.Tensor
     return torch.cat([images[..., r : r + size, c : c + size] for r, c in corners.tolist()])
 
 
-def _update(
-    codec, decode: Callable, x: torch.Tensor, discriminate: bool, fused: bool = False
-) -> Callable:
+def _update(codec, decode: Callable, x: torch.Tensor, fused: bool = False) -> Callable:
     with training.seeded(0, 0):
-        discriminator = PatchDiscriminator().to(x.device)
+        discriminator = PatchDiscriminator().to(x.device).requires_grad_(False)
     layers = decoder_layers(codec.g_s)[:2]
     trained = [p.requires_grad_() for layer in layers for p in layer.parameters()]
     optimizer = torch.optim.Adam(trained, 1e-4, fused=fused)
-    d_optimizer = torch.optim.Adam(discriminator.parameters(), 2e-4, fused=fused)
 
     def step() -> list[torch.Tensor]:
         x_hat = decode()
-        if discriminate:
-            discriminator.requires_grad_(True)
-            real, fake = discriminator(x), discriminator(x_hat.detach())
-            d_optimizer.zero_grad()
-            losses.discriminator_loss("hinge", real, fake).backward()
-            d_optimizer.step()
-        discriminator.requires_grad_(False)
         adversarial = losses.generator_loss("hinge", discriminator(x_hat))
         loss = 100 * nn.functional.mse_loss(x_hat, x) + 0.01 * adversarial
         optimizer.zero_grad()
@@ -94,10 +94,55 @@ def untrained(N: int, M: int) -> codecs.LearnedCodec:
     return codec.requires_grad_(False)
 
 
+class EncodedEachTime:
+    """The latents of images, by the encoder, whenever they are asked for."""
+
+    def __init__(self, codec: codecs.LearnedCodec, images: Scenes):
+        self.codec, self.images = codec, images
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self.codec.latents(self.images.image(index)[None])[0]
+
+
+def finetuning_step(config: FinetuneConfig, size: int, N: int, M: int, steps: int) -> Pair:
+    """So many steps of `finetune_decoder` on scenes of size x size px, with a row's settings and no
+    task network; results are the decoder's weights.
+
+    Theirs is the same loop, but it encodes every image of the batch and decodes it whole.
+    """
+    images, config = Scenes(config.batch, size), replace(config, {"steps": steps})
+    encoded = EncodedEachTime(untrained(N, M), images)
+    cached = [encoded[index].to(torch.int16) for index in range(len(images))]
+
+    def finetuned(latents, decode: Callable | None, codec) -> list[torch.Tensor]:
+        with tempfile.TemporaryDirectory() as folder:
+            run = Run(folder, {}, {}, {})
+            training.finetune_decoder(codec, latents, nn.Identity(), images, config, run, decode)
+        return list(codec.g_s.parameters())
+
+    def theirs() -> list[torch.Tensor]:
+        codec = untrained(N, M)
+        return finetuned(EncodedEachTime(codec, images), partial(decode_whole, codec.g_s), codec)
+
+    return Pair(lambda: finetuned(cached, None, untrained(N, M)), theirs, largest_difference)
+
+
+def finetuning(config: FinetuneConfig, size: int, N: int, M: int) -> dict[str, float]:
+    """Seconds of one step of a row's finetuning, `ours` and `theirs`, and how far apart the weights
+    are after three: three steps' time less one step's, so that what happens once is left out."""
+    few, one = (finetuning_step(config, size, N, M, steps) for steps in (3, 1))
+    difference = few.difference(few.ours(), few.theirs())
+    seconds = {
+        side: (clocked(getattr(few, side)) - clocked(getattr(one, side))) / 2
+        for side in ("ours", "theirs")
+    }
+    return {**seconds, "difference": difference}
+
+
 def latents_seconds(size: int, N: int, M: int) -> float:
     """What it costs to cache the latents of one image of size x size px."""
-    codec, x = untrained(N, M), scene(size, size)[None]
-    return measure(Pair(lambda: codec.latents(x), lambda: None), repeats=3)["ours"]
+    encoded = EncodedEachTime(untrained(N, M), Scenes(1, size))
+    return statistics.median(clocked(lambda: encoded[0]) for _ in range(5))
 
 
 def growth(size: int, N: int, M: int) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """Time two ways in turns, compare what they make, and find how much memory each needs."""
 
+import contextlib
 import ctypes
 import statistics
 import time
@@ -25,20 +26,27 @@ class Pair:
 
 
 def measure(pair: Pair, repeats: int = 5, warmup: int = 1) -> dict[str, float]:
-    """Medians in seconds of `ours` and `theirs`, timed in turns, their ratio, and how far apart
-    the results of their first calls are."""
+    """Medians in seconds of `ours` and `theirs`, timed in turns, their ratio with its lowest and
+    highest of all turns, and how far apart the results of their first calls are."""
     difference = pair.difference(pair.ours(), pair.theirs())
     times = {"ours": [], "theirs": []}
     for repeat in range(warmup + repeats):
         for side, taken in times.items():
-            seconds = _clocked(getattr(pair, side))
+            seconds = clocked(getattr(pair, side))
             if repeat >= warmup:
                 taken.append(seconds)
-    ours, theirs = (statistics.median(taken) for taken in times.values())
-    return {"ours": ours, "theirs": theirs, "ratio": theirs / ours, "difference": difference}
+    return {**compared(**times), "difference": difference}
 
 
-def _clocked(work: Callable[[], object]) -> float:
+def compared(ours: list[float], theirs: list[float]) -> dict[str, float]:
+    """Medians, their ratio, and the lowest and the highest ratio of one turn."""
+    turns = [b / a for a, b in zip(ours, theirs)]
+    ours, theirs = statistics.median(ours), statistics.median(theirs)
+    extremes = {"ratio_low": min(turns), "ratio_high": max(turns)}
+    return {"ours": ours, "theirs": theirs, "ratio": theirs / ours, **extremes}
+
+
+def clocked(work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
     if torch.cuda.is_available():
@@ -48,8 +56,13 @@ def _clocked(work: Callable[[], object]) -> float:
 
 def peak_memory(case: Callable[..., Pair], side: str, **options) -> float:
     """MB that one call of a side needs beyond what lay there before it; nan but on Linux."""
+    return alone(_peak, case, side, options)
+
+
+def alone(work: Callable, *arguments):
+    """The result of `work(*arguments)` in a process of its own."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(_peak, case, side, options).result()
+        return pool.submit(work, *arguments).result()
 
 
 def _peak(case: Callable[..., Pair], side: str, options: dict) -> float:
@@ -57,7 +70,8 @@ def _peak(case: Callable[..., Pair], side: str, options: dict) -> float:
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     if not status.exists():
         return float("nan")
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    with contextlib.suppress(OSError):  # another C library
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
     reset.write_text("5")  # the high-water mark starts again from here
     before = _kilobytes(status, "VmRSS")
     work()
@@ -80,6 +94,19 @@ def largest_difference(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> 
     """Largest absolute difference of tensors, each relative to the largest value of theirs."""
     pairs = zip(ours, theirs, strict=True)
     return max(float((a - b).abs().max() / b.abs().max().clamp_min(1e-30)) for a, b in pairs)
+
+
+class Scenes:
+    """Dead-leaves scenes of size x size px held in memory, as a data set without annotations."""
+
+    def __init__(self, count: int, size: int):
+        self.images = [scene(size, size, index) for index in range(count)]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def image(self, index: int) -> torch.Tensor:
+        return self.images[index]
 
 
 def scene(height: int, width: int, index: int = 0) -> torch.Tensor:

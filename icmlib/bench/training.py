@@ -6,28 +6,13 @@ import torch
 from compressai.losses import RateDistortionLoss
 from torch import nn
 
-from icmlib import codecs, training
-from icmlib.bench.harness import Pair, scene
+from icmlib import codecs, performance, training
+from icmlib.bench.harness import Pair, Scenes, alone, clocked, compared
 from icmlib.config import BaseTrainingConfig, CodecConfig
 from icmlib.runs import Run
 
 
-class Scenes:
-    """Dead-leaves scenes held in memory, as a data set."""
-
-    def __init__(self, count: int, size: int):
-        self.images = [scene(size, size, index) for index in range(count)]
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def image(self, index: int) -> torch.Tensor:
-        return self.images[index]
-
-
-def base_training(
-    size: int, steps: int, batch: int = 8, N: int = 128, M: int = 192, seed: int = 0
-) -> Pair:
+def base_training(size: int, steps: int, N: int, M: int, batch: int = 8, seed: int = 0) -> Pair:
     """So many steps of base training (rate and MSE), from start to end; results are the losses,
     which differ by what the last ones do, relatively.
 
@@ -52,6 +37,25 @@ def base_training(
         return compressai_training(codec.model, scenes, config)
 
     return Pair(ours, theirs, lambda ours, theirs: abs(ours[-1] / theirs[-1] - 1))
+
+
+def base_step(size: int, steps: int, N: int, M: int, repeats: int) -> dict[str, float]:
+    """Seconds of one step of base training, as `measure` gives them. Each side runs in processes of
+    its own, in turns: memory is kept for ours alone."""
+    times = {"ours": [], "theirs": []}
+    for _ in range(repeats):
+        for side, taken in times.items():
+            taken.append(alone(_seconds_a_step, side, size, steps, N, M))
+    return compared(**times)
+
+
+def _seconds_a_step(side: str, size: int, steps: int, N: int, M: int) -> float:
+    """So many steps more less the first one: what happens once is left out."""
+    if side == "ours":
+        performance.keep_freed_memory()
+    one, more = (getattr(base_training(size, n, N, M), side) for n in (1, 1 + steps))
+    one()
+    return (clocked(more) - clocked(one)) / steps
 
 
 def compressai_training(model: nn.Module, scenes: Scenes, config: BaseTrainingConfig) -> list:

@@ -12,6 +12,8 @@ import struct
 import zlib
 from dataclasses import dataclass
 
+import torch
+
 MAGIC = b"ICM1"
 HEADER = struct.Struct(">4s8sHHIB")
 LENGTH = CRC = struct.Struct(">I")
@@ -73,6 +75,8 @@ class Bitstream:
             )
         _, codec, height, width, symbols_crc, count = HEADER.unpack_from(body)
         strings_at = HEADER.size + count * LENGTH.size
+        if not height or not width:
+            raise BitstreamError(f"bitstream states an image of {width}x{height} px")
         if count > MAX_STRINGS or strings_at > len(body):
             raise BitstreamError(f"bitstream states {count} strings, which it cannot hold")
         lengths = [LENGTH.unpack_from(body, HEADER.size + i * LENGTH.size)[0] for i in range(count)]
@@ -86,3 +90,15 @@ class Bitstream:
             strings.append(body[strings_at : strings_at + length])
             strings_at += length
         return cls(codec.hex(), height, width, symbols_crc, tuple(strings))
+
+
+def check_image(image: torch.Tensor) -> None:
+    """Raises ValueError for what is no image (3, H, W) of floats in [0, 1]; NaN is none (a range
+    coder would never come to its end)."""
+    if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
+        raise ValueError(
+            f"image is {tuple(image.shape)} of {image.dtype}; need (3, H, W) of floats in [0, 1]"
+        )
+    low, high = (value.item() for value in image.aminmax())
+    if not (low >= 0 and high <= 1):  # so phrased, NaN fails too
+        raise ValueError(f"image runs from {low:.4g} to {high:.4g}; need [0, 1]")

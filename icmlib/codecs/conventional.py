@@ -17,10 +17,11 @@ import torch
 from PIL import Image, features
 
 from icmlib.codecs import containers
-from icmlib.codecs.bitstream import Bitstream, BitstreamError
+from icmlib.codecs.bitstream import Bitstream, BitstreamError, check_image
 from icmlib.runs import fingerprint
 
 CHROMA = ("4:4:4", "4:2:0")
+cv2.setNumThreads(1)  # it has a pool of its own, beside PyTorch's threads
 
 
 class NotMeasured(RuntimeError):
@@ -62,7 +63,9 @@ class ConventionalCodec:
         }
 
     def encode(self, image: torch.Tensor) -> Bitstream:
-        """image (3, H, W) RGB in [0, 1], rounded to 8 bits -> Bitstream."""
+        """image (3, H, W) RGB in [0, 1], rounded to 8 bits -> Bitstream; raises ValueError for
+        anything else."""
+        check_image(image)
         pixels = (image * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
         file = payload = self._write(pixels)
         if not self.container:

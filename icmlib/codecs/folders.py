@@ -1,6 +1,5 @@
 """Many images to bitstreams and back, on all cores: one process a core, one thread a process."""
 
-import os
 from collections.abc import Iterator
 
 import torch
@@ -37,7 +36,10 @@ def encode_all(codec, images, workers: int | None = None) -> Iterator[bytes]:
     Args:
         codec: on the CPU.
         images: anything with a length and `image(index)`, e.g. a `CocoDataset`.
-        workers: processes; all cores by default, 0 for none but this one.
+        workers: processes; by default as many as PyTorch has threads, 0 for none but this one.
+
+    Raises:
+        ValueError: the codec is on a GPU, which processes cannot share.
     """
     return _all(_Encoded(codec, images), workers)
 
@@ -48,5 +50,10 @@ def decode_all(codec, files: list[bytes], workers: int | None = None) -> Iterato
 
 
 def _all(items: Dataset, workers: int | None) -> Iterator:
-    workers = os.cpu_count() if workers is None else workers
-    return iter(DataLoader(items, batch_size=None, num_workers=min(workers, len(items))))
+    device = getattr(items.codec, "device", torch.device("cpu"))
+    if device.type != "cpu":
+        raise ValueError(f"codec is on {device}; move it to the CPU to code on all cores")
+    workers = torch.get_num_threads() if workers is None else workers
+    for result in DataLoader(items, batch_size=None, num_workers=min(workers, len(items))):
+        # a copy: what a process shares holds a file open
+        yield result.clone() if isinstance(result, torch.Tensor) else result

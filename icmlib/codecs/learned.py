@@ -13,7 +13,7 @@ from compressai.models import CompressionModel, ScaleHyperprior
 from compressai.models.utils import conv, deconv
 from torch import nn
 
-from icmlib.codecs.bitstream import Bitstream, BitstreamError
+from icmlib.codecs.bitstream import Bitstream, BitstreamError, check_image
 from icmlib.runs import fingerprint, load_weights
 
 # entropy coder tables: their size depends on the training
@@ -116,7 +116,8 @@ class LearnedCodec(nn.Module):
 
     @torch.no_grad()
     def encode(self, image: torch.Tensor) -> Bitstream:
-        """image (3, H, W) RGB in [0, 1] -> Bitstream."""
+        """image (3, H, W) RGB in [0, 1] -> Bitstream; raises ValueError for anything else."""
+        check_image(image)
         with self._recorded("quantize") as symbols:
             coded = self.model.compress(self.pad(image[None].to(self.device)))
         strings = tuple(string[0] for string in coded["strings"])
@@ -134,6 +135,10 @@ class LearnedCodec(nn.Module):
                 f"bitstream was written by codec {bitstream.codec}, this one is "
                 f"{self.fingerprint}; load the weights it was written with"
             )
+        if len(bitstream.strings) != len(self._entropy_models()):
+            raise BitstreamError(
+                f"bitstream holds {len(bitstream.strings)} strings, not this codec's"
+            )
         stride = self.model.downsampling_factor
         shape = (-(-bitstream.height // stride), -(-bitstream.width // stride))  # of z
         strings = [[string] for string in bitstream.strings]
@@ -141,8 +146,9 @@ class LearnedCodec(nn.Module):
             self.model.decompress(strings, shape)
         if _crc(symbols) != bitstream.symbols_crc:
             raise BitstreamError(
-                "the decoded symbols differ from the encoded ones: this machine computes other "
-                "probabilities than the encoder's; decode with its settings (device, threads)"
+                "the decoded symbols differ from the encoded ones: the payload was changed, or "
+                "this machine computes other probabilities than the encoder's; decode with its "
+                "settings (device, threads)"
             )
         return seen.latents
 

@@ -93,7 +93,7 @@ def _conv(narrow: int, wide: int, stride: int = 1) -> nn.Sequential:
 
 
 def small_mask_rcnn(num_classes: int) -> TorchvisionTask:
-    """A Mask R-CNN of 2.5 M parameters for scenes of about 128x128, trained from scratch.
+    """A Mask R-CNN of 2.0 M parameters for scenes of about 128x128, trained from scratch.
 
     Args:
         num_classes: classes without the background.
