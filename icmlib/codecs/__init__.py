@@ -3,6 +3,10 @@
 bitstream.py      the file format
 learned.py        CompressAI's models
 conventional.py   Pillow's formats; post-filters
+containers.py     what such a file holds besides the picture
+hevc.py           HEVC by x265
+vtm.py            VVC by a VTM build
+anchors.py        the conventional codecs by name
 folders.py        many images at once, on all cores
 latents.py        y_hat of a whole data set, computed once
 patches.py        decode only what given patches need
@@ -14,19 +18,23 @@ from pathlib import Path
 import torch
 from compressai.models import ScaleHyperprior
 
+from icmlib.codecs.anchors import ANCHORS, anchor
 from icmlib.codecs.bitstream import Bitstream, BitstreamError
-from icmlib.codecs.conventional import FILTERS, PillowCodec
+from icmlib.codecs.conventional import FILTERS, NotMeasured, PillowCodec
 from icmlib.codecs.folders import decode_all, encode_all
 from icmlib.codecs.latents import cached_latents
 from icmlib.codecs.learned import LearnedCodec, ScaleHyperpriorS8
 from icmlib.config import CodecConfig
 
 __all__ = [
+    "ANCHORS",
     "FILTERS",
     "Bitstream",
     "BitstreamError",
     "LearnedCodec",
+    "NotMeasured",
     "PillowCodec",
+    "anchor",
     "cached_latents",
     "create",
     "decode_all",

@@ -4,6 +4,7 @@
     fidelity.py      x, x_hat -> PSNR, SSIM, VGG distance (LPIPS), task-feature distance
     checkerboard.py  luma -> pooled Welch spectrum -> LPP (dB) and PRMS (grey levels)
     detection.py     ground truth, detections -> the COCO figures; AP on any resample of images
+    bd.py            two rate-quality curves -> BD-rate, BD-quality, with overlap and interval
 
 Images are RGB floats in [0, 1]; a decoded image is rounded to 8 bits (`fidelity.to_8bit`) once,
 before any metric sees it. Nothing here knows a codec or a task network.
