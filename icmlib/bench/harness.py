@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from unittest import mock
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -60,9 +62,10 @@ def peak_memory(case: Callable[..., Pair], side: str, **options) -> float:
 
 
 def alone(work: Callable, *arguments):
-    """The result of `work(*arguments)` in a process of its own."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(work, *arguments).result()
+    """The result of `work(*arguments)` in a process of its own, without progress bars."""
+    with mock.patch.dict(os.environ, TQDM_DISABLE="1"):
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            return pool.submit(work, *arguments).result()
 
 
 def _peak(case: Callable[..., Pair], side: str, options: dict) -> float:
