@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args, get_origin
 
 import dacite
 import yaml
@@ -163,6 +163,11 @@ def from_dict(cls: type, values: dict):
             raise ValueError(
                 f'{cls.__name__}: field "{key}" is a number, not {values[key]!r} '
                 f"(YAML reads 1e-3 as text and 1.0e-3 as a number)"
+            )
+        choices = get_args(types[key]) if get_origin(types[key]) is Literal else ()
+        if choices and values[key] not in choices:
+            raise ValueError(
+                f'{cls.__name__}: field "{key}" is {values[key]!r}; known: {", ".join(choices)}'
             )
         if isinstance(values[key], bool) and types[key] in (int, float):
             raise ValueError(f'{cls.__name__}: field "{key}" is a number, not {values[key]}')
