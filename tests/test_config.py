@@ -84,7 +84,7 @@ def test_wrong_type_names_the_field(profile, text, field):
         ("rows: {base: {}}", "row 'base' has the name of another row"),
         (
             "finetune: {adversarial: hinges}",
-            'field "adversarial" is .hinges.; known: hinge, least_squares',
+            '"adversarial" is .hinges.; known: hinge, least_sq',
         ),
     ],
 )
