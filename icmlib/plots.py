@@ -265,6 +265,7 @@ def ratios(table: pd.DataFrame) -> Figure:
     for place, ratio in zip(places, table["ratio"]):
         axis.annotate(f"{ratio:.1f}", (ratio, place), xytext=(4, -3), textcoords="offset points")
     axis.set_yticks(places, table["what"], size=8)
-    axis.set(xscale="log", xlabel="times faster than what one would otherwise run")
+    axis.set(xscale="log", xlim=(None, 1.5 * table[["ratio", "aim"]].max().max()))
+    axis.set(xlabel="times faster than what one would otherwise run")
     axis.legend(frameon=False, fontsize=8)
     return figure

@@ -22,7 +22,13 @@ def base_training(size: int, steps: int, N: int, M: int, batch: int = 8, seed: i
     scenes, lambda_mse = Scenes(2 * batch, size), 0.01 * 255**2
     architecture = CodecConfig("bmshj2018_hyperprior", N, M)
     config = BaseTrainingConfig(
-        steps=steps, batch=batch, crop=size, lambda_mse=lambda_mse, lambda_feature=0.0, seed=seed
+        steps=steps,
+        batch=batch,
+        crop=size,
+        lr=1e-4,  # that example's default; ten times as much diverges in the first steps
+        lambda_mse=lambda_mse,
+        lambda_feature=0.0,
+        seed=seed,
     )
 
     def ours() -> list[float]:
