@@ -135,10 +135,9 @@ class LearnedCodec(nn.Module):
                 f"bitstream was written by codec {bitstream.codec}, this one is "
                 f"{self.fingerprint}; load the weights it was written with"
             )
-        if len(bitstream.strings) != len(self._entropy_models()):
-            raise BitstreamError(
-                f"bitstream holds {len(bitstream.strings)} strings, not this codec's"
-            )
+        held, written = len(bitstream.strings), len(self._entropy_models())
+        if held != written:
+            raise BitstreamError(f"bitstream holds {held} strings; this codec writes {written}")
         stride = self.model.downsampling_factor
         shape = (-(-bitstream.height // stride), -(-bitstream.width // stride))  # of z
         strings = [[string] for string in bitstream.strings]
