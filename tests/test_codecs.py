@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from compressai.entropy_models import GaussianConditional
 from compressai.models import (
     FactorizedPrior,
     JointAutoregressiveHierarchicalPriors,
@@ -358,3 +359,15 @@ def test_bilateral_filter_keeps_edges_that_gaussian_blurs():
         FILTERS[n](png, 1.0).decode(png.encode(image)) for n in ("bilateral", "gaussian")
     )
     assert (kept - image).abs().max() < 0.01 < 0.1 < (blurred - image).abs().max()
+
+
+def test_one_search_finds_the_tables_that_compressai_counts(codec):
+    """Also for scales that lie on a table's bound, below the first, above the last, and NaN."""
+    coder = codec.model.gaussian_conditional
+    table = coder.scale_table
+    odd = torch.tensor([0.0, -1.0, 1e9, float("inf"), float("nan")])
+    scales = torch.cat([table, table * (1 + 1e-6), table * (1 - 1e-6), odd])[None, None]
+    counted = GaussianConditional.build_indexes(coder, scales)
+    found = coder.build_indexes(scales)
+    assert torch.equal(found, counted) and found.dtype == counted.dtype
+    assert found.unique().numel() == len(table)

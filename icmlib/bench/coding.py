@@ -45,5 +45,10 @@ def decoding(codec: codecs.LearnedCodec, images) -> Pair:
 
 
 def compressai_model(codec: codecs.LearnedCodec) -> nn.Module:
-    """The codec's model with CompressAI's own range coder, which a copy brings back."""
-    return copy.deepcopy(codec.model)
+    """The codec's model as CompressAI has it: a copy brings its own range coder back, and is rid of
+    the methods that `LearnedCodec` replaced."""
+    model = copy.deepcopy(codec.model)
+    for module in model.modules():
+        for name in ("forward", "build_indexes"):
+            vars(module).pop(name, None)
+    return model

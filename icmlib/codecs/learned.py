@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from compressai.entropy_models import EntropyModel
+from compressai.entropy_models import EntropyModel, GaussianConditional
 from compressai.layers import GDN
 from compressai.models import CompressionModel, ScaleHyperprior
 from compressai.models.utils import conv, deconv
@@ -59,6 +59,8 @@ class LearnedCodec(nn.Module):
         for coder in self._entropy_models():
             coder.entropy_coder = ShortTables(coder.entropy_coder)
             coder.forward = partial(in_float32, coder.forward)
+            if isinstance(coder, GaussianConditional):
+                coder.build_indexes = partial(scale_indexes, coder)
 
     @property
     def g_s(self) -> nn.Sequential:
@@ -216,6 +218,13 @@ class ShortTables:
     def decode_with_indexes(self, string, indexes, tables, lengths, offsets) -> list[int]:
         rows = [row[:length] for row, length in zip(tables, lengths)]
         return self.coder.decode_with_indexes(string, indexes, rows, lengths, offsets)
+
+
+def scale_indexes(coder: GaussianConditional, scales: torch.Tensor) -> torch.Tensor:
+    """Which table each scale is coded with: what `build_indexes` counts in a loop over the scale
+    table, by one binary search."""
+    scales = coder.lower_bound_scale(scales)
+    return torch.bucketize(scales, coder.scale_table[:-1], out_int32=True)
 
 
 def in_float32(forward, *inputs: torch.Tensor, **options):

@@ -51,7 +51,9 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
     channels. Raises ValueError for images smaller than the window.
     """
     _check_pair(x, y, smallest=SSIM_WINDOW)
-    return msssim_ssim(x.float(), y.float(), data_range=1.0, size_average=False)
+    # channels last, the depthwise windows take a third of the time
+    x, y = (image.float().contiguous(memory_format=torch.channels_last) for image in (x, y))
+    return msssim_ssim(x, y, data_range=1.0, size_average=False)
 
 
 def feature_distance(features_x: dict[str, Tensor], features_y: dict[str, Tensor]) -> Tensor:
