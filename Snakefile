@@ -41,6 +41,7 @@ FINETUNE = [
     *expand(f"{LIB}/codecs/{{file}}.py", file=["graph", "patches"]),
     f"{LIB}/discriminator.py",
     f"{LIB}/losses.py",
+    f"{LIB}/training/decoder.py",
 ]
 RUN = (
     "OMP_NUM_THREADS={threads} " + sys.executable
@@ -69,7 +70,8 @@ rule data:
 
 rule task_network:
     input:
-        TASK, METRICS, rules.data.output, notebook="notebooks/01_task_network.ipynb",
+        TASK, METRICS, f"{LIB}/training/task_network.py", rules.data.output,
+        notebook="notebooks/01_task_network.ipynb",
     output:
         f"{OUT}/task_network/given/summary.json",
     log:
@@ -83,7 +85,8 @@ rule task_network:
 
 rule base_codec:
     input:
-        TASK, CODEC, METRICS, f"{LIB}/losses.py", f"{LIB}/training.py", rules.data.output,
+        TASK, CODEC, METRICS, f"{LIB}/losses.py",
+        expand(f"{LIB}/training/{{file}}.py", file=["steps", "base_codec"]), rules.data.output,
         rules.task_network.output, notebook="notebooks/02_base_codec.ipynb",
     output:
         f"{OUT}/base_codec/base/summary.json",
@@ -154,7 +157,7 @@ rule figures:
 
 rule speed:
     input:
-        FINETUNE, CODEC, METRICS, f"{LIB}/plots.py", f"{LIB}/training.py",
+        FINETUNE, CODEC, METRICS, f"{LIB}/plots.py",
         expand(
             f"{LIB}/bench/{{file}}.py",
             file=["harness", "finetuning", "training", "coding", "evaluation"],

@@ -7,7 +7,7 @@ image x -> codec.encode -> Bitstream (bytes) -> codec.decode -> x_hat -> task ne
 datasets/         images with annotations, all in COCO layout
 codecs/           encode, decode, latents, patches
 discriminator.py  PatchGAN             losses.py    named terms
-tasks/            the machine          training.py  the loops
+tasks/            the machine          training/    the loops
 metrics/          what is measured     evaluate.py  the line above, one row an image
 config.py  runs.py  study.py  plots.py  cli.py      profiles, run folders, tables, figures
 performance.py  bench/                              what makes it fast, and how fast it is

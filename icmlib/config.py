@@ -105,6 +105,37 @@ class FinetuneConfig:
 
 
 @dataclass(frozen=True)
+class ChainConfig:
+    """Finetuning of codec and task network by task loss + beta * rate: which parts, how long."""
+
+    parts: list[Literal["encoder", "decoder", "entropy", "task"]] = field(default_factory=list)
+    beta: float = 1.0  # on bits per pixel
+    batch: int = 4  # images per step
+    steps: int = 500
+    lr: float = 1e-4  # of the codec's parts
+    lr_task: float = 1e-4
+    aux_lr: float = 1e-3  # quantiles of the entropy bottleneck
+    clip: float = 1.0  # largest norm of the gradient of the codec, and of that of the task network
+    schedule: Literal["cosine", "constant"] = "cosine"  # cosine: to zero
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class RateTaskConfig:
+    """Study 2: which codec at which rates, what of the chain is finetuned, beside which anchors."""
+
+    codec: CodecConfig = field(default_factory=lambda: CodecConfig("bmshj2018_hyperprior"))
+    base: BaseTrainingConfig = field(default_factory=lambda: BaseTrainingConfig(lambda_feature=0.0))
+    chain: ChainConfig = field(default_factory=ChainConfig)
+    bridge: FinetuneConfig = field(default_factory=FinetuneConfig)
+    points: dict[str, dict] = field(default_factory=dict)  # name -> lambda_mse and beta
+    configurations: dict[str, list] = field(default_factory=dict)  # name -> parts
+    only_at: dict[str, list] = field(default_factory=dict)  # configuration -> points; else all
+    bridge_at: list[str] = field(default_factory=list)  # points
+    anchors: dict[str, list] = field(default_factory=dict)  # name -> qualities
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     """How a codec is measured."""
 
@@ -141,6 +172,7 @@ class Profile:
     base: BaseTrainingConfig = field(default_factory=BaseTrainingConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    rate_task: RateTaskConfig = field(default_factory=RateTaskConfig)
     speed: SpeedConfig = field(default_factory=SpeedConfig)
     rows: dict[str, dict] = field(default_factory=dict)  # Table 1: name -> what it changes
 

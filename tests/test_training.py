@@ -24,7 +24,7 @@ class Stopped(RuntimeError):
 
 @pytest.fixture(autouse=True)
 def checkpoint_every_second_step(monkeypatch):
-    monkeypatch.setattr(training, "CHECKPOINT_EVERY", 2)
+    monkeypatch.setattr(training.steps, "CHECKPOINT_EVERY", 2)
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def assert_resumes(train, new_run, stop_at, monkeypatch) -> None:
         with pytest.raises(Stopped):
             train("stopped")
     monkeypatch.undo()
-    monkeypatch.setattr(training, "CHECKPOINT_EVERY", 2)
+    monkeypatch.setattr(training.steps, "CHECKPOINT_EVERY", 2)
     assert len(new_run("stopped").logged()) == 4
     assert not new_run("stopped").path("final.safetensors").exists()
     assert train("stopped") == whole

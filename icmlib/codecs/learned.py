@@ -68,6 +68,16 @@ class LearnedCodec(nn.Module):
         return self.model.g_s
 
     @property
+    def parts(self) -> dict[str, list[nn.Module]]:
+        """What can be trained apart: the `encoder` (all that only the sender runs), the `decoder`
+        (from y_hat to x_hat), and the `entropy` model, on which both sides must agree."""
+        parts = {"encoder": [], "decoder": [], "entropy": []}
+        names = {"g_a": "encoder", "h_a": "encoder", "g_s": "decoder"}
+        for name, module in self.model.named_children():
+            parts[names.get(name, "entropy")].append(module)
+        return parts
+
+    @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
@@ -77,6 +87,10 @@ class LearnedCodec(nn.Module):
         return self.model.downsampling_factor // 4
 
     # --- training ------------------------------------------------------------------------
+
+    def train(self, mode: bool = True) -> "LearnedCodec":
+        self._fingerprint = None  # the weights are about to change, or just have
+        return super().train(mode)
 
     def forward(self, x: torch.Tensor) -> dict:
         """x (B, 3, H, W) in [0, 1] -> `x_hat` (B, 3, H, W) and `likelihoods` of y and z."""

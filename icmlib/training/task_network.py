@@ -1,0 +1,47 @@
+"""Training a task network from scratch."""
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+from tqdm.auto import tqdm
+
+from icmlib.config import TaskConfig
+from icmlib.runs import Run
+from icmlib.training.steps import batch_indices, check_finite, checkpoint_due, seeded
+
+
+def train_task_network(network: nn.Module, dataset: Dataset, config: TaskConfig, run: Run) -> None:
+    """Train a task network from scratch: AdamW, one cycle, flips; weights to `run`."""
+    optimizer = torch.optim.AdamW(network.parameters(), config.lr, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, config.steps)
+    parts = {"network": network, "optimizer": optimizer, "schedule": schedule}
+    start = run.resume(**parts)
+    for step in tqdm(range(start, config.steps), "task network"):
+        indices = batch_indices(step, len(dataset), config.batch, config.seed)
+        with seeded(config.seed, step):
+            images, targets = zip(*(flip(*dataset[i]) for i in indices))
+            losses = network.loss(images, targets)
+        check_finite(losses, step)
+        loss = sum(losses.values())
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+        optimizer.step()
+        schedule.step()
+        run.log(step, {"loss": loss, **losses})
+        if checkpoint_due(step, config.steps):
+            run.checkpoint(step + 1, **parts)
+    run.save_weights(network)
+
+
+def flip(image: torch.Tensor, target: dict) -> tuple[torch.Tensor, dict]:
+    """Image, boxes and masks mirrored left-right and top-bottom, each with probability 1/2."""
+    height, width = image.shape[-2:]
+    boxes, masks = target["boxes"].clone(), target["masks"]
+    if torch.rand(()) < 0.5:
+        image, masks = image.flip(-1), masks.flip(-1)
+        boxes[:, [0, 2]] = width - boxes[:, [2, 0]]
+    if torch.rand(()) < 0.5:
+        image, masks = image.flip(-2), masks.flip(-2)
+        boxes[:, [1, 3]] = height - boxes[:, [3, 1]]
+    return image, {**target, "boxes": boxes, "masks": masks}
