@@ -4,16 +4,22 @@ PYTHON ?= python3
 PROFILE ?= quick
 CORES ?= $(shell $(PYTHON) -c 'import os; print(os.cpu_count())')
 BIN := .venv/bin
+STUDY ?= all
+SEEDS ?= 1 2
 SNAKEMAKE = $(BIN)/snakemake --cores $(CORES) --nolock --rerun-incomplete --quiet rules host
 
-.PHONY: reproduce bench smoke test lab lint lock clean
+.PHONY: reproduce seeds bench smoke test lab lint lock clean
 
-reproduce: .venv/ready  ## the study of PROFILE: notebooks 00 to 06, tables, figures and the report
-	$(SNAKEMAKE) --config profile=$(PROFILE)
+reproduce: .venv/ready  ## PROFILE's studies (STUDY=finetuning or rate_task: one): tables, figures, report
+	$(SNAKEMAKE) --config profile=$(PROFILE) study=$(STUDY)
 	@echo "report: $(CURDIR)/results/$(PROFILE)/report.html"
 
 bench: .venv/ready  ## how fast it is beside what one would otherwise run: results/PROFILE/speed.csv
 	$(SNAKEMAKE) --config profile=$(PROFILE) -- results/$(PROFILE)/speed.csv
+
+seeds:  ## the same with other seeds (SEEDS="1 2"), then again: findings count in how many they hold
+	for seed in $(SEEDS); do $(MAKE) reproduce PROFILE=$(PROFILE)-seed$$seed || exit 1; done
+	$(MAKE) reproduce
 
 smoke:  ## every notebook at its smallest
 	$(MAKE) reproduce PROFILE=smoke

@@ -1,20 +1,39 @@
-"""The study as a graph of notebook runs: `make reproduce`, or snakemake --config profile=NAME.
+"""Both studies as a graph of notebook runs: `make reproduce`, or snakemake --config profile=NAME.
 
-Each rule runs one notebook; the executed notebook is the rule's log, so that it survives a
+`study=finetuning` or `study=rate_task` runs one of them; a profile `NAME-seed<n>` is NAME with
+another seed. Each rule runs one notebook; the executed notebook is the rule's log, so that it survives a
 failure. The library files a stage uses are its inputs: an edit of plots.py retrains nothing.
 """
 
+import re
 import sys
+from glob import glob
 
 import yaml
 
 PROFILE = config.get("profile", "quick")
-FILE = f"notebooks/profiles/{PROFILE}.yaml"
+BASE_PROFILE = re.sub(r"-seed\d+$", "", PROFILE)
+FILE = f"notebooks/profiles/{BASE_PROFILE}.yaml"
 if not os.path.exists(FILE):
     raise WorkflowError(f"profile {FILE} does not exist")
 with open(FILE) as stream:
     VALUES = yaml.safe_load(stream)
 ROWS = list(VALUES.get("rows", {}))
+STUDY = VALUES.get("rate_task", {})
+POINTS = list(STUDY.get("points", {}))
+CHAINS = [
+    f"{point}-{name}"
+    for name in STUDY.get("configurations", {})
+    for point in STUDY.get("only_at", {}).get(name, POINTS)
+]
+STUDIES = {"finetuning": ROWS, "rate_task": POINTS}
+if config.get("study", "all") != "all":
+    if config["study"] not in STUDIES:
+        raise WorkflowError(f"unknown study {config['study']!r}; known: all, {', '.join(STUDIES)}")
+    STUDIES = {config["study"]: STUDIES[config["study"]]}
+STUDIES = [name for name, has in STUDIES.items() if has]
+if not STUDIES:
+    raise WorkflowError(f"profile {PROFILE} has neither rows nor points of that study")
 
 
 def section(*names):
@@ -43,6 +62,7 @@ FINETUNE = [
     f"{LIB}/losses.py",
     f"{LIB}/training/decoder.py",
 ]
+RATE_TASK = f"{LIB}/rate_task.py"
 RUN = (
     "OMP_NUM_THREADS={threads} " + sys.executable
     + " -m icmlib.cli run {input.notebook} {log} profile=" + PROFILE
@@ -155,6 +175,100 @@ rule figures:
         RUN
 
 
+rule mse_codec:
+    input:
+        TASK, CODEC, METRICS, f"{LIB}/losses.py", RATE_TASK,
+        expand(f"{LIB}/training/{{file}}.py", file=["steps", "base_codec"]), rules.data.output,
+        rules.task_network.output, notebook="notebooks/05a_rate_points.ipynb",
+    output:
+        f"{OUT}/mse_codec/{{point}}/summary.json",
+    log:
+        f"{OUT}/mse_codec/{{point}}/notebook.ipynb",
+    params:
+        section("data", "task", "evaluation"), lambda wildcards: STUDY["points"][wildcards.point],
+        STUDY.get("codec"), STUDY.get("base"),
+    threads: 1
+    shell:
+        RUN + " point={wildcards.point}"
+
+
+rule chain:
+    input:
+        f"{LIB}/training/chain.py", RATE_TASK, f"{OUT}/mse_codec/{{point}}/summary.json",
+        notebook="notebooks/05b_chain_finetuning.ipynb",
+    output:
+        f"{OUT}/chain/{{point}}-{{configuration}}/summary.json",
+    log:
+        f"{OUT}/chain/{{point}}-{{configuration}}/notebook.ipynb",
+    params:
+        lambda wildcards: STUDY["points"][wildcards.point], STUDY.get("chain"),
+        lambda wildcards: STUDY["configurations"][wildcards.configuration],
+    wildcard_constraints:
+        point="|".join(POINTS) or "none",
+    threads: 1
+    shell:
+        RUN + " point={wildcards.point} configuration={wildcards.configuration}"
+
+
+rule anchor:
+    input:
+        expand(
+            f"{LIB}/codecs/{{file}}.py",
+            file=["anchors", "conventional", "containers", "hevc", "vtm", "bitstream"],
+        ),
+        METRICS, RATE_TASK, rules.data.output, rules.task_network.output,
+        notebook="notebooks/05c_anchors.ipynb",
+    output:
+        f"{OUT}/anchor/{{anchor}}/summary.json",
+    log:
+        f"{OUT}/anchor/{{anchor}}/notebook.ipynb",
+    params:
+        section("data", "task", "evaluation"),
+        lambda wildcards: STUDY["anchors"][wildcards.anchor],
+    threads: 1
+    shell:
+        RUN + " anchor={wildcards.anchor}"
+
+
+rule bridge:
+    input:
+        FINETUNE, RATE_TASK, expand(rules.mse_codec.output, point=POINTS),
+        f"{OUT}/chain/{{point}}-C-FT/summary.json", notebook="notebooks/05d_bridge.ipynb",
+    output:
+        f"{OUT}/bridge/{{point}}/summary.json",
+    log:
+        f"{OUT}/bridge/{{point}}/notebook.ipynb",
+    params:
+        STUDY.get("bridge"),
+    threads: 1
+    shell:
+        RUN + " point={wildcards.point}"
+
+
+rule rate_task:
+    input:
+        f"{LIB}/plots.py", f"{LIB}/curves.py", f"{LIB}/metrics/bd.py", "data/chamain2020_table.csv",
+        RATE_TASK, expand(rules.mse_codec.output, point=POINTS),
+        expand(f"{OUT}/chain/{{chain}}/summary.json", chain=CHAINS),
+        expand(rules.anchor.output, anchor=STUDY.get("anchors", {})),
+        expand(rules.bridge.output, point=STUDY.get("bridge_at", [])),
+        [
+            table
+            for table in sorted(glob(f"results/{BASE_PROFILE}*/rate_task_findings.csv"))
+            if not table.startswith(f"{OUT}/") and re.fullmatch(rf"results/{BASE_PROFILE}-seed\d+/.*", table)
+        ],
+        notebook="notebooks/05_rate_task_study.ipynb",
+    output:
+        f"{OUT}/rate_task.csv",
+    log:
+        f"{OUT}/rate_task/curves/notebook.ipynb",
+    params:
+        STUDY,
+    threads: workflow.cores
+    shell:
+        RUN
+
+
 rule speed:
     input:
         FINETUNE, CODEC, METRICS, f"{LIB}/plots.py",
@@ -175,16 +289,24 @@ rule speed:
         RUN
 
 
+FINETUNING = [  # notebooks of study 1 in the report: the first row stands for all
+    rules.base_codec.log[0], *expand(rules.finetune.log, row=ROWS[:1]), rules.ablations.log[0],
+    rules.figures.log[0],
+]
+
+
 rule report:
     input:
-        f"{LIB}/cli.py", rules.figures.output,
+        f"{LIB}/cli.py",
+        rules.figures.output if "finetuning" in STUDIES else [],
+        rules.rate_task.output if "rate_task" in STUDIES else [],
     output:
         f"{OUT}/report.html",
     params:
         notebooks=[
-            rules.data.log[0], rules.task_network.log[0], rules.base_codec.log[0],
-            *expand(rules.finetune.log, row=ROWS[:1]), rules.ablations.log[0],
-            rules.figures.log[0],
+            rules.data.log[0], rules.task_network.log[0],
+            *(FINETUNING if "finetuning" in STUDIES else []),
+            *([rules.rate_task.log[0]] if "rate_task" in STUDIES else []),
         ],
     shell:
         sys.executable + " -m icmlib.cli report {output} {params.notebooks} --title 'icmlib, profile "

@@ -9,7 +9,9 @@ codecs/           encode, decode, latents, patches
 discriminator.py  PatchGAN             losses.py    named terms
 tasks/            the machine          training/    the loops
 metrics/          what is measured     evaluate.py  the line above, one row an image
-config.py  runs.py  study.py  plots.py  cli.py      profiles, run folders, tables, figures
+config.py  runs.py  plots.py  cli.py      profiles, run folders, figures, the command line
+study.py                              study 1: rows, aims
+rate_task.py  curves.py               study 2: points, curves, findings
 performance.py  bench/                              what makes it fast, and how fast it is
 """
 
@@ -21,9 +23,11 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submodules=[
         "bench",
         "codecs",
+        "curves",
         "datasets",
         "performance",
         "plots",
+        "rate_task",
         "study",
         "tasks",
         "training",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -108,7 +109,7 @@ class FinetuneConfig:
 class ChainConfig:
     """Finetuning of codec and task network by task loss + beta * rate: which parts, how long."""
 
-    parts: list[Literal["encoder", "decoder", "entropy", "task"]] = field(default_factory=list)
+    parts: list[str] = field(default_factory=list)  # of encoder, decoder, entropy, task
     beta: float = 1.0  # on bits per pixel
     batch: int = 4  # images per step
     steps: int = 500
@@ -119,20 +120,35 @@ class ChainConfig:
     schedule: Literal["cosine", "constant"] = "cosine"  # cosine: to zero
     seed: int = 0
 
+    def __post_init__(self):
+        known = ("encoder", "decoder", "entropy", "task")
+        for part in self.parts:
+            if part not in known:
+                raise ValueError(f"unknown part {part!r}; known: {', '.join(known)}")
+
+
+@dataclass(frozen=True)
+class PointConfig:
+    """One rate of study 2: the codec it starts from, and the price of a bit when finetuned."""
+
+    lambda_mse: float | None = None  # trained here for rate + lambda_mse * MSE
+    quality: int | None = None  # or CompressAI's own weights of this quality
+    beta: float = 1.0
+
 
 @dataclass(frozen=True)
 class RateTaskConfig:
-    """Study 2: which codec at which rates, what of the chain is finetuned, beside which anchors."""
+    """Study 2: a codec at several rates, what of the chain is finetuned, beside which anchors."""
 
     codec: CodecConfig = field(default_factory=lambda: CodecConfig("bmshj2018_hyperprior"))
     base: BaseTrainingConfig = field(default_factory=lambda: BaseTrainingConfig(lambda_feature=0.0))
     chain: ChainConfig = field(default_factory=ChainConfig)
+    points: dict[str, PointConfig] = field(default_factory=dict)  # from the lowest rate
+    configurations: dict[str, dict] = field(default_factory=dict)  # name -> changes of chain
+    only_at: dict[str, list[str]] = field(default_factory=dict)  # configuration -> points; else all
     bridge: FinetuneConfig = field(default_factory=FinetuneConfig)
-    points: dict[str, dict] = field(default_factory=dict)  # name -> lambda_mse and beta
-    configurations: dict[str, list] = field(default_factory=dict)  # name -> parts
-    only_at: dict[str, list] = field(default_factory=dict)  # configuration -> points; else all
-    bridge_at: list[str] = field(default_factory=list)  # points
-    anchors: dict[str, list] = field(default_factory=dict)  # name -> qualities
+    bridge_at: list[str] = field(default_factory=list)  # points whose C-FT codec it repairs
+    anchors: dict[str, dict] = field(default_factory=dict)  # name -> options, one of them a list
 
 
 @dataclass(frozen=True)
@@ -166,6 +182,7 @@ class Profile:
     """Everything that differs between a laptop and a cluster."""
 
     name: str
+    seed: int = 0  # of every training but the task network's; `<profile>-seed<n>` sets it
     data: DataConfig = field(default_factory=DataConfig)
     task: TaskConfig = field(default_factory=TaskConfig)
     codec: CodecConfig = field(default_factory=CodecConfig)
@@ -209,7 +226,7 @@ def from_dict(cls: type, values: dict):
         if dataclasses.is_dataclass(types[key]) and isinstance(value, dict)
     }
     try:
-        return dacite.from_dict(cls, {**values, **parts})
+        return dacite.from_dict(cls, {**values, **parts}, dacite.Config(strict=True))
     except dacite.DaciteError as error:
         raise ValueError(f"{cls.__name__}: {error}") from None
 
@@ -217,6 +234,54 @@ def from_dict(cls: type, values: dict):
 def replace(config, changes: dict):
     """The config with some values changed, checked like `from_dict`."""
     return from_dict(type(config), {**dataclasses.asdict(config), **changes})
+
+
+def with_seed(profile: Profile, seed: int) -> Profile:
+    """The profile with another seed of its trainings; the data and the machine stay."""
+    study = profile.rate_task
+    study = dataclasses.replace(
+        study,
+        **{
+            part: replace(getattr(study, part), {"seed": seed})
+            for part in ("base", "chain", "bridge")
+        },
+    )
+    return dataclasses.replace(
+        profile,
+        name=f"{profile.name}-seed{seed}",
+        seed=seed,
+        base=replace(profile.base, {"seed": seed}),
+        finetune=replace(profile.finetune, {"seed": seed}),
+        rate_task=study,
+    )
+
+
+def check_rate_task(study: RateTaskConfig) -> None:
+    """Raises ValueError for settings of study 2 that do not go together."""
+    for name, changes in study.configurations.items():
+        try:
+            parts = replace(study.chain, changes).parts
+        except ValueError as error:
+            raise ValueError(f"configuration {name!r}: {error}") from None
+        if name == "baseline" or name in study.anchors:
+            raise ValueError(f"configuration {name!r} has the name of another curve; rename it")
+        if not parts:
+            raise ValueError(f"configuration {name!r} trains nothing; give it parts")
+    for name, point in study.points.items():
+        if (point.lambda_mse is None) == (point.quality is None):
+            raise ValueError(f"point {name!r}: give either lambda_mse or quality")
+    named = [*study.bridge_at, *(each for points in study.only_at.values() for each in points)]
+    for point in named:
+        if point not in study.points:
+            raise ValueError(f"unknown point {point!r}; there are: {', '.join(study.points)}")
+    for name in study.only_at:
+        if name not in study.configurations:
+            raise ValueError(f"only_at names {name!r}, which is no configuration")
+    if study.bridge_at and "C-FT" not in study.configurations:
+        raise ValueError("bridge_at needs a configuration C-FT, whose decoder it repairs")
+    for name, options in study.anchors.items():
+        if not isinstance(options.get("quality"), list):
+            raise ValueError(f"anchor {name!r} needs a list of qualities")
 
 
 def check_row(finetune: FinetuneConfig, row: str, changes: dict) -> None:
@@ -230,13 +295,16 @@ def check_row(finetune: FinetuneConfig, row: str, changes: dict) -> None:
 
 
 def load_profile(name: str | Path) -> Profile:
-    """Read `notebooks/profiles/<name>.yaml`, or the file of that path.
+    """Read `notebooks/profiles/<name>.yaml`, or the file of that path; `<name>-seed<n>` is the
+    profile `<name>` with that seed.
 
     Raises:
         FileNotFoundError: no such profile; the message lists those there are.
         ValueError: not YAML, unknown keys or wrong types, anywhere in the file or in a row.
     """
     path = Path(name)
+    if (seeded := re.fullmatch(r"(.+)-seed(\d+)", str(name))) and not path.exists():
+        return with_seed(load_profile(seeded[1]), int(seeded[2]))
     if path.suffix != ".yaml":
         path = project_root() / "notebooks" / "profiles" / f"{name}.yaml"
     if not path.exists():
@@ -253,6 +321,7 @@ def load_profile(name: str | Path) -> Profile:
         profile = from_dict(Profile, {"name": path.stem, **values})
         for row, changes in profile.rows.items():
             check_row(profile.finetune, row, changes)
+        check_rate_task(profile.rate_task)
     except ValueError as error:
         raise ValueError(f"profile {path}: {error}") from None
     return profile

@@ -269,3 +269,57 @@ def ratios(table: pd.DataFrame) -> Figure:
     axis.set(xlabel="times faster than what one would otherwise run")
     axis.legend(frameon=False, fontsize=8)
     return figure
+
+
+def rate_curves(points: pd.DataFrame, panels: dict[str, str], kinds: dict[str, str]) -> Figure:
+    """Measures over the rate, a line a curve, a panel a measure, with intervals as bands.
+
+    Args:
+        points: a row a point: `curve`, `bpp` and, for each measure, `<measure>` and, where there
+            are intervals, `<measure>_low` and `<measure>_high`.
+        panels: measure -> axis label.
+        kinds: curve -> `main` (bold), `variant` (dashed) or `anchor` (grey).
+    """
+    figure, axes = _axes(1, len(panels), 4.2, 3.6)
+    styles = _curve_styles(kinds)
+    for axis, (measure, text) in zip(axes[0], panels.items()):
+        for name, rows in points.groupby("curve", sort=False):
+            rows = rows.sort_values("bpp")
+            axis.plot(rows["bpp"], rows[measure], label=name, ms=4, **styles[name])
+            if kinds[name] == "main" and f"{measure}_low" in rows:
+                bounds = rows[f"{measure}_low"], rows[f"{measure}_high"]
+                axis.fill_between(
+                    rows["bpp"], *bounds, color=styles[name]["color"], alpha=0.15, lw=0
+                )
+        axis.set(xscale="log", xlabel="rate (bpp)", ylabel=text)
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter("{x:g}")
+        axis.tick_params(axis="x", which="both", labelsize=7)
+        axis.grid(alpha=0.3, which="both")
+    axes[0, -1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    return figure
+
+
+def _curve_styles(kinds: dict[str, str]) -> dict[str, dict]:
+    """Line and marker of each curve: colours for what is trained here, greys for anchors."""
+    styles, colours = {}, iter([c for c in COLOURS if c != OTHER] * 2)
+    for name, marker in zip(kinds, "oDs^vP*X<>hdp" * 3):
+        kind = kinds[name]
+        line = {"main": "-", "variant": "--", "anchor": ":"}[kind]
+        colour = "0.45" if kind == "anchor" else next(colours)
+        width = 1.8 if kind == "main" else 1.0
+        styles[name] = {"color": colour, "ls": line, "lw": width, "marker": marker}
+    return styles
+
+
+def differences(variants: dict[str, torch.Tensor], gain: float = 4.0) -> Figure:
+    """What each version takes from or adds to the first one: grey where it is the same.
+
+    Args:
+        variants: name -> image (3, H, W); the first is the original.
+        gain: by which differences are multiplied.
+    """
+    (_, original), *others = variants.items()
+    images = [(image - original) * gain + 0.5 for _, image in others]
+    titles = [f"{name}, difference x {gain:g}" for name, _ in others]
+    return gallery(images, titles, columns=len(images))

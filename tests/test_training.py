@@ -1,5 +1,6 @@
 """The loops: a stopped run ends where an undisturbed one does; frozen parts stay frozen."""
 
+import copy
 import dataclasses
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from icmlib import tasks, training
 from icmlib.codecs import cached_latents
 from icmlib.codecs.patches import decoder_layers
-from icmlib.config import BaseTrainingConfig, FinetuneConfig, TaskConfig
+from icmlib.config import BaseTrainingConfig, ChainConfig, FinetuneConfig, TaskConfig
 from icmlib.runs import Run, fingerprint
 
 TASK = TaskConfig(steps=5, batch=2)
@@ -16,6 +17,10 @@ BASE = BaseTrainingConfig(steps=5, batch=2, crop=48)
 FINETUNE = FinetuneConfig(
     steps=5, batch=2, patches=2, patch_size=24, lambda_feature=0.1, lambda_lattice=0.01
 )
+
+
+EVERYTHING = ["encoder", "decoder", "entropy", "task"]
+CHAIN = ChainConfig(EVERYTHING, steps=5, batch=2, lr=1e-3, lr_task=1e-3)
 
 
 class Stopped(RuntimeError):
@@ -81,6 +86,18 @@ def finetune(make_codec, task, scenes, new_run, tmp_path):
     return train
 
 
+@pytest.fixture
+def finetune_chain(make_codec, task, scenes, new_run):
+    """Finetune parts of the tiny codec and the toy machine; returns both."""
+
+    def train(name: str, config=CHAIN):
+        codec, machine = make_codec(), copy.deepcopy(task)
+        training.finetune_chain(codec, machine, scenes("train"), config, new_run(name))
+        return codec, machine
+
+    return train
+
+
 # --- stopped and resumed -----------------------------------------------------------------
 
 
@@ -127,6 +144,17 @@ def test_finetuning_resumes(finetune, new_run, stop_at, monkeypatch, changes):
     assert_resumes(train, new_run, stop_at, monkeypatch)
 
 
+def test_chain_resumes(finetune_chain, new_run, stop_at, monkeypatch):
+    """With both optimisers, and both networks' weights."""
+
+    def train(name):
+        return tuple(map(fingerprint, finetune_chain(name)))
+
+    assert_resumes(train, new_run, stop_at, monkeypatch)
+    machines = [new_run(name).path("task.safetensors") for name in ("whole", "stopped")]
+    assert machines[0].read_bytes() == machines[1].read_bytes()
+
+
 def test_finished_run_is_not_trained_again(train_base, new_run, monkeypatch):
     first = train_base("run")
     monkeypatch.setattr(Run, "log", lambda *_: pytest.fail("trained again"))
@@ -160,6 +188,65 @@ def test_finetuning_changes_only_the_first_decoder_layers(finetune, make_codec, 
     assert trained and not constant
     assert all(name.startswith("model.g_s.") for name in changed)
     assert not any(p.requires_grad for p in after.parameters())
+
+
+@pytest.mark.parametrize(
+    "parts", [["task"], ["encoder"], ["decoder"], ["entropy"], ["encoder", "task"], EVERYTHING]
+)
+def test_chain_trains_the_named_parts_alone(finetune_chain, make_codec, task, parts):
+    """All of their weights move, and bit for bit nothing else; the entropy model's tables follow
+    its weights."""
+    codec, machine = finetune_chain("run", dataclasses.replace(CHAIN, parts=parts))
+    before = make_codec()
+    for part in ("encoder", "decoder", "entropy"):
+        one, other = (torch.nn.ModuleList(each.parts[part]) for each in (before, codec))
+        if part not in parts:
+            assert fingerprint(one) == fingerprint(other)
+        for (name, old), new in zip(one.named_parameters(), other.parameters()):
+            assert torch.equal(old, new) != (part in parts), name
+    same = [torch.equal(old, new) for old, new in zip(task.parameters(), machine.parameters())]
+    assert not any(same) if "task" in parts else all(same)
+    assert not any(p.requires_grad for net in (codec, machine) for p in net.parameters())
+
+
+def test_a_decoder_in_use_reads_what_a_finetuned_encoder_writes(finetune_chain, make_codec, scenes):
+    """Trained alone, the encoder still speaks the language of the decoder that nobody touched."""
+    codec, _ = finetune_chain("run", dataclasses.replace(CHAIN, parts=["encoder"], lr=1e-2))
+    before, x = make_codec(), scenes("test").image(0)
+    bits = codec.encode(x)
+    assert bytes(bits) != bytes(before.encode(x))
+    assert torch.equal(before.decode(bits), codec.decode(bits))
+
+
+@pytest.mark.parametrize("parts", [["task"], ["decoder"]])
+def test_chain_without_the_encoder_leaves_the_bits(finetune_chain, make_codec, scenes, parts):
+    codec, _ = finetune_chain("run", dataclasses.replace(CHAIN, parts=parts))
+    x = scenes("test").image(0)
+    assert bytes(codec.encode(x)) == bytes(make_codec().encode(x))
+
+
+def test_chain_lowers_its_loss(finetune_chain, new_run):
+    """A higher price of bits gives fewer of them."""
+    config = dataclasses.replace(CHAIN, steps=40, lr=3e-3, beta=0.0)
+    finetune_chain("cheap", config)
+    finetune_chain("dear", dataclasses.replace(config, beta=10.0))
+    rates = {name: new_run(name).logged()["rate"].tail(5).mean() for name in ("cheap", "dear")}
+    assert rates["dear"] < 0.9 * rates["cheap"]
+
+
+def test_chain_terms_of_mixed_sizes(codec, task):
+    """Bits over all pixels, whatever the images' sizes; the machine sees them in their order."""
+    images = [torch.rand(3, *size) for size in ((32, 48), (64, 64), (32, 48))]
+    seen = []
+    task.loss = lambda decoded, targets: seen.extend(decoded) or {"a": decoded[0].sum()}
+    with torch.no_grad():
+        terms = training.chain.chain_terms(codec, task, images, [{}] * 3)
+        alone = [training.chain.chain_terms(codec, task, [x], [{}])["rate"] for x in images]
+    pixels = [x[0].numel() for x in images]
+    expected = sum(r * n for r, n in zip(alone, pixels)) / sum(pixels)
+    assert float(terms["rate"]) == pytest.approx(float(expected), rel=1e-5)
+    assert [tuple(x.shape) for x in seen[:3]] == [tuple(x.shape) for x in images]
+    assert torch.equal(seen[2], seen[5])
 
 
 def test_finetuning_leaves_the_bits(finetune, make_codec, scenes):

@@ -27,14 +27,14 @@ class Latents:
 def cached_latents(codec: LearnedCodec, dataset, folder: str | Path) -> Latents:
     """Compute and store what is not stored yet.
 
-    The file's name is the fingerprint of the codec's weights (but `g_s`) and of the images: a
-    changed codec or data set never meets old latents.
+    The file's name is the fingerprint of encoder, entropy model and images: a changed codec or data
+    set never meets old latents.
 
     Raises:
         ValueError: the codec's latents are no integers (its entropy model has means).
     """
     images = [dataset.path(index) for index in range(len(dataset))]  # their bytes, not their names
-    content = fingerprint(codec.fingerprint, *images)
+    content = fingerprint(codec.fingerprint_of("encoder", "entropy"), *images)
     path = Path(folder) / f"latents-{content}.safetensors"
     if not path.exists():
         tensors = {}

@@ -48,8 +48,8 @@ class ScaleHyperpriorS8(ScaleHyperprior):
 class LearnedCodec(nn.Module):
     """A CompressAI model as a codec: any image size, real bytes, checked symbols.
 
-    The fingerprint in the bitstream is of all weights but the decoder's `g_s`: codecs that differ
-    in `g_s` alone write and read the same bits.
+    The fingerprint in the bitstream is of the entropy model, on which sender and receiver must
+    agree: codecs that share it read each other's bits, each with its own encoder and decoder.
     """
 
     def __init__(self, model: CompressionModel):
@@ -124,11 +124,13 @@ class LearnedCodec(nn.Module):
     @property
     def fingerprint(self) -> str:
         if self._fingerprint is None:
-            state = self.model.state_dict()
-            self._fingerprint = fingerprint(
-                {name: value for name, value in state.items() if not name.startswith("g_s.")}
-            )
+            self._fingerprint = self.fingerprint_of("entropy")
         return self._fingerprint
+
+    def fingerprint_of(self, *parts: str) -> str:
+        """Of the weights and tables of some of the codec's `parts`."""
+        modules = nn.ModuleList(module for part in parts for module in self.parts[part])
+        return fingerprint(modules)
 
     @torch.no_grad()
     def encode(self, image: torch.Tensor) -> Bitstream:

@@ -107,15 +107,31 @@ def bootstrap(
     images = {np.shape(bits)[-1] for bits, _ in (anchor, test)}
     if len(images) != 1:
         raise ValueError(f"anchor and test have {sorted(images)} images; need the same ones")
-    n = images.pop()
-    counts = np.concatenate([np.ones((1, n), int), resample_counts(n, resamples, rng)])
+    counts = whole_and_resamples(images.pop(), resamples, rng)
     curves = [_resampled(bits, quality, counts) for bits, quality in (anchor, test)]
+    return resampled_delta(*curves, of, **limits)
+
+
+def whole_and_resamples(n: int, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """How often each of n images counts, (1 + resamples, n): once each, then as drawn."""
+    return np.concatenate([np.ones((1, n), int), resample_counts(n, resamples, rng)])
+
+
+def resampled_delta(
+    anchor: tuple[np.ndarray, np.ndarray],
+    test: tuple[np.ndarray, np.ndarray],
+    of: str = "rate",
+    **limits,
+) -> Delta:
+    """`bootstrap` of curves that are resampled already: each (rates, qualities), both
+    (points, 1 + R), the whole set first, then the same R resamples of images for both."""
     deltas = [
-        delta(*((rates[:, i], qualities[:, i]) for rates, qualities in curves), of, **limits)
-        for i in range(len(counts))
+        delta(
+            *((rates[:, i], qualities[:, i]) for rates, qualities in (anchor, test)), of, **limits
+        )
+        for i in range(anchor[0].shape[1])
     ]
-    draws = np.array([each.value for each in deltas[1:]])
-    return _with_interval(deltas[0], draws)
+    return _with_interval(deltas[0], np.array([each.value for each in deltas[1:]]))
 
 
 def _with_interval(whole: Delta, draws: np.ndarray) -> Delta:

@@ -1,0 +1,281 @@
+"""Study 2, rate against task: its runs, their points as tables and pictures, and the bridge to
+study 1. The curves through the points, and what is found between them, are in curves.py."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from icmlib import codecs, datasets
+from icmlib.codecs.conventional import ConventionalCodec
+from icmlib.config import ChainConfig, CodecConfig, Profile, RateTaskConfig, project_root, replace
+from icmlib.curves import Curve, at_rate, interval
+from icmlib.evaluate import Evaluation, load_evaluation
+from icmlib.metrics import bd, detection
+from icmlib.runs import read_summary, run_folder
+
+MEASURES = ("box_AP", "psnr")  # of the curves that carry intervals
+DESCRIBED = {
+    frozenset({"task"}): "task network",
+    frozenset({"encoder", "decoder", "entropy"}): "codec",
+    frozenset({"encoder", "decoder", "entropy", "task"}): "codec and task network",
+}
+
+
+# --- runs --------------------------------------------------------------------------------------
+
+
+def chain(profile: Profile, point: str, configuration: str) -> ChainConfig:
+    """Settings of one finetuning of study 2; raises ValueError for names the profile lacks."""
+    study = profile.rate_task
+    for what, name, known in (
+        ("point", point, study.points),
+        ("configuration", configuration, study.configurations),
+    ):
+        if name not in known:
+            raise ValueError(f"unknown {what} {name!r}; the profile has: {', '.join(known)}")
+    changes = {"beta": study.points[point].beta, **study.configurations[configuration]}
+    return replace(study.chain, changes)
+
+
+def points_of(study: RateTaskConfig, configuration: str) -> list[str]:
+    """The points at which a configuration is trained."""
+    return study.only_at.get(configuration, list(study.points))
+
+
+def anchor_codecs(profile: Profile, name: str) -> dict[str, ConventionalCodec]:
+    """An anchor at each of the profile's qualities, by name; raises NotMeasured where it cannot
+    run here."""
+    options = profile.rate_task.anchors[name]
+    return {
+        f"q{quality}": codecs.anchor(name, **options | {"quality": quality})
+        for quality in options["quality"]
+    }
+
+
+def label(configuration: str, parts: list[str]) -> str:
+    """`C-FT (codec)`: a configuration and what it trains."""
+    return f"{configuration} ({DESCRIBED.get(frozenset(parts), ' + '.join(parts))})"
+
+
+def codec_config(profile: Profile, point: str) -> CodecConfig:
+    """The codec's architecture at a point: the profile's, or that of CompressAI's quality."""
+    study = profile.rate_task
+    quality = study.points[point].quality
+    return codecs.zoo_config(study.codec, quality) if quality else study.codec
+
+
+# --- points ------------------------------------------------------------------------------------
+
+
+def runs(profile: Profile) -> dict[str, dict[str, tuple[Path, str]]]:
+    """Where each point of each curve was measured: curve -> point -> run folder and name of the
+    evaluation. Anchors that were not measured are left out."""
+    study = profile.rate_task
+    found = {"baseline": {p: (run_folder(profile, "mse_codec", p), "test") for p in study.points}}
+    for name in study.configurations:
+        found[name] = {
+            point: (run_folder(profile, "chain", f"{point}-{name}"), "test")
+            for point in points_of(study, name)
+        }
+    for name in study.anchors:
+        measured = read_summary(profile, "anchor", name)["points"]
+        found[name] = {point: (run_folder(profile, "anchor", name), point) for point in measured}
+    return {name: points for name, points in found.items() if points}
+
+
+def read_points(profile: Profile) -> pd.DataFrame:
+    """A row for each point of each curve on test: everything that was measured."""
+    rows = []
+    for curve, points in runs(profile).items():
+        for point, (folder, name) in points.items():
+            stage, run = folder.parent.name, folder.name
+            rows.append({"curve": curve, "point": point} | read_summary(profile, stage, run)[name])
+    return pd.DataFrame(rows)
+
+
+def resampled_curves(profile: Profile) -> dict[str, Curve]:
+    """Every curve with a bootstrap over the test images: the same resamples for all of them."""
+    truth = datasets.create(profile.data, "test").ground_truth
+    rng = np.random.default_rng(0)
+    counts = bd.whole_and_resamples(len(truth["images"]), profile.evaluation.resamples, rng)
+    return {
+        name: _resampled([load_evaluation(*each, truth) for each in points.values()], counts)
+        for name, points in tqdm(runs(profile).items(), "curves")
+    }
+
+
+def _resampled(evaluations: list[Evaluation], counts: np.ndarray) -> Curve:
+    rates, measures = [], {name: [] for name in MEASURES}
+    for evaluation in evaluations:
+        table = evaluation.per_image
+        pixels = counts @ table["pixels"].to_numpy(float)
+        rates.append(counts @ (8.0 * table["payload_bytes"].to_numpy()) / pixels)
+        ap = detection.average_precision(evaluation.matches["box"], counts)["AP"]
+        measures["box_AP"].append(np.nan_to_num(ap))
+        measures["psnr"].append(counts @ table["psnr"].to_numpy() / counts.sum(1))
+    return Curve(np.stack(rates), {name: np.stack(each) for name, each in measures.items()})
+
+
+def with_intervals(points: pd.DataFrame, curves: dict[str, Curve]) -> pd.DataFrame:
+    """The points with `<measure>_low` and `<measure>_high`, 95 % over the resamples."""
+    points = points.copy()
+    for name, curve in curves.items():
+        for measure, values in curve.measures.items():
+            bounds = np.quantile(values[:, 1:], (0.025, 0.975), axis=1)
+            for end, bound in zip(("low", "high"), bounds):
+                points.loc[points["curve"] == name, f"{measure}_{end}"] = bound
+    return points
+
+
+def equal_rate(curves: dict[str, Curve], rate: float) -> pd.DataFrame:
+    """What each curve gives at one rate (bpp), beside the paper's figures near 0.1 bpp."""
+    paper = pd.read_csv(project_root() / "data" / "chamain2020_table.csv", index_col=0)
+    rows = {}
+    for name, curve in curves.items():
+        ap, psnr = (at_rate(curve, measure, rate) for measure in MEASURES)
+        if np.isfinite(ap[0]):
+            ap, psnr = interval(ap, 100), interval(psnr)
+            rows[name] = {"bpp": rate, "box_mAP": ap["value"], "psnr": psnr["value"]}
+            rows[name] |= {f"box_mAP_{end}": ap[end] for end in ("low", "high")}
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("configuration")
+    return table.join(paper, rsuffix="_paper")
+
+
+def kinds(profile: Profile) -> dict[str, str]:
+    """How each curve is drawn: see `icmlib.plots.rate_curves`."""
+    study = profile.rate_task
+    drawn = {name: "variant" for name in study.configurations}
+    drawn = {"baseline": "main", **drawn, **{name: "anchor" for name in study.anchors}}
+    return drawn | {name: "main" for name in ("T-FT", "C-FT", "J-FT") if name in drawn}
+
+
+# --- the bridge --------------------------------------------------------------------------------
+
+
+def bridge(profile: Profile, point: str, measured: dict) -> dict:
+    """What a finetuned decoder gives back of the PSNR that C-FT took, and what the machine pays.
+
+    Args:
+        measured: the finetuned codec's summary on test, with its differences from C-FT.
+
+    Returns:
+        `psnr_baseline`: the MSE codec's at the same rate, interpolated (at the same point, where
+        the rate is outside its range); `psnr_before`: C-FT's; `back`: share of the loss between
+        them that is back; `box_AP_change` in % of C-FT's, with `_low` and `_high`.
+    """
+    start = read_summary(profile, "chain", f"{point}-C-FT")["test"]
+    points = [read_summary(profile, "mse_codec", p)["test"] for p in profile.rate_task.points]
+    rates, psnr = (np.array([[p[name]] for p in points]) for name in ("bpp", "psnr"))
+    (best,) = at_rate(Curve(rates, {"psnr": psnr}), "psnr", measured["bpp"])
+    if np.isnan(best):
+        best = read_summary(profile, "mse_codec", point)["test"]["psnr"]
+    scale = 100 / start["box_AP"] if start["box_AP"] else float("nan")
+    return {
+        "psnr_baseline": float(best),
+        "psnr_before": start["psnr"],
+        "back": float((measured["psnr"] - start["psnr"]) / (best - start["psnr"])),
+    } | {
+        f"box_AP_change{end}": scale * measured[f"box_AP_difference{end}"]
+        for end in ("", "_low", "_high")
+    }
+
+
+def read_bridges(profile: Profile) -> pd.DataFrame:
+    """A row for each point at which a C-FT codec's decoder was finetuned: before, and after."""
+    rows = []
+    for point in profile.rate_task.bridge_at:
+        before = read_summary(profile, "chain", f"{point}-C-FT")["test"]
+        after = read_summary(profile, "bridge", point)["test"]
+        row = {"point": point, "bpp": after["bpp"]}
+        row |= {f"psnr_{k}": v for k, v in _before_after(before, after, "psnr").items()}
+        row |= {"psnr_baseline": after["psnr_baseline"], "back": after["back"]}
+        for name in ("box_AP", "ssim", "lpp4", "prms"):
+            row |= {f"{name}_{k}": v for k, v in _before_after(before, after, name).items()}
+        ends = ("", "_low", "_high")
+        rows.append(row | {f"box_AP_change{end}": after[f"box_AP_change{end}"] for end in ends})
+    return pd.DataFrame(rows)
+
+
+def _before_after(before: dict, after: dict, name: str) -> dict[str, float]:
+    return {"before": before[name], "after": after[name]}
+
+
+def bridge_findings(bridges: pd.DataFrame) -> pd.DataFrame:
+    """Whether each bridge reaches its aims, in the form of `curves.findings`."""
+    rows = []
+    for row in bridges.to_dict("records"):
+        name = f"the bridge at {row['point']}"
+        back, change = 100 * row["back"], row["box_AP_change"]
+        rows.append(
+            {
+                "finding": f"{name} gives at least half of the lost PSNR back",
+                "measure": "% of the loss",
+                "value": back,
+                "verdict": "holds" if back >= 50 else "does not hold",
+            }
+        )
+        rows.append(
+            {
+                "finding": f"{name} costs at most 2 % of box mAP",
+                "measure": "% of box mAP",
+                "value": change,
+                "low": row["box_AP_change_low"],
+                "high": row["box_AP_change_high"],
+                "verdict": "holds" if change >= -2 else "does not hold",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def across_seeds(profile: Profile, found: pd.DataFrame) -> list[str]:
+    """In how many of the seeds whose tables are there each finding holds: `2 of 3`."""
+    base = re.sub(r"-seed\d+$", "", profile.name)
+    results = project_root() / "results"
+    tables = [found.set_index("finding")["verdict"]]
+    for folder in [results / base, *sorted(results.glob(f"{base}-seed*"))]:
+        path = folder / "rate_task_findings.csv"
+        if folder.name != profile.name and path.exists():
+            tables.append(pd.read_csv(path, index_col="finding")["verdict"])
+    verdicts = [[table.get(finding) for table in tables] for finding in found["finding"]]
+    return [f"{each.count('holds')} of {len(tables)}" for each in verdicts]
+
+
+# --- pictures ----------------------------------------------------------------------------------
+
+
+def pictures(profile: Profile, points: pd.DataFrame, x: torch.Tensor) -> tuple[dict, dict]:
+    """An image by every codec at about the rate of the first bridge, and a caption for each: rate,
+    box mAP and PSNR of the whole split.
+
+    Args:
+        points: of `read_points`.
+        x: the image (3, H, W).
+    """
+    bridge_point = profile.rate_task.bridge_at[0]
+    rate = points.query("curve == 'C-FT' and point == @bridge_point")["bpp"].item()
+    images, captions = {"original": x}, {}
+    for curve in ("baseline", "T-FT", "C-FT", "J-FT"):
+        rows = points[points["curve"] == curve]
+        if len(rows):
+            row = rows.loc[np.log(rows["bpp"] / rate).abs().idxmin()]
+            folder, _ = runs(profile)[curve][row["point"]]
+            images[curve] = _decoded(profile, row["point"], folder, x)
+            captions[curve] = _caption(row)
+    name = "C-FT, finetuned"
+    folder = run_folder(profile, "bridge", bridge_point)
+    images[name] = _decoded(profile, bridge_point, folder, x)
+    captions[name] = _caption(read_summary(profile, "bridge", bridge_point)["test"])
+    return images, captions
+
+
+def _decoded(profile: Profile, point: str, folder: Path, x: torch.Tensor) -> torch.Tensor:
+    codec = codecs.load(codec_config(profile, point), folder / "final.safetensors")
+    return codec.decode(codec.encode(x))
+
+
+def _caption(row) -> str:
+    return f"{row['bpp']:.2f} bpp, mAP {row['box_AP']:.3f}\n{row['psnr']:.1f} dB"

@@ -1,0 +1,139 @@
+"""Curves over rate: between the points, between the curves, and what is found on them."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from icmlib import curves, rate_task
+from icmlib.config import RateTaskConfig, from_dict
+from icmlib.curves import Curve
+
+RATES = np.array([0.1, 0.2, 0.4, 0.8])
+
+
+def curve(ap, psnr=(20, 22, 24, 26), rates=RATES, noise: float = 0.0, resamples: int = 50) -> Curve:
+    """The same noise for every curve of the same size, as paired resamples have it."""
+    shift = np.concatenate([[0.0], np.random.default_rng(0).normal(0, 1, resamples)])
+    spread = lambda values: np.asarray(values, float)[:, None] + noise * shift  # noqa: E731
+    return Curve(
+        np.repeat(np.asarray(rates, float)[:, None], resamples + 1, 1),
+        {"box_AP": spread(ap), "psnr": spread(psnr)},
+    )
+
+
+BASELINE = (0.20, 0.30, 0.40, 0.50)
+STUDY = {
+    "baseline": curve(BASELINE, noise=0.02),
+    "T-FT": curve((0.25, 0.35, 0.45, 0.52), noise=0.02),
+    "C-FT": curve((0.28, 0.36, 0.44, 0.51), (15, 16, 17, 18), noise=0.02),
+    "J-FT": curve((0.32, 0.40, 0.47, 0.53), (14, 15, 16, 17), noise=0.02),
+    "HEVC": curve((0.15, 0.25, 0.38, 0.49), noise=0.02),
+}
+
+
+def test_at_rate_goes_through_the_points_and_no_further():
+    line = curve((0.1, 0.2, 0.3, 0.4))
+    assert curves.at_rate(line, "box_AP", 0.2)[0] == pytest.approx(0.2)
+    between = curves.at_rate(line, "box_AP", np.sqrt(0.2 * 0.4))
+    assert between == pytest.approx(np.full(51, 0.25))  # straight over the log of the rate
+    assert np.isnan(curves.at_rate(line, "box_AP", 0.09)).all()
+    assert np.isnan(curves.at_rate(line, "box_AP", 0.81)).all()
+
+
+def test_points_may_come_in_any_order():
+    ordered, mixed = curve(BASELINE), curve(BASELINE[::-1], rates=RATES[::-1])
+    at = [curves.at_rate(each, "box_AP", 0.3)[0] for each in (ordered, mixed)]
+    assert at[0] == at[1]
+
+
+def test_lowest_common_rate_is_the_highest_of_the_lowest():
+    some = {"a": curve(BASELINE), "b": curve(BASELINE, rates=2 * RATES)}
+    assert curves.lowest_common_rate(some, ["a", "b"]) == pytest.approx(0.2)
+    assert curves.lowest_common_rate(some, ["a"]) == pytest.approx(0.1)
+
+
+def test_deltas_of_shifted_curves():
+    """Five points of mAP more at every rate; the interval of a paired difference is narrow,
+    however much both curves move together."""
+    shifted = {
+        "baseline": curve(BASELINE, noise=0.03),
+        "better": curve(np.add(BASELINE, 0.05), (19, 21, 23, 25), noise=0.03),
+    }
+    table = curves.deltas(shifted, "baseline").set_index("what")
+    assert table.loc["BD-mAP", "value"] == pytest.approx(5)
+    assert table.loc["BD-mAP", "low"] == pytest.approx(5) == table.loc["BD-mAP", "high"]
+    assert table.loc["BD-PSNR (dB)", "value"] == pytest.approx(-1)
+    assert table.loc["BD-rate (%)", "value"] < -20
+
+
+def test_no_delta_without_overlap():
+    far = {"baseline": curve(BASELINE), "far": curve(BASELINE, rates=20 * RATES)}
+    row = curves.deltas(far, "baseline").set_index("what").loc["BD-mAP"]
+    assert np.isnan(row["value"]) and "overlap" in row["reason"]
+
+
+def test_findings_hold_where_they_should():
+    table = curves.findings(STUDY).set_index("finding")
+    assert len(table) == 8 and (table["verdict"] == "holds").all()
+    psnr = table.loc["PSNR falls as the task gains, J-FT"]
+    assert psnr["value"] == pytest.approx(-6)
+    best = table.loc["J-FT is best at the lowest rates"]
+    assert best["value"] == pytest.approx(4) and "0.100 bpp" in best["measure"]
+
+
+@pytest.mark.parametrize(
+    ("curve_", "worse", "finding"),
+    [
+        ("T-FT", np.subtract(BASELINE, 0.01), "T-FT beats the baseline"),
+        ("J-FT", (0.26, 0.40, 0.47, 0.53), "J-FT is best at the lowest rates"),
+        ("baseline", (0.10, 0.20, 0.30, 0.40), "off the shelf, the learned codec is at least as"),
+    ],
+)
+def test_findings_that_do_not_hold(curve_, worse, finding):
+    table = curves.findings(STUDY | {curve_: curve(worse, (14, 15, 16, 17))})
+    rows = table[table["finding"].str.startswith(finding)]
+    assert list(rows["verdict"]) == ["does not hold"]
+
+
+def test_findings_that_cannot_be_said():
+    """No overlap, no verdict."""
+    far = STUDY | {"HEVC": curve(BASELINE, rates=50 * RATES)}
+    row = curves.findings(far).iloc[0]
+    assert row["verdict"] == "cannot be said" and "overlap" in row["reason"]
+
+
+def test_findings_without_the_configurations():
+    assert curves.findings({"baseline": STUDY["baseline"]}).empty
+
+
+# --- the profile's settings --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"points": {"q1": {"lambda_mse": 1.0, "quality": 2}}}, "either lambda_mse or quality"),
+        ({"points": {"q1": {}}}, "either lambda_mse or quality"),
+        ({"configurations": {"X": {"parts": ["encodr"]}}}, "unknown part 'encodr'"),
+        ({"configurations": {"X": {}}}, "'X' trains nothing"),
+        ({"configurations": {"baseline": {"parts": ["task"]}}}, "name of another curve"),
+        ({"configurations": {"X": {"pats": ["task"]}}}, "did you mean 'parts'"),
+        ({"only_at": {"X": []}}, "no configuration"),
+        ({"bridge_at": ["q9"]}, "unknown point 'q9'"),
+        ({"anchors": {"JPEG": {"quality": 30}}}, "list of qualities"),
+    ],
+)
+def test_wrong_settings_are_refused(values, message):
+    from icmlib.config import check_rate_task
+
+    with pytest.raises(ValueError, match=message):
+        check_rate_task(from_dict(RateTaskConfig, values))
+
+
+def test_bridge_findings_follow_the_aims():
+    row = {"point": "q1", "back": 0.7, "box_AP_change": -3.0}
+    row |= {"box_AP_change_low": -5.0, "box_AP_change_high": -1.0}
+    assert list(rate_task.bridge_findings(pd.DataFrame([row]))["verdict"]) == [
+        "holds",
+        "does not hold",
+    ]
