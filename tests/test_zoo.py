@@ -1,6 +1,5 @@
 """CompressAI's weights by quality: files as they are published, and never unpickled."""
 
-import hashlib
 import os
 from collections import OrderedDict
 
@@ -16,28 +15,6 @@ CONFIG = CodecConfig("mbt2018_mean", N=64, M=96)
 TINY = CodecConfig("mbt2018_mean", N=8, M=12)
 
 
-@pytest.fixture(autouse=True)
-def hub(tmp_path, monkeypatch):
-    """An empty cache of torch.hub, and no network."""
-
-    def no_network(*_, **__):
-        raise OSError("no route to host")
-
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
-    folder = tmp_path / "checkpoints"
-    folder.mkdir()
-    return folder
-
-
-def publish(folder, thing, name: str = "file") -> str:
-    """Save as torch does, under a name with the hash in it; returns the address."""
-    torch.save(thing, folder / "new")
-    digest = hashlib.sha256((folder / "new").read_bytes()).hexdigest()
-    path = (folder / "new").rename(folder / f"{name}-{digest[:8]}.pth.tar")
-    return f"https://nowhere.invalid/models/{path.name}"
-
-
 def as_published(codec) -> OrderedDict:
     """The state dict in the names of CompressAI 1.1, when the weights were made; from DataParallel,
     as some are."""
@@ -50,12 +27,12 @@ def as_published(codec) -> OrderedDict:
 
 
 @pytest.fixture
-def published(hub, monkeypatch):
+def published(publish, monkeypatch):
     """A tiny codec that is published as quality 3; quality 4 is nowhere."""
     codec = codecs.create(TINY, seed=5).eval()
     codec.update()
     urls = {
-        3: publish(hub, as_published(codec)),
+        3: publish(as_published(codec)),
         4: "https://nowhere.invalid/tiny-01234567.pth.tar",
     }
     monkeypatch.setitem(zoo.model_urls["mbt2018-mean"], "mse", urls)
@@ -123,9 +100,9 @@ class Malicious:
         return os.mkdir, (str(self.path),)
 
 
-def test_pickle_that_runs_code_is_refused(hub, tmp_path):
+def test_pickle_that_runs_code_is_refused(publish, hub, tmp_path):
     """Even with the right hash."""
-    url = publish(hub, {"weight": Malicious(tmp_path / "owned")})
+    url = publish({"weight": Malicious(tmp_path / "owned")})
     with pytest.raises(WeightsUnavailable, match="cannot be read"):
         read_state(url, "these")
     assert not (tmp_path / "owned").exists()
@@ -133,9 +110,9 @@ def test_pickle_that_runs_code_is_refused(hub, tmp_path):
     assert (tmp_path / "owned").exists()  # else the test would prove nothing
 
 
-def test_file_that_is_another_than_its_name_says_is_refused(hub):
+def test_file_that_is_another_than_its_name_says_is_refused(publish, hub):
     """Cut short, or put there by hand."""
-    url = publish(hub, {"weight": torch.zeros(9)})
+    url = publish({"weight": torch.zeros(9)})
     path = hub / url.rsplit("/", 1)[1]
     assert torch.equal(read_state(url, "these")["weight"], torch.zeros(9))
     path.write_bytes(path.read_bytes()[:-1])
