@@ -1,4 +1,4 @@
-"""torchvision's detectors: losses and predictions in our labels, weights that are never unpickled."""
+"""torchvision's detectors: losses and predictions in our labels; weights as they are published."""
 
 import pytest
 import torch
