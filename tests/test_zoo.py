@@ -28,15 +28,17 @@ def as_published(codec) -> OrderedDict:
 
 @pytest.fixture
 def published(publish, monkeypatch):
-    """A tiny codec that is published as quality 3; quality 4 is nowhere."""
+    """A tiny codec that is published as quality 3, with old tables; quality 4 is nowhere."""
     codec = codecs.create(TINY, seed=5).eval()
     codec.update()
+    codec.model.entropy_bottleneck.quantiles.data.mul_(0.5)
     urls = {
         3: publish(as_published(codec)),
         4: "https://nowhere.invalid/tiny-01234567.pth.tar",
     }
     monkeypatch.setitem(zoo.model_urls["mbt2018-mean"], "mse", urls)
     monkeypatch.setitem(zoo.cfgs, "mbt2018-mean", {3: (8, 12), 4: (8, 12)})
+    codec.update()
     return codec
 
 
