@@ -11,6 +11,7 @@ tasks/            the machine          training/    the loops
 metrics/          what is measured     evaluate.py  the line above, one row an image
 config.py  runs.py  study.py  plots.py  cli.py      profiles, run folders, tables, figures
 performance.py  bench/                              what makes it fast, and how fast it is
+downloads.py                                        published weights, never unpickled
 """
 
 import lazy_loader
