@@ -36,7 +36,7 @@ class DataConfig:
     val: int = 200
     test: int = 300
     seed: int = 0
-    splits: dict = field(default_factory=dict)  # coco: split -> {images, annotations, limit}
+    splits: dict = field(default_factory=dict)  # coco: split -> {images, annotations, skip, limit}
 
     @property
     def label(self) -> str:
@@ -53,7 +53,10 @@ class TaskConfig:
 
     name: str = "small_mask_rcnn"  # see icmlib.tasks.create
     num_classes: int = 4  # without the background
-    weights: str | None = None  # safetensors, from the project's root; none: train in notebook 01
+    # safetensors, from the project's root; COCO_V1 or DEFAULT: torchvision's own, downloaded at
+    # first use; none: train in notebook 01
+    weights: str | None = None
+    min_size: int | None = None  # px of the short side that torchvision resizes to; none: 800
     steps: int = 8000
     batch: int = 8
     lr: float = 2e-3
@@ -64,9 +67,9 @@ class TaskConfig:
 class CodecConfig:
     """The codec's architecture; see icmlib.codecs.create."""
 
-    name: str = "scale_hyperprior_s8"
-    N: int = 64
-    M: int = 96
+    name: str = "scale_hyperprior_s8"  # or a function of CompressAI's zoo: mbt2018_mean, ...
+    N: int = 64  # channels of the transforms' inner layers, and of z
+    M: int = 96  # channels of y; cheng2020 has N of them
 
 
 @dataclass(frozen=True)

@@ -1,3 +1,4 @@
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -109,3 +110,31 @@ def new_run(tmp_path):
     from icmlib.runs import Run
 
     return lambda name="run", **parameters: Run(tmp_path / name, parameters, {}, {"profile": "t"})
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """An empty cache of torch.hub, and no network."""
+
+    def no_network(*_, **__):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def publish(hub):
+    """`publish(thing)`: saved in the cache as torch does, with the hash in the name; returns the
+    address it could have come from."""
+
+    def save(thing) -> str:
+        torch.save(thing, hub / "new")
+        digest = hashlib.sha256((hub / "new").read_bytes()).hexdigest()
+        path = (hub / "new").rename(hub / f"made-{digest[:8]}.pth.tar")
+        return f"https://nowhere.invalid/models/{path.name}"
+
+    return save

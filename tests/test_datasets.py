@@ -216,6 +216,24 @@ def test_limit_keeps_the_first_images_and_their_annotations(shared, coco):
     assert few[2][1]["labels"].tolist() == coco[2][1]["labels"].tolist()
 
 
+def test_skip_and_limit_make_disjoint_splits_of_one_file(shared, coco, monkeypatch):
+    """All images once, with their annotations; as a profile's splits, where typing errors count."""
+    monkeypatch.setenv("ICM_ROOT", str(shared))
+    files = {"images": "val2017", "annotations": "annotations/instances_val2017.json"}
+    splits = {"train": {**files, "limit": 40}, "val": {**files, "skip": 40, "limit": 5}}
+    config = DataConfig("coco", root="coco", splits=splits)
+    train, val = (datasets.create(config, split) for split in ("train", "val"))
+    taken = train.ground_truth["images"] + val.ground_truth["images"]
+    assert taken == coco.ground_truth["images"][:45] and len(val) == 5
+    assert torch.equal(val[0][1]["boxes"], coco[40][1]["boxes"])
+    with pytest.raises(ValueError, match="lists 47 images; skip: 47 and limit: 5 leave none"):
+        datasets.create(
+            DataConfig("coco", root="coco", splits={"val": {**splits["val"], "skip": 47}}), "val"
+        )
+    with pytest.raises(ValueError, match="split 'val' has unknown keys skpi; known: images, anno"):
+        datasets.create(DataConfig("coco", splits={"val": {**files, "skpi": 40}}), "val")
+
+
 # --- made sets ---------------------------------------------------------------------------
 
 

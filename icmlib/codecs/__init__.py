@@ -2,6 +2,7 @@
 
 bitstream.py      the file format
 learned.py        CompressAI's models
+zoo.py            their names, and CompressAI's own weights
 conventional.py   Pillow's formats; post-filters
 containers.py     what such a file holds besides the picture
 hevc.py           HEVC by x265
@@ -13,10 +14,11 @@ patches.py        decode only what given patches need
 graph.py          a decoder's layers, and what each of them sees
 """
 
+import inspect
+from difflib import get_close_matches
 from pathlib import Path
 
 import torch
-from compressai.models import ScaleHyperprior
 
 from icmlib.codecs.anchors import ANCHORS, anchor
 from icmlib.codecs.bitstream import Bitstream, BitstreamError
@@ -24,6 +26,7 @@ from icmlib.codecs.conventional import FILTERS, NotMeasured, PillowCodec
 from icmlib.codecs.folders import decode_all, encode_all
 from icmlib.codecs.latents import cached_latents
 from icmlib.codecs.learned import LearnedCodec, ScaleHyperpriorS8
+from icmlib.codecs.zoo import ARCHITECTURES, zoo_config, zoo_state
 from icmlib.config import CodecConfig
 
 __all__ = [
@@ -40,18 +43,45 @@ __all__ = [
     "decode_all",
     "encode_all",
     "load",
+    "pretrained",
+    "zoo_config",
 ]
 
-MODELS = {"scale_hyperprior_s8": ScaleHyperpriorS8, "bmshj2018_hyperprior": ScaleHyperprior}
+MODELS = {"scale_hyperprior_s8": ScaleHyperpriorS8, **ARCHITECTURES}
 
 
 def create(config: CodecConfig, seed: int = 0) -> LearnedCodec:
-    """An untrained codec; `codec.load(path)` gives it weights."""
+    """An untrained codec; `codec.load(path)` gives it weights.
+
+    Raises:
+        ValueError: no such architecture; lists those there are and the nearest.
+    """
     if config.name not in MODELS:
-        raise ValueError(f"unknown codec {config.name!r}; known: {', '.join(MODELS)}")
+        near = get_close_matches(config.name, MODELS, 1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ValueError(f"unknown codec {config.name!r}{hint}; known: {', '.join(MODELS)}")
+    model = MODELS[config.name]
+    widths = {"N": config.N, "M": config.M}
+    takes = inspect.signature(model).parameters  # cheng2020: N alone
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return LearnedCodec(MODELS[config.name](config.N, config.M))
+        return LearnedCodec(model(**{name: widths[name] for name in widths if name in takes}))
+
+
+def pretrained(config: CodecConfig, quality: int) -> LearnedCodec:
+    """CompressAI's codec of that name, trained for MSE, ready to encode and decode.
+
+    Its N and M override the config's: load what was trained from it with
+    `zoo_config(config, quality)`.
+
+    Raises:
+        ValueError: no weights of that name or quality; lists those there are.
+        WeightsUnavailable: they cannot be downloaded; names the address and where to put the file.
+    """
+    codec = create(zoo_config(config, quality))
+    codec.model.load_state_dict(zoo_state(config.name, quality))
+    codec.eval().update()
+    return codec
 
 
 def load(config: CodecConfig, path: str | Path) -> LearnedCodec:

@@ -9,7 +9,11 @@ import torch
 import torch.nn.functional as F
 from compressai.entropy_models import EntropyModel, GaussianConditional
 from compressai.layers import GDN
-from compressai.models import CompressionModel, ScaleHyperprior
+from compressai.models import (
+    CompressionModel,
+    JointAutoregressiveHierarchicalPriors,
+    ScaleHyperprior,
+)
 from compressai.models.utils import conv, deconv
 from torch import nn
 
@@ -181,7 +185,10 @@ class LearnedCodec(nn.Module):
 
     @torch.no_grad()
     def latents(self, x: torch.Tensor) -> torch.Tensor:
-        """x (B, 3, H, W) -> y_hat (B, M, h, w), what the decoder would see."""
+        """x (B, 3, H, W) -> y_hat (B, M, h, w), what the decoder would see (for autoregressive
+        models after `update`: their y_hat is known only once it is coded)."""
+        if isinstance(self.model, JointAutoregressiveHierarchicalPriors):
+            return torch.cat([self.decode_latents(self.encode(image)) for image in x])
         with self._without_synthesis() as seen:
             self.eval().model(self.pad(x.to(self.device)))
         return seen.latents

@@ -29,9 +29,16 @@ def create(config: DataConfig, split: str, limit: int | None = None) -> CocoData
         return CocoDataset(folder / split, deadleaves.annotation_file(folder, split), limit)
     if config.name == "coco":
         files = config.splits[split]
+        unknown = set(files) - {"images", "annotations", "limit", "skip"}
+        if unknown:  # a mistyped skip would let train and val overlap
+            raise ValueError(
+                f"split {split!r} has unknown keys {', '.join(sorted(unknown))}; known: images, "
+                f"annotations, skip, limit"
+            )
         root = project_root() / config.root
+        folder, annotations = root / files["images"], root / files["annotations"]
         limit = limit or files.get("limit")
-        return CocoDataset(root / files["images"], root / files["annotations"], limit)
+        return CocoDataset(folder, annotations, limit, skip=files.get("skip", 0))
     raise ValueError(f"unknown data set {config.name!r}; known: deadleaves, coco")
 
 

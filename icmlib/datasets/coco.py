@@ -79,6 +79,7 @@ class CocoDataset(Dataset):
         images: folder of the image files.
         annotations: instances JSON; without one every image below `images` is taken, unlabelled.
         limit: keep only the first `limit` images.
+        skip: leave out so many images before that, so that one file serves disjoint splits.
         files: without annotations, names of the images to take from the folder.
 
     Each item is `(image, target)`: image (3, H, W) RGB float in [0, 1]; target a dict of
@@ -93,12 +94,18 @@ class CocoDataset(Dataset):
         annotations: str | Path | None = None,
         limit: int | None = None,
         files: list[str] | None = None,
+        skip: int = 0,
     ):
         self.folder = Path(images)
         coco = (
             read_annotations(annotations) if annotations else folder_annotations(self.folder, files)
         )
-        kept = coco["images"][:limit]
+        kept = coco["images"][skip:][:limit]
+        if not kept:
+            raise ValueError(
+                f"{annotations or images} lists {len(coco['images'])} images; skip: {skip} and "
+                f"limit: {limit} leave none"
+            )
         ids = {image["id"] for image in kept}
         self.ground_truth = {
             "info": coco.get("info", {}),

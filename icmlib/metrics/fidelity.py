@@ -6,21 +6,18 @@ refuses other shapes and ranges. Round decoded images once (`to_8bit`) before ca
 
 import pickle
 import warnings
-from http.client import HTTPException
 from pathlib import Path
 
 import torch
 from pytorch_msssim import ssim as msssim_ssim
 from torch import Tensor
 
+from icmlib.downloads import WeightsUnavailable, fetch, how_to_get, hub_file
+
 SSIM_WINDOW = 11
 VGG_SMALLEST = 16  # VGG-16's fifth stage sees 1/16 of the image
 VGG_FILE = "vgg16-397923af.pth"
 VGG_URL = f"https://download.pytorch.org/models/{VGG_FILE}"
-
-
-class WeightsUnavailable(RuntimeError):
-    """Pretrained weights are not on this machine; the message says why and what to put where."""
 
 
 def to_8bit(x: Tensor) -> Tensor:
@@ -94,7 +91,7 @@ class VGGDistance:
         if not path.exists():
             if not download:
                 raise WeightsUnavailable(_how_to_get(path, "the file is missing"))
-            _download(path)
+            fetch(VGG_URL, path, "VGG-16")
         try:
             return cls(_lpips_vgg())
         except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
@@ -116,7 +113,7 @@ class VGGDistance:
 
 def vgg_path() -> Path:
     """Where torchvision looks for VGG-16's weights (moved by the variable TORCH_HOME)."""
-    return Path(torch.hub.get_dir()) / "checkpoints" / VGG_FILE
+    return hub_file(VGG_FILE)
 
 
 def _map_distance(name: str, x: Tensor, y: Tensor) -> Tensor:
@@ -137,20 +134,9 @@ def _lpips_vgg() -> torch.nn.Module:
         return lpips.LPIPS(net="vgg", verbose=False)
 
 
-def _download(path: Path) -> None:
-    """torch.hub's own download, checked against the hash in the file's name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        torch.hub.download_url_to_file(VGG_URL, str(path), path.stem.split("-")[1], progress=False)
-    except (OSError, HTTPException, RuntimeError) as error:  # no network; cut off; wrong hash
-        raise WeightsUnavailable(_how_to_get(path, f"the download failed ({error})")) from error
-
-
 def _how_to_get(path: Path, reason: str) -> str:
-    return (
-        f"VGG-16 weights are unavailable: {reason}. Get {VGG_FILE} from {VGG_URL} and put it in "
-        f"{path.parent}, or call VGGDistance.load(download=True)."
-    )
+    instruction = how_to_get("VGG-16", VGG_URL, path, reason)
+    return f"{instruction}, or call VGGDistance.load(download=True)."
 
 
 def _check_pair(x: Tensor, y: Tensor, smallest: int = 1) -> None:

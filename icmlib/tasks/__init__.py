@@ -1,6 +1,6 @@
 """Task networks: the machine at the end of the chain.
 
-    torchvision.py   the small Mask R-CNN of the embedded data
+    torchvision.py   the small Mask R-CNN of the embedded data; torchvision's own detectors
 
 A task network takes RGB images in [0, 1] and does its own channel order, scaling and resizing,
 differentiably: a task loss reaches the codec that produced the image.
@@ -11,7 +11,7 @@ from typing import Protocol
 
 import torch
 
-from icmlib.config import TaskConfig, project_root, replace
+from icmlib.config import TaskConfig, project_root
 from icmlib.runs import load_weights
 from icmlib.tasks import torchvision
 
@@ -34,20 +34,41 @@ class TaskNetwork(Protocol):
 
 
 def create(config: TaskConfig) -> torch.nn.Module:
-    """The task network of a profile, with the weights that the profile names, if any."""
-    known = {"small_mask_rcnn": torchvision.small_mask_rcnn}
-    if config.name not in known:
-        raise ValueError(f"unknown task network {config.name!r}; known: {', '.join(known)}")
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
-        network = known[config.name](config.num_classes)
-    if config.weights:
+    """The task network of a profile, with the weights that the profile names, if any.
+
+    Raises:
+        ValueError: an unknown name, or settings that the network does not have.
+        WeightsUnavailable: torchvision's weights cannot be downloaded; names the address and where
+            to put the file.
+        Else as `icmlib.runs.load_weights`.
+    """
+    network = _build(config)
+    if config.weights in torchvision.PUBLISHED:
+        torchvision.load_published(network, config)
+    elif config.weights:
         load_weights(network, project_root() / config.weights)
     return network
 
 
 def load(config: TaskConfig, path: str | Path) -> torch.nn.Module:
     """A trained task network, frozen; raises as `icmlib.runs.load_weights`."""
-    network = create(replace(config, {"weights": None}))
+    network = _build(config)
     load_weights(network, path)
     return network.eval().requires_grad_(False)
+
+
+def _build(config: TaskConfig) -> torch.nn.Module:
+    """Randomly initialised by the config's seed."""
+    known = ("small_mask_rcnn", *torchvision.DETECTORS)
+    if config.name not in known:
+        raise ValueError(f"unknown task network {config.name!r}; known: {', '.join(known)}")
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        if config.name in torchvision.DETECTORS:
+            return torchvision.detector(config)
+        if config.weights in torchvision.PUBLISHED or config.min_size is not None:
+            raise ValueError(
+                f"{config.name} takes images as they are and has no published weights: set "
+                f"weights to a file or null (not {config.weights}) and min_size to null"
+            )
+        return torchvision.small_mask_rcnn(config.num_classes)

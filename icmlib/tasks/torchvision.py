@@ -4,36 +4,65 @@ from collections import OrderedDict
 
 import torch
 from torch import nn
+from torchvision.models import get_model, get_model_weights
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
-from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
+from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+from icmlib.config import TaskConfig
+from icmlib.downloads import read_state
+
+DETECTORS = (
+    "fasterrcnn_resnet50_fpn",
+    "fasterrcnn_resnet50_fpn_v2",
+    "maskrcnn_resnet50_fpn",
+    "maskrcnn_resnet50_fpn_v2",
+    "fasterrcnn_mobilenet_v3_large_fpn",
+)
+PUBLISHED = ("COCO_V1", "DEFAULT")  # torchvision's names of its weights
 
 
 class TorchvisionTask(nn.Module):
-    """Any torchvision R-CNN behind the `icmlib.tasks.TaskNetwork` protocol."""
+    """Any torchvision R-CNN behind the `icmlib.tasks.TaskNetwork` protocol.
 
-    def __init__(self, model: GeneralizedRCNN):
+    Args:
+        outputs: which of the classifier's outputs label 1, 2, ... is; none: that of its number.
+    """
+
+    def __init__(self, model: GeneralizedRCNN, outputs: list[int] | None = None):
         super().__init__()
         self.model = model
+        count = model.roi_heads.box_predictor.cls_score.out_features
+        outputs = torch.tensor(outputs or range(1, count))  # output 0 is the background
+        labels = torch.zeros(count, dtype=torch.int64)  # 0: an output without a label
+        labels[outputs] = torch.arange(1, len(outputs) + 1)
+        self.register_buffer("_outputs", outputs, persistent=False)
+        self.register_buffer("_labels", labels, persistent=False)
 
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
     def loss(self, images, targets: list[dict]) -> dict[str, torch.Tensor]:
-        """RPN, box and mask losses; torchvision gives them in training mode only."""
+        """RPN, box and (of a Mask R-CNN) mask losses; torchvision gives them in training mode
+        only. Images may have any sizes, and no objects."""
         self.model.train()
         for module in self.model.modules():  # a given network keeps its running statistics
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
-        keys = ("boxes", "labels", "masks")
-        targets = [{k: t[k].to(self.device) for k in keys} for t in targets]
+        targets = [self._target(target) for target in targets]
         return self.model([x.to(self.device) for x in images], targets)
+
+    def _target(self, target: dict) -> dict[str, torch.Tensor]:
+        """What torchvision reads, with its own labels."""
+        keys = ["boxes", "labels"] + ["masks"] * self.model.roi_heads.has_mask()
+        target = {key: target[key].to(self.device) for key in keys}
+        return {**target, "labels": self._outputs[target["labels"] - 1]}
 
     def features(self, images) -> dict[str, torch.Tensor]:
         """The backbone's (FPN) maps, finest first."""
@@ -50,11 +79,15 @@ class TorchvisionTask(nn.Module):
         proposals, _ = self.model.rpn(images, features)
         predictions, _ = self.model.roi_heads(features, proposals, images.image_sizes)
         predictions = self.model.transform.postprocess(predictions, images.image_sizes, sizes)
-        predictions = [{k: v.cpu() for k, v in p.items()} for p in predictions]
-        for prediction in predictions:
-            if "masks" in prediction:  # (N, 1, H, W) probabilities -> (N, H, W) bool
-                prediction["masks"] = prediction["masks"][:, 0] > 0.5
-        return predictions
+        return [self._prediction(prediction) for prediction in predictions]
+
+    def _prediction(self, found: dict) -> dict[str, torch.Tensor]:
+        """What torchvision found, with our labels, on the CPU; what has no label is left out."""
+        labels = self._labels[found["labels"]]
+        found = {k: v[labels > 0].cpu() for k, v in {**found, "labels": labels}.items()}
+        if "masks" in found:  # (N, 1, H, W) probabilities -> (N, H, W) bool
+            found["masks"] = found["masks"][:, 0] > 0.5
+        return found
 
 
 class AsItIs(GeneralizedRCNNTransform):
@@ -62,6 +95,54 @@ class AsItIs(GeneralizedRCNNTransform):
 
     def resize(self, image, target=None):
         return image, target
+
+
+def detector(config: TaskConfig) -> TorchvisionTask:
+    """One of DETECTORS without weights, built for those that the config names.
+
+    torchvision's own have 91 outputs, the ids of COCO's categories with gaps; ours are 1..80 in the
+    same order. Around them batch norm is frozen where torchvision freezes it (all but v2).
+
+    Raises:
+        ValueError: torchvision's weights, and `num_classes` is not 80.
+    """
+    resizing = {} if config.min_size is None else {"min_size": config.min_size}
+    options = {"weights": None, "weights_backbone": None, **resizing}  # else it downloads both
+    if config.weights not in PUBLISHED:
+        return TorchvisionTask(
+            get_model(config.name, num_classes=config.num_classes + 1, **options)
+        )
+    categories = _published(config).meta["categories"]
+    outputs = [i for i, name in enumerate(categories) if name not in ("__background__", "N/A")]
+    if len(outputs) != config.num_classes:
+        raise ValueError(
+            f"{config.name} with weights {config.weights} knows {len(outputs)} classes; the "
+            f"profile says num_classes: {config.num_classes}. Set it to {len(outputs)}, or weights "
+            f"to null to train from scratch"
+        )
+    model = get_model(config.name, num_classes=len(categories), **options)
+    if not config.name.endswith("_v2"):
+        _freeze_batch_norm(model, eps=0.0 if "resnet50" in config.name else 1e-5)
+    return TorchvisionTask(model, outputs)
+
+
+def load_published(network: TorchvisionTask, config: TaskConfig) -> None:
+    """torchvision's weights into what `detector` built; raises as `icmlib.downloads.read_state`."""
+    what = f"{config.name} {config.weights}"
+    network.model.load_state_dict(read_state(_published(config).url, what))
+
+
+def _published(config: TaskConfig):
+    return get_model_weights(config.name)[config.weights]
+
+
+def _freeze_batch_norm(module: nn.Module, eps: float) -> None:
+    """As torchvision does it around its weights; `eps` is what they were trained with."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, FrozenBatchNorm2d(child.num_features, eps))
+        else:
+            _freeze_batch_norm(child, eps)
 
 
 class SmallBackbone(nn.Module):

@@ -1,0 +1,245 @@
+"""torchvision's detectors: losses and predictions in our labels; weights as they are published."""
+
+import pytest
+import torch
+from torchvision.models import get_model, get_model_weights
+from torchvision.ops import FrozenBatchNorm2d
+
+from icmlib import tasks
+from icmlib.codecs import PillowCodec
+from icmlib.config import TaskConfig, replace
+from icmlib.datasets import CocoDataset
+from icmlib.downloads import WeightsUnavailable
+from icmlib.evaluate import evaluate, summarize
+from icmlib.runs import fingerprint
+
+NAMES = tasks.torchvision.DETECTORS
+MOBILENET = TaskConfig("fasterrcnn_mobilenet_v3_large_fpn", num_classes=3, min_size=64)
+COCO = replace(MOBILENET, {"num_classes": 80, "weights": "COCO_V1"})
+
+
+def pictures() -> list[torch.Tensor]:
+    """Of two sizes."""
+    generator = torch.Generator().manual_seed(0)
+    return [torch.rand(3, *size, generator=generator) for size in ((48, 64), (70, 40))]
+
+
+def target(image: torch.Tensor, *labels: int) -> dict:
+    """An instance in the middle for each label."""
+    height, width = image.shape[-2:]
+    masks = torch.zeros(len(labels), height, width, dtype=torch.uint8)
+    masks[:, 8:32, 8:32] = 1
+    boxes = torch.tensor([[8.0, 8, 32, 32]]).repeat(len(labels), 1)
+    return {"image_id": 1, "boxes": boxes, "labels": torch.tensor(labels).long(), "masks": masks}
+
+
+def without_masks(target: dict) -> dict:
+    return {key: value for key, value in target.items() if key != "masks"}
+
+
+@pytest.fixture(scope="module")
+def network():
+    """Box-only, with normalised maps: untrained, and without statistics, they fade to nothing."""
+    network = tasks.create(MOBILENET)
+    network.model.backbone.train()
+    with torch.no_grad():
+        for _ in range(30):
+            network.model.backbone(network.model.transform(pictures())[0].tensors)
+    network.model.roi_heads.score_thresh = 0.0
+    network.model.roi_heads.detections_per_img = 10
+    return network.eval()
+
+
+# --- losses and predictions --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_detector_has_a_loss_that_reaches_the_image(name):
+    """Sizes mixed, one image without objects; no masks are asked for where none are predicted."""
+    network = tasks.create(TaskConfig(name, num_classes=3, min_size=32))
+    network.model.rpn._post_nms_top_n["training"] = 20  # the boxes are what takes the time
+    images = [image.requires_grad_() for image in pictures()]
+    targets = [target(images[0], 3), target(images[1])]
+    if not name.startswith("mask"):
+        targets = [without_masks(each) for each in targets]
+    terms = network.loss(images, targets)
+    expected = {"loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg"}
+    assert set(terms) == expected | ({"loss_mask"} if name.startswith("mask") else set())
+    assert all(term.ndim == 0 and torch.isfinite(term) for term in terms.values())
+    gradients = torch.autograd.grad(sum(terms.values()), images)
+    assert all(gradient.abs().sum() > 0 for gradient in gradients)
+
+
+def test_no_object_anywhere(network):
+    """Nothing to regress; there is still the background to tell."""
+    terms = network.loss(pictures(), [without_masks(target(image)) for image in pictures()])
+    assert terms["loss_box_reg"] == terms["loss_rpn_box_reg"] == 0 < terms["loss_classifier"]
+
+
+def test_no_object_anywhere_and_masks():
+    network = tasks.create(TaskConfig("maskrcnn_resnet50_fpn", num_classes=3, min_size=32))
+    network.model.rpn._post_nms_top_n["training"] = 20
+    terms = network.loss(pictures(), [target(image) for image in pictures()])
+    assert terms["loss_mask"] == 0 and all(torch.isfinite(term) for term in terms.values())
+
+
+def test_loss_leaves_running_statistics_alone(network):
+    before = fingerprint(network)
+    network.loss(pictures(), [target(image, 1) for image in pictures()])
+    assert fingerprint(network) == before
+
+
+def test_box_only_predictions(network):
+    """In the image's own pixels, whatever it was resized to; given maps serve as well."""
+    images = pictures()
+    predictions = network.predict(images)
+    again = network.predict(images, network.features(images))
+    for image, one, other in zip(images, predictions, again):
+        assert one.keys() == other.keys() == {"boxes", "labels", "scores"}
+        assert all(torch.equal(one[key], other[key]) for key in one) and len(one["scores"]) > 0
+        assert one["labels"].min() >= 1 and one["labels"].max() <= 3
+        height, width = image.shape[-2:]
+        assert one["boxes"].min() >= 0 and one["boxes"][:, 3].max() <= height
+        assert 0.8 * width < one["boxes"][:, 2].max() <= width
+
+
+def test_min_size_is_that_of_the_short_side(network):
+    seen, _ = network.model.transform(pictures())
+    assert seen.image_sizes == [(64, 85), (112, 64)]
+    assert network.model.transform.max_size == 1333
+    default = tasks.torchvision.detector(replace(MOBILENET, {"min_size": None}))
+    assert default.model.transform.min_size == (800,)
+
+
+def test_settings_that_the_small_network_lacks_are_refused():
+    for changes in ({"min_size": 64}, {"weights": "DEFAULT"}):
+        with pytest.raises(ValueError, match="small_mask_rcnn takes images as they are"):
+            tasks.create(TaskConfig(**changes))
+
+
+# --- torchvision's weights ---------------------------------------------------------------
+
+
+@pytest.fixture
+def published(publish, monkeypatch):
+    """`published(name)`: made weights in the cache, in place of torchvision's; returns them."""
+
+    def make(name: str) -> dict:
+        torch.manual_seed(1)
+        state = get_model(name, weights=None, weights_backbone=None, num_classes=91).state_dict()
+        state = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+        for key in state:
+            if key.endswith(("running_mean", "running_var")):
+                state[key] = torch.rand_like(state[key]) + 0.5
+        weights = get_model_weights(name)["COCO_V1"].value
+        monkeypatch.setitem(weights.__dict__, "url", publish(state))
+        return state
+
+    return make
+
+
+@pytest.mark.parametrize("name", ["fasterrcnn_resnet50_fpn", "fasterrcnn_mobilenet_v3_large_fpn"])
+def test_network_is_torchvisions_own(published, monkeypatch, name):
+    """Module by module, with frozen batch norm of the right epsilon, and the same maps."""
+    state = published(name)
+    config = replace(COCO, {"name": name})
+    ours = tasks.create(config).model.eval()
+    weights = get_model_weights(name)["COCO_V1"]
+    monkeypatch.setattr(type(weights), "get_state_dict", lambda *_, **__: state)
+    theirs = get_model(name, weights=weights, min_size=64).eval()
+    frozen = [m for m in theirs.modules() if isinstance(m, FrozenBatchNorm2d)]
+    assert frozen and str(ours) == str(theirs)
+    assert [m.eps for m in ours.modules() if isinstance(m, FrozenBatchNorm2d)] == [
+        m.eps for m in frozen
+    ]
+    assert fingerprint(ours) == fingerprint(theirs)
+    images = ours.transform(pictures())[0].tensors
+    with torch.no_grad():
+        for one, other in zip(ours.backbone(images).values(), theirs.backbone(images).values()):
+            assert torch.equal(one, other)
+
+
+def test_labels_are_translated_both_ways(published):
+    """Label 12 (our 12th category) is stop sign, COCO's 13: 12 is a category that is not used."""
+    published(COCO.name)
+    network = tasks.create(COCO)
+    categories = get_model_weights(COCO.name)["COCO_V1"].meta["categories"]
+    asked = network._target(target(pictures()[0], 1, 12, 80))["labels"]
+    assert [categories[k] for k in asked] == ["person", "stop sign", "toothbrush"]
+    assert asked.tolist() == [1, 13, 90]
+    outputs = torch.tensor([90, 12, 13, 1])  # 12: N/A
+    found = {"boxes": torch.rand(4, 4), "scores": torch.rand(4), "labels": outputs}
+    prediction = network._prediction(found)
+    assert prediction["labels"].tolist() == [80, 12, 1]
+    assert torch.equal(prediction["boxes"], found["boxes"][[0, 2, 3]])
+    assert torch.equal(prediction["scores"], found["scores"][[0, 2, 3]])
+
+
+def test_translation_is_on_the_way_of_loss_and_prediction(published):
+    """A classifier that always says COCO's 13 has the lowest loss for our 12, and predicts it."""
+    published(COCO.name)
+    network = tasks.create(COCO)
+    with torch.no_grad():
+        score = network.model.roi_heads.box_predictor.cls_score
+        score.weight.zero_()
+        score.bias.zero_()
+        score.bias[13] = 9.0
+    (prediction,) = network.predict(pictures()[:1])
+    assert set(prediction["labels"].tolist()) == {12}
+    losses = {}
+    for label in (11, 12, 13):
+        network.model.roi_heads.proposal_matcher.high_threshold = 0.0  # all boxes are that object
+        network.model.roi_heads.proposal_matcher.low_threshold = 0.0
+        network.model.roi_heads.fg_bg_sampler.positive_fraction = 1.0
+        terms = network.loss(pictures()[:1], [target(pictures()[0], label)])
+        losses[label] = terms["loss_classifier"].item()
+    assert losses[12] < 0.1 < 5 < losses[11] and losses[13] > 5
+
+
+def test_trained_further_and_loaded_again(published, hub, new_run):
+    """The profile still names torchvision's weights, which are not needed any more."""
+    published(COCO.name)
+    network = tasks.create(COCO)
+    run = new_run()
+    run.save_weights(network)
+    for file in hub.iterdir():
+        file.unlink()
+    config = replace(COCO, {"weights": "DEFAULT"})
+    loaded = tasks.load(config, run.path("final.safetensors"))
+    assert fingerprint(loaded) == fingerprint(network)
+    assert loaded._target(target(pictures()[0], 12))["labels"].tolist() == [13]
+
+
+def test_other_number_of_classes_is_refused_before_any_download():
+    with pytest.raises(
+        ValueError, match="COCO_V1 knows 80 classes; the profile says num_classes: 3"
+    ):
+        tasks.create(replace(COCO, {"num_classes": 3}))
+
+
+def test_missing_weights_say_what_to_put_where(hub):
+    """Of the backbone nothing is asked for, and without weights nothing at all."""
+    with pytest.raises(WeightsUnavailable, match="no route to host") as offline:
+        tasks.create(COCO)
+    file = "fasterrcnn_mobilenet_v3_large_fpn-fb6a3cc7.pth"
+    assert f"https://download.pytorch.org/models/{file}" in str(offline.value)
+    assert str(hub / file) in str(offline.value) and COCO.name in str(offline.value)
+    tasks.create(MOBILENET)
+
+
+# --- the whole way -----------------------------------------------------------------------
+
+
+def test_photographs_through_a_box_only_network(network, shared):
+    """COCO's categories in the results, box AP in the row, no mask AP; the numbers mean nothing."""
+    folder = shared / "coco"
+    annotations = folder / "annotations" / "instances_val2017.json"
+    photographs = CocoDataset(folder / "val2017", annotations, limit=2)
+    machine = tasks.create(replace(MOBILENET, {"num_classes": 80, "min_size": 96}))
+    machine.model.roi_heads.score_thresh = 0.0
+    machine.model.roi_heads.detections_per_img = 20
+    evaluation = evaluate(PillowCodec("JPEG", quality=30), machine, photographs)
+    assert {d["category_id"] for d in evaluation.detections} <= set(photographs.category_ids)
+    row = summarize(evaluation, resamples=5)
+    assert 0 <= row["box_AP"] <= row["box_AP50"] <= 1 and "mask_AP" not in row
+    assert row["images"] == 2 and row["bpp"] > 0

@@ -1,0 +1,122 @@
+"""CompressAI's weights by quality: files as they are published, and never unpickled."""
+
+import os
+from collections import OrderedDict
+
+import pytest
+import torch
+from compressai.zoo import image as zoo
+
+from icmlib import codecs
+from icmlib.config import CodecConfig
+from icmlib.downloads import WeightsUnavailable, read_state
+
+CONFIG = CodecConfig("mbt2018_mean", N=64, M=96)
+TINY = CodecConfig("mbt2018_mean", N=8, M=12)
+
+
+def as_published(codec) -> OrderedDict:
+    """The state dict in the names of CompressAI 1.1, when the weights were made; from DataParallel,
+    as some are."""
+    old = OrderedDict()
+    for name, value in codec.model.state_dict().items():
+        for new in ("matrices", "biases", "factors"):
+            name = name.replace(f"entropy_bottleneck.{new}.", f"entropy_bottleneck._{new}.")
+        old[f"module.{name}"] = value
+    return old
+
+
+@pytest.fixture
+def published(publish, monkeypatch):
+    """A tiny codec that is published as quality 3, with old tables; quality 4 is nowhere."""
+    codec = codecs.create(TINY, seed=5).eval()
+    codec.update()
+    codec.model.entropy_bottleneck.quantiles.data.mul_(0.5)
+    urls = {
+        3: publish(as_published(codec)),
+        4: "https://nowhere.invalid/tiny-01234567.pth.tar",
+    }
+    monkeypatch.setitem(zoo.model_urls["mbt2018-mean"], "mse", urls)
+    monkeypatch.setitem(zoo.cfgs, "mbt2018-mean", {3: (8, 12), 4: (8, 12)})
+    codec.update()
+    return codec
+
+
+def test_published_weights_make_the_same_bits(published):
+    """With their N and M, not the config's; ready to code without another call."""
+    image = torch.rand(3, 64, 80, generator=torch.Generator().manual_seed(0))
+    codec = codecs.pretrained(CONFIG, 3)
+    assert codec.fingerprint == published.fingerprint and not codec.training
+    bitstream = codec.encode(image)
+    assert bytes(bitstream) == bytes(published.encode(image))
+    assert torch.equal(codec.decode(bitstream), published.decode(bitstream))
+
+
+def test_what_was_trained_from_them_is_loaded_by_the_zoos_config(published, new_run):
+    run = new_run()
+    run.save_weights(codecs.pretrained(CONFIG, 3))
+    config = codecs.zoo_config(CONFIG, 3)
+    assert config == TINY
+    loaded = codecs.load(config, run.path("final.safetensors"))
+    assert loaded.fingerprint == published.fingerprint
+
+
+def test_widths_are_those_of_compressai():
+    for name, quality, widths in (
+        ("bmshj2018_hyperprior", 1, (128, 192)),
+        ("bmshj2018_factorized", 8, (192, 320)),
+        ("cheng2020_attn", 6, (192, 192)),
+    ):
+        assert codecs.zoo_config(CodecConfig(name), quality) == CodecConfig(name, *widths)
+
+
+@pytest.mark.parametrize(
+    ("name", "quality", "message"),
+    [
+        ("mbt2018_mean", 9, "mbt2018_mean has no weights of quality 9; there are: 1, 2, .*8"),
+        ("cheng2020_anchor", 7, "no weights of quality 7; there are: 1, 2, 3, 4, 5, 6"),
+        ("scale_hyperprior_s8", 1, "no weights for 'scale_hyperprior_s8'; it has for: bmshj2018"),
+        ("bmshj2018_factorized_relu", 1, "no weights for 'bmshj2018_factorized_relu'"),
+    ],
+)
+def test_weights_that_do_not_exist_are_an_error(name, quality, message):
+    for call in (codecs.pretrained, codecs.zoo_config):
+        with pytest.raises(ValueError, match=message):
+            call(CodecConfig(name), quality)
+
+
+def test_failed_download_says_what_to_put_where(published, hub):
+    with pytest.raises(WeightsUnavailable, match="no route to host") as offline:
+        codecs.pretrained(CONFIG, 4)
+    message = str(offline.value)
+    assert "mbt2018_mean quality 4" in message
+    assert "https://nowhere.invalid/tiny-01234567.pth.tar" in message
+    assert str(hub / "tiny-01234567.pth.tar") in message
+
+
+class Malicious:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_pickle_that_runs_code_is_refused(publish, hub, tmp_path):
+    """Even with the right hash."""
+    url = publish({"weight": Malicious(tmp_path / "owned")})
+    with pytest.raises(WeightsUnavailable, match="cannot be read"):
+        read_state(url, "these")
+    assert not (tmp_path / "owned").exists()
+    torch.load(hub / url.rsplit("/", 1)[1], weights_only=False)
+    assert (tmp_path / "owned").exists()  # else the test would prove nothing
+
+
+def test_file_that_is_another_than_its_name_says_is_refused(publish, hub):
+    """Cut short, or put there by hand."""
+    url = publish({"weight": torch.zeros(9)})
+    path = hub / url.rsplit("/", 1)[1]
+    assert torch.equal(read_state(url, "these")["weight"], torch.zeros(9))
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(WeightsUnavailable, match=r"its name says .*remove the file"):
+        read_state(url, "these")
