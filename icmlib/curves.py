@@ -51,9 +51,9 @@ def at_rate(curve: Curve, measure: str, rate: float) -> np.ndarray:
     nan outside the curve's own range, of the whole set and of each resample."""
     values = np.full(curve.rates.shape[1], np.nan)
     for i, (rates, each) in enumerate(zip(curve.rates.T, curve.measures[measure].T)):
-        order = np.argsort(rates)
-        if rates[order[0]] <= rate <= rates[order[-1]]:
-            values[i] = PchipInterpolator(np.log(rates[order]), each[order])(np.log(rate))
+        rates, order = np.unique(rates, return_index=True)  # of equal rates, the first point
+        if len(rates) > 1 and rates[0] <= rate <= rates[-1]:
+            values[i] = PchipInterpolator(np.log(rates), each[order])(np.log(rate))
     return values
 
 
