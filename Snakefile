@@ -62,7 +62,6 @@ FINETUNE = [
     f"{LIB}/losses.py",
     f"{LIB}/training/decoder.py",
 ]
-RATE_TASK = f"{LIB}/rate_task.py"
 RUN = (
     "OMP_NUM_THREADS={threads} " + sys.executable
     + " -m icmlib.cli run {input.notebook} {log} profile=" + PROFILE
@@ -177,7 +176,7 @@ rule figures:
 
 rule mse_codec:
     input:
-        TASK, CODEC, METRICS, f"{LIB}/losses.py", RATE_TASK,
+        TASK, CODEC, METRICS, f"{LIB}/losses.py",
         expand(f"{LIB}/training/{{file}}.py", file=["steps", "base_codec"]), rules.data.output,
         rules.task_network.output, notebook="notebooks/05a_rate_points.ipynb",
     output:
@@ -194,7 +193,7 @@ rule mse_codec:
 
 rule chain:
     input:
-        f"{LIB}/training/chain.py", RATE_TASK, f"{OUT}/mse_codec/{{point}}/summary.json",
+        f"{LIB}/training/chain.py", f"{OUT}/mse_codec/{{point}}/summary.json",
         notebook="notebooks/05b_chain_finetuning.ipynb",
     output:
         f"{OUT}/chain/{{point}}-{{configuration}}/summary.json",
@@ -216,7 +215,7 @@ rule anchor:
             f"{LIB}/codecs/{{file}}.py",
             file=["anchors", "conventional", "containers", "hevc", "vtm", "bitstream"],
         ),
-        METRICS, RATE_TASK, rules.data.output, rules.task_network.output,
+        METRICS, rules.data.output, rules.task_network.output,
         notebook="notebooks/05c_anchors.ipynb",
     output:
         f"{OUT}/anchor/{{anchor}}/summary.json",
@@ -232,7 +231,7 @@ rule anchor:
 
 rule bridge:
     input:
-        FINETUNE, RATE_TASK, expand(rules.mse_codec.output, point=POINTS),
+        FINETUNE, expand(rules.mse_codec.output, point=POINTS),
         f"{OUT}/chain/{{point}}-C-FT/summary.json", notebook="notebooks/05d_bridge.ipynb",
     output:
         f"{OUT}/bridge/{{point}}/summary.json",
@@ -248,7 +247,7 @@ rule bridge:
 rule rate_task:
     input:
         f"{LIB}/plots.py", f"{LIB}/curves.py", f"{LIB}/metrics/bd.py", "data/chamain2020_table.csv",
-        RATE_TASK, expand(rules.mse_codec.output, point=POINTS),
+        f"{LIB}/rate_task.py", expand(rules.mse_codec.output, point=POINTS),
         expand(f"{OUT}/chain/{{chain}}/summary.json", chain=CHAINS),
         expand(rules.anchor.output, anchor=STUDY.get("anchors", {})),
         expand(rules.bridge.output, point=STUDY.get("bridge_at", [])),

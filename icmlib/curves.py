@@ -136,9 +136,12 @@ def _delta(curves: dict[str, Curve], reference: str, name: str) -> dict:
 
 
 def _finding(finding: str, measure: str, found: dict, holds: bool) -> dict:
-    known = np.isfinite(found["value"]) and np.isfinite(found["low"])
-    verdict = ("holds" if holds else "does not hold") if known else "cannot be said"
     figures = {end: found[end] for end in ("value", "low", "high")}
-    return {"finding": finding, "measure": measure, **figures, "verdict": verdict} | {
-        "reason": found.get("reason", "")
-    }
+    said = verdict(found["value"] + found["low"], holds)
+    reason = found.get("reason", "")
+    return {"finding": finding, "measure": measure, **figures, "verdict": said, "reason": reason}
+
+
+def verdict(figure: float, holds: bool) -> str:
+    """`cannot be said` where there is no figure (nan)."""
+    return ("holds" if holds else "does not hold") if np.isfinite(figure) else "cannot be said"

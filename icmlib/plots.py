@@ -6,7 +6,7 @@ import pandas as pd
 import seaborn as sns
 import torch
 from matplotlib.figure import Figure
-from matplotlib.ticker import SymmetricalLogLocator
+from matplotlib.ticker import LogLocator, SymmetricalLogLocator
 
 COLOURS = sns.color_palette("colorblind")
 BASE, FINETUNED, OTHER = COLOURS[3], COLOURS[0], COLOURS[7]
@@ -292,10 +292,10 @@ def rate_curves(points: pd.DataFrame, panels: dict[str, str], kinds: dict[str, s
                     rows["bpp"], *bounds, color=styles[name]["color"], alpha=0.15, lw=0
                 )
         axis.set(xscale="log", xlabel="rate (bpp)", ylabel=text)
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_major_formatter("{x:g}")
-        axis.xaxis.set_minor_formatter("{x:g}")
-        axis.tick_params(axis="x", which="both", labelsize=7)
-        axis.grid(alpha=0.3, which="both")
+        axis.xaxis.set_minor_formatter("")
+        axis.grid(alpha=0.3)
     axes[0, -1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     return figure
 

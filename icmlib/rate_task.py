@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from icmlib import codecs, datasets
 from icmlib.codecs.conventional import ConventionalCodec
 from icmlib.config import ChainConfig, CodecConfig, Profile, RateTaskConfig, project_root, replace
-from icmlib.curves import Curve, at_rate, interval
+from icmlib.curves import Curve, at_rate, interval, verdict
 from icmlib.evaluate import Evaluation, load_evaluation
 from icmlib.metrics import bd, detection
 from icmlib.runs import read_summary, run_folder
@@ -165,7 +165,7 @@ def bridge(profile: Profile, point: str, measured: dict) -> dict:
     Returns:
         `psnr_baseline`: the MSE codec's at the same rate, interpolated (at the same point, where
         the rate is outside its range); `psnr_before`: C-FT's; `back`: share of the loss between
-        them that is back; `box_AP_change` in % of C-FT's, with `_low` and `_high`.
+        them that is back (nan where nothing was lost); `box_AP_change` in % of C-FT's, with `_low` and `_high`.
     """
     start = read_summary(profile, "chain", f"{point}-C-FT")["test"]
     points = [read_summary(profile, "mse_codec", p)["test"] for p in profile.rate_task.points]
@@ -174,10 +174,11 @@ def bridge(profile: Profile, point: str, measured: dict) -> dict:
     if np.isnan(best):
         best = read_summary(profile, "mse_codec", point)["test"]["psnr"]
     scale = 100 / start["box_AP"] if start["box_AP"] else float("nan")
+    lost, gained = float(best - start["psnr"]), measured["psnr"] - start["psnr"]
     return {
         "psnr_baseline": float(best),
         "psnr_before": start["psnr"],
-        "back": float((measured["psnr"] - start["psnr"]) / (best - start["psnr"])),
+        "back": gained / lost if lost > 0 else float("nan"),
     } | {
         f"box_AP_change{end}": scale * measured[f"box_AP_difference{end}"]
         for end in ("", "_low", "_high")
@@ -215,7 +216,7 @@ def bridge_findings(bridges: pd.DataFrame) -> pd.DataFrame:
                 "finding": f"{name} gives at least half of the lost PSNR back",
                 "measure": "% of the loss",
                 "value": back,
-                "verdict": "holds" if back >= 50 else "does not hold",
+                "verdict": verdict(back, back >= 50),
             }
         )
         rows.append(
@@ -225,7 +226,7 @@ def bridge_findings(bridges: pd.DataFrame) -> pd.DataFrame:
                 "value": change,
                 "low": row["box_AP_change_low"],
                 "high": row["box_AP_change_high"],
-                "verdict": "holds" if change >= -2 else "does not hold",
+                "verdict": verdict(change, change >= -2),
             }
         )
     return pd.DataFrame(rows)
