@@ -165,7 +165,8 @@ def bridge(profile: Profile, point: str, measured: dict) -> dict:
     Returns:
         `psnr_baseline`: the MSE codec's at the same rate, interpolated (at the same point, where
         the rate is outside its range); `psnr_before`: C-FT's; `back`: share of the loss between
-        them that is back (nan where nothing was lost); `box_AP_change` in % of C-FT's, with `_low` and `_high`.
+        them that is back (nan where nothing was lost); `box_AP_change` in % of C-FT's, with
+        `_low` and `_high`.
     """
     start = read_summary(profile, "chain", f"{point}-C-FT")["test"]
     points = [read_summary(profile, "mse_codec", p)["test"] for p in profile.rate_task.points]
