@@ -1,0 +1,133 @@
+"""Study 2's bookkeeping: settings by name, the bridge's figures, findings over seeds."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from icmlib import rate_task
+from icmlib.config import load_profile
+
+PROFILE = """
+rate_task:
+  codec: {N: 8, M: 12}
+  chain: {steps: 4, beta: 9.0}
+  points: {q1: {lambda_mse: 10.0, beta: 2.0}, q2: {lambda_mse: 40.0, beta: 1.0}}
+  configurations:
+    T-FT: {parts: [task]}
+    C-FT: {parts: [encoder, decoder, entropy], lr: 0.5}
+    encoder: {parts: [encoder]}
+  only_at: {encoder: [q2]}
+  bridge_at: [q1]
+  anchors: {JPEG: {quality: [10, 30], container: false}, VVC: {quality: [37], build: null}}
+"""
+
+
+@pytest.fixture
+def profile(tmp_path, monkeypatch):
+    folder = tmp_path / "notebooks" / "profiles"
+    folder.mkdir(parents=True)
+    (folder / "tiny.yaml").write_text(PROFILE)
+    monkeypatch.setenv("ICM_ROOT", str(tmp_path))
+    return load_profile("tiny")
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """`finished("chain/q1-C-FT", test={...})`: a run that has ended with this summary."""
+
+    def write(run: str, **summary) -> None:
+        folder = tmp_path / "results" / "tiny" / run
+        folder.mkdir(parents=True)
+        (folder / "summary.json").write_text(json.dumps(summary))
+
+    return write
+
+
+def test_a_configuration_takes_its_points_price(profile):
+    config = rate_task.chain(profile, "q1", "C-FT")
+    assert (config.beta, config.lr, config.steps) == (2.0, 0.5, 4)
+    assert rate_task.points_of(profile.rate_task, "T-FT") == ["q1", "q2"]
+    assert rate_task.points_of(profile.rate_task, "encoder") == ["q2"]
+    with pytest.raises(ValueError, match=r"unknown point 'q9'; the profile has: q1, q2"):
+        rate_task.chain(profile, "q9", "C-FT")
+    with pytest.raises(ValueError, match=r"unknown configuration 'X'; the profile has: T-FT"):
+        rate_task.chain(profile, "q1", "X")
+
+
+def test_labels_say_what_is_trained():
+    assert rate_task.label("C-FT", ["entropy", "decoder", "encoder"]) == "C-FT (codec)"
+    assert rate_task.label("x", ["encoder", "task"]) == "x (encoder + task)"
+
+
+def test_anchors_are_made_at_each_quality(profile):
+    made = rate_task.anchor_codecs(profile, "JPEG")
+    assert [codec.options["quality"] for codec in made.values()] == [10, 30]
+    assert not any(codec.container for codec in made.values())
+    with pytest.raises(rate_task.codecs.NotMeasured):
+        rate_task.anchor_codecs(profile, "VVC")
+
+
+def test_a_seed_reaches_every_training_and_nothing_else(profile):
+    other = load_profile("tiny-seed3")
+    assert other.name == "tiny-seed3" and other.seed == 3
+    study = other.rate_task
+    trained = (other.base, other.finetune, study.base, study.chain, study.bridge)
+    assert {config.seed for config in trained} == {3}
+    assert (other.data, other.task) == (profile.data, profile.task)
+    with pytest.raises(FileNotFoundError, match=r"none\.yaml"):
+        load_profile("none-seed3")
+
+
+def test_points_not_measured_are_left_out(profile, finished):
+    for point in ("q1", "q2"):
+        finished(f"mse_codec/{point}", test={"bpp": 0.1})
+    for run in ("q1-T-FT", "q2-T-FT", "q1-C-FT", "q2-C-FT", "q2-encoder"):
+        finished(f"chain/{run}", test={"bpp": 0.2})
+    finished("anchor/JPEG", points=["q10", "q30"], q10={"bpp": 0.3}, q30={"bpp": 0.4})
+    finished("anchor/VVC", points=[], reason="no build")
+    table = rate_task.read_points(profile)
+    counts = table["curve"].value_counts().to_dict()
+    assert counts == {"baseline": 2, "T-FT": 2, "C-FT": 2, "encoder": 1, "JPEG": 2}
+    assert table.query("curve == 'JPEG'")["bpp"].tolist() == [0.3, 0.4]
+
+
+def test_the_bridge_is_judged_at_its_own_rate(profile, finished):
+    """The MSE codec gives 20 dB at 0.1 bpp and 26 dB at 0.4, so 23 dB at 0.2; C-FT has 15 dB."""
+    finished("mse_codec/q1", test={"bpp": 0.1, "psnr": 20.0})
+    finished("mse_codec/q2", test={"bpp": 0.4, "psnr": 26.0})
+    finished("chain/q1-C-FT", test={"psnr": 15.0, "box_AP": 0.5})
+    measured = {"bpp": 0.2, "psnr": 21.0, "box_AP_difference": -0.01}
+    measured |= {"box_AP_difference_low": -0.02, "box_AP_difference_high": 0.005}
+    found = rate_task.bridge(profile, "q1", measured)
+    assert found["psnr_baseline"] == pytest.approx(23)
+    assert found["back"] == pytest.approx(6 / 8)
+    assert found["box_AP_change"] == pytest.approx(-2)
+    assert found["box_AP_change_high"] == pytest.approx(1)
+    outside = rate_task.bridge(profile, "q1", measured | {"bpp": 0.05})
+    assert outside["psnr_baseline"] == 20.0
+    beyond = rate_task.bridge(profile, "q1", measured | {"bpp": 0.05, "psnr": 30.0})
+    assert beyond["back"] == pytest.approx(3)
+
+
+def test_nothing_lost_nothing_to_give_back(profile, finished):
+    for point in ("q1", "q2"):
+        finished(f"mse_codec/{point}", test={"bpp": 0.1, "psnr": 20.0})
+    finished("chain/q1-C-FT", test={"psnr": 21.0, "box_AP": 0.5})
+    zero = dict.fromkeys(
+        ("box_AP_difference", *(f"box_AP_difference_{e}" for e in ("low", "high"))), 0
+    )
+    found = rate_task.bridge(profile, "q1", {"bpp": 0.1, "psnr": 22.0, **zero})
+    assert np.isnan(found["back"])
+
+
+def test_findings_are_counted_over_seeds(profile, tmp_path):
+    found = pd.DataFrame({"finding": ["a", "b"], "verdict": ["holds", "does not hold"]})
+    assert rate_task.across_seeds(profile, found) == ["1 of 1", "0 of 1"]
+    for seed, verdicts in ((1, ["holds", "holds"]), (2, ["cannot be said", "holds"])):
+        folder = tmp_path / "results" / f"tiny-seed{seed}"
+        folder.mkdir(parents=True)
+        table = pd.DataFrame({"finding": ["a", "b"], "verdict": verdicts})
+        table.to_csv(folder / "rate_task_findings.csv", index=False)
+    assert rate_task.across_seeds(profile, found) == ["2 of 3", "2 of 3"]
