@@ -97,7 +97,7 @@ def convert(root: str | Path, split: str, image_list: str | Path | None = None) 
         with written(_report_file(target)) as half:
             half.write_text(json.dumps({**counts, "inputs": inputs}, indent=2))
         _write(db, target, f"Open Images V6, {split}, in COCO's categories")
-    for each in target.parent.glob(f".{target.stem}.*.work*"):
+    for each in target.parent.glob(f"*.{target.stem}.*.work*"):
         each.unlink()
     return _report_of(target, inputs)
 
