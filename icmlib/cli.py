@@ -1,10 +1,12 @@
-"""Run notebooks headlessly, and bind the executed ones into a report.
+"""Run notebooks headlessly, bind the executed ones into a report, and convert Open Images.
 
 python -m icmlib.cli run notebooks/03_patchgan_finetuning.ipynb out.ipynb profile=quick row=p3x64
 python -m icmlib.cli report out.html a.ipynb b.ipynb ...
+python -m icmlib.cli openimages data/openimages validation
 """
 
 import argparse
+import json
 import re
 import sys
 import time
@@ -130,10 +132,19 @@ def main(words: list[str] | None = None) -> int:
     report.add_argument("html")
     report.add_argument("notebooks", nargs="+")
     report.add_argument("--title", default="icmlib")
+    convert = commands.add_parser("openimages", help="masks of Open Images to COCO instances")
+    convert.add_argument("root", help="folder of the official files; see data/README.md")
+    convert.add_argument("split", choices=["train", "validation", "test"])
+    convert.add_argument("--images", metavar="list", help="only these: CSV or a line an id")
     options = parser.parse_args(words)
     try:
         if options.command == "run":
             run_notebook(options.notebook, options.executed, parse_parameters(options.parameters))
+        elif options.command == "openimages":
+            from icmlib.datasets import openimages  # loads PyTorch
+
+            report = openimages.convert(options.root, options.split, options.images)
+            print(json.dumps(report, indent=2))
         else:
             print(build_report(options.html, options.notebooks, options.title))
     except (ValueError, FileNotFoundError) as error:

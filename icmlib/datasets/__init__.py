@@ -2,6 +2,8 @@
 
 deadleaves.py   synthetic scenes, generated on first use
 coco.py         the data set class: any folder in COCO layout, or a plain folder of images
+openimages.py   Open Images into COCO layout
+missing.py      what of a downloaded data set is not there
 """
 
 from pathlib import Path
@@ -11,8 +13,9 @@ import skimage
 from icmlib.config import DataConfig, project_root
 from icmlib.datasets import deadleaves
 from icmlib.datasets.coco import CocoDataset, read_image
+from icmlib.datasets.missing import check
 
-__all__ = ["CocoDataset", "create", "photographs", "read_image"]
+__all__ = ["CocoDataset", "check", "create", "photographs", "read_image"]
 
 
 def create(config: DataConfig, split: str, limit: int | None = None) -> CocoDataset:
