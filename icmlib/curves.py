@@ -46,6 +46,17 @@ def deltas(curves: dict[str, Curve], reference: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def readable(deltas: pd.DataFrame) -> pd.DataFrame:
+    """`deltas` as a page shows them: a line a curve, a column a figure; `value [low, high]`, or why
+    there is none."""
+    figures = [
+        row["reason"] or f"{row['value']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]"
+        for row in deltas.to_dict("records")
+    ]
+    table = deltas.assign(figure=figures)
+    return table.pivot(index=["against", "curve"], columns="what", values="figure")
+
+
 def at_rate(curve: Curve, measure: str, rate: float) -> np.ndarray:
     """A measure at a rate in bpp, (1 + R,), by monotone interpolation over the log of the rate;
     nan outside the curve's own range, of the whole set and of each resample."""

@@ -72,6 +72,16 @@ def test_no_delta_without_overlap():
     assert np.isnan(row["value"]) and "overlap" in row["reason"]
 
 
+def test_deltas_are_shown_with_interval_or_reason():
+    far = {"baseline": STUDY["baseline"], "far": curve(BASELINE, rates=20 * RATES)}
+    shown = curves.readable(
+        pd.concat([curves.deltas(STUDY, "baseline"), curves.deltas(far, "baseline")])
+    )
+    assert shown.loc[("baseline", "T-FT"), "BD-mAP"].startswith("+")
+    assert "[" in shown.loc[("baseline", "T-FT"), "BD-mAP"]
+    assert "overlap" in shown.loc[("baseline", "far"), "BD-mAP"]
+
+
 def test_findings_hold_where_they_should():
     table = curves.findings(STUDY).set_index("finding")
     assert len(table) == 8 and (table["verdict"] == "holds").all()
