@@ -43,8 +43,9 @@ class _Scalar:
         self.array = np.frombuffer(_bytes(data), kind.dtype)[0]
 
 
-def _bytes(text: bytes | str, *_) -> bytes:
-    """Protocol 2 writes bytes as text, each a Latin-1 character; in place of `_codecs.encode`."""
+def _bytes(text: bytes | str = b"", *_) -> bytes:
+    """Protocol 2 writes bytes as text, each a Latin-1 character; in place of `_codecs.encode`, and
+    of `bytes` where there are none."""
     return text.encode("latin1") if isinstance(text, str) else text
 
 
@@ -56,6 +57,7 @@ ADMITTED = {
     ("numpy._core.multiarray", "_reconstruct"): _Array,  # numpy 2
     ("numpy._core.multiarray", "scalar"): _Scalar,
     ("_codecs", "encode"): _bytes,
+    ("__builtin__", "bytes"): _bytes,
     ("collections", "OrderedDict"): dict,
 }
 
