@@ -231,6 +231,14 @@ def test_predictions_are_as_documented(network):
 
 
 @needs_detectron2
+def test_no_detection_is_an_empty_prediction(network):
+    network.model.roi_heads.box_predictor.test_score_thresh = 1.1
+    for image, found in zip(pictures(), network.predict(pictures())):
+        assert found["boxes"].shape == (0, 4) and found["labels"].shape == (0,)
+        assert found["masks"].shape == (0, *image.shape[-2:]) and found["masks"].dtype == torch.bool
+
+
+@needs_detectron2
 def test_given_features_serve_the_prediction(network):
     """The same detections, and the backbone does not run again."""
     images = pictures()
@@ -271,15 +279,15 @@ def test_images_are_resized_as_detectron2_does_it(network):
 
 @needs_detectron2
 def test_boxes_and_masks_are_in_the_images_own_pixels(network, monkeypatch):
-    """There and back: an object is doubled for the network, and what it finds is halved."""
+    """There and back: an object is enlarged for the network, and what it finds is reduced."""
     from detectron2.structures import Boxes, Instances
 
     image = pictures()[0]  # 48x64
     network.sides = (96, 1333)
-    seen = network._instances(target(image, 2), image.shape[-2:], (96, 128))
-    assert seen.gt_boxes.tensor.tolist() == [[16, 16, 64, 64]] and seen.gt_classes.tolist() == [1]
-    mask = torch.zeros(96, 128, dtype=torch.bool)
-    mask[16:64, 16:64] = True
+    seen = network._instances(target(image, 2), image.shape[-2:], (96, 192))
+    assert seen.gt_boxes.tensor.tolist() == [[24, 16, 96, 64]] and seen.gt_classes.tolist() == [1]
+    mask = torch.zeros(96, 192, dtype=torch.bool)
+    mask[16:64, 24:96] = True
     assert torch.equal(seen.gt_masks.tensor[0], mask)
     found = Instances((96, 128), pred_boxes=Boxes(torch.tensor([[16.0, 20, 64, 60]])))
     found.pred_classes, found.scores = torch.tensor([1]), torch.tensor([0.5])
