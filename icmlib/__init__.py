@@ -13,7 +13,7 @@ config.py  runs.py  plots.py  cli.py      profiles, run folders, figures, the co
 study.py                              study 1: rows, aims
 rate_task.py  curves.py               study 2: points, curves, findings
 performance.py  bench/                              what makes it fast, and how fast it is
-downloads.py                                        published weights, never unpickled
+downloads.py  pickled_arrays.py                     published weights, never unpickled
 """
 
 import lazy_loader

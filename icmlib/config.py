@@ -53,10 +53,10 @@ class TaskConfig:
 
     name: str = "small_mask_rcnn"  # see icmlib.tasks.create
     num_classes: int = 4  # without the background
-    # safetensors, from the project's root; COCO_V1 or DEFAULT: torchvision's own, downloaded at
-    # first use; none: train in notebook 01
+    # safetensors, from the project's root; COCO_V1 or DEFAULT: torchvision's own, DEFAULT:
+    # detectron2's own, downloaded at first use; none: train in notebook 01
     weights: str | None = None
-    min_size: int | None = None  # px of the short side that torchvision resizes to; none: 800
+    min_size: int | None = None  # px of the short side that detectors resize to; none: theirs (800)
     steps: int = 8000
     batch: int = 8
     lr: float = 2e-3

@@ -1,11 +1,13 @@
 """Published weights: fetched at first use into torch.hub's cache, and never unpickled.
 
-Their file names end in the first digits of their SHA-256 (`name-446d5c7f.pth`), as torch.hub's do.
+Their file names end in the first digits of a hash: SHA-256 after a hyphen (`name-446d5c7f.pth`, as
+torch.hub has it), MD5 after an underscore (`model_final_f10217.pkl`, as detectron2 has it).
 """
 
 import hashlib
 import pickle
 import re
+from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
 
@@ -30,20 +32,27 @@ def fetch(url: str, path: Path, what: str) -> None:
     if path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
+    algorithm, digits = _hash(path)
+    sha256 = digits if algorithm == "sha256" else None  # torch.hub checks no other
     try:
-        torch.hub.download_url_to_file(url, str(path), _hash(path), progress=False)
+        torch.hub.download_url_to_file(url, str(path), sha256, progress=False)
     except (OSError, HTTPException, RuntimeError) as error:
         reason = f"the download failed ({error})"
         raise WeightsUnavailable(how_to_get(what, url, path, reason)) from error
 
 
-def read_state(url: str, what: str) -> dict[str, torch.Tensor]:
+def _tensors(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def read_state(url: str, what: str, read: Callable[[Path], dict] = _tensors) -> dict:
     """The state dict published at `url`, on the CPU; fetched where it is not there yet.
 
     Only tensors are read: a pickle that would run code is refused, whatever its hash.
 
     Args:
         what: whose weights they are, for messages.
+        read: how to read the file, where torch did not save it; as safely.
 
     Raises:
         WeightsUnavailable: as `fetch`; or the file is broken, holds more than tensors, or is not
@@ -51,13 +60,15 @@ def read_state(url: str, what: str) -> dict[str, torch.Tensor]:
     """
     path = hub_file(url)
     fetch(url, path, what)
+    algorithm, digits = _hash(path)
     with path.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if not found.startswith(_hash(path)):
-        reason = f"the SHA-256 of {path} is {found}, its name says {_hash(path)}; remove the file"
+        found = hashlib.file_digest(stream, algorithm).hexdigest()
+    if not found.startswith(digits):
+        stated = "SHA-256" if algorithm == "sha256" else "MD5"
+        reason = f"the {stated} of {path} is {found}, its name says {digits}; remove the file"
         raise WeightsUnavailable(how_to_get(what, url, path, reason))
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return read(path)
     except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
         reason = f"{path} cannot be read ({error})"
         raise WeightsUnavailable(how_to_get(what, url, path, reason)) from error
@@ -70,5 +81,7 @@ def how_to_get(what: str, url: str, path: Path, reason: str) -> str:
     )
 
 
-def _hash(path: Path) -> str:
-    return re.search(r"-([0-9a-f]{8,})\.", path.name).group(1)
+def _hash(path: Path) -> tuple[str, str]:
+    """Its algorithm, and the digits in the file's name."""
+    sign, digits = re.search(r"([-_])([0-9a-f]{6,})\.", path.name).groups()
+    return ("sha256" if sign == "-" else "md5"), digits

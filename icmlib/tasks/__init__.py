@@ -1,6 +1,7 @@
 """Task networks: the machine at the end of the chain.
 
     torchvision.py   the small Mask R-CNN of the embedded data; torchvision's own detectors
+    detectron2.py    detectron2's, by the names of its model zoo, where it is installed
 
 A task network takes RGB images in [0, 1] and does its own channel order, scaling and resizing,
 differentiably: a task loss reaches the codec that produced the image.
@@ -13,7 +14,7 @@ import torch
 
 from icmlib.config import TaskConfig, project_root
 from icmlib.runs import load_weights
-from icmlib.tasks import torchvision
+from icmlib.tasks import detectron2, torchvision
 
 Images = torch.Tensor | list[torch.Tensor]  # (B, 3, H, W), or B times (3, H, W)
 
@@ -38,13 +39,15 @@ def create(config: TaskConfig) -> torch.nn.Module:
 
     Raises:
         ValueError: an unknown name, or settings that the network does not have.
-        WeightsUnavailable: torchvision's weights cannot be downloaded; names the address and where
-            to put the file.
+        ImportError: detectron2 is asked for and not installed; says how.
+        WeightsUnavailable: published weights cannot be downloaded; names the address and where to
+            put the file.
         Else as `icmlib.runs.load_weights`.
     """
     network = _build(config)
-    if config.weights in torchvision.PUBLISHED:
-        torchvision.load_published(network, config)
+    library = detectron2 if config.name.startswith(detectron2.PREFIX) else torchvision
+    if config.weights in library.PUBLISHED:
+        library.load_published(network, config)
     elif config.weights:
         load_weights(network, project_root() / config.weights)
     return network
@@ -60,10 +63,14 @@ def load(config: TaskConfig, path: str | Path) -> torch.nn.Module:
 def _build(config: TaskConfig) -> torch.nn.Module:
     """Randomly initialised by the config's seed."""
     known = ("small_mask_rcnn", *torchvision.DETECTORS)
-    if config.name not in known:
-        raise ValueError(f"unknown task network {config.name!r}; known: {', '.join(known)}")
+    from_detectron2 = config.name.startswith(detectron2.PREFIX)
+    if config.name not in known and not from_detectron2:
+        zoo = f"{detectron2.PREFIX}<config of its model zoo>"
+        raise ValueError(f"unknown task network {config.name!r}; known: {', '.join(known)}, {zoo}")
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
+        if from_detectron2:
+            return detectron2.detector(config)
         if config.name in torchvision.DETECTORS:
             return torchvision.detector(config)
         if config.weights in torchvision.PUBLISHED or config.min_size is not None:

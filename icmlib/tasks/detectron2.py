@@ -1,0 +1,250 @@
+"""detectron2's detectors as task networks: any YAML config of its model zoo, by name.
+
+detectron2 is optional, and is imported where it is used.
+"""
+
+from difflib import get_close_matches
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from icmlib import pickled_arrays
+from icmlib.config import TaskConfig
+from icmlib.downloads import read_state
+
+PREFIX = "detectron2:"  # before the config's name, in TaskConfig.name
+PUBLISHED = ("DEFAULT",)  # the weights that the model zoo has for a config
+COMMIT = "02b5c4e295e990042a714712c21dc79b731e8833"  # what the tests ran with
+INSTALL = (
+    f"With PyTorch already there: pip install 'setuptools<82' wheel 'opencv-python-headless<4.12', "
+    f"then pip install --no-build-isolation "
+    f"'git+https://github.com/facebookresearch/detectron2@{COMMIT}'. It is compiled, for minutes; "
+    f"conda install -c conda-forge detectron2 is not"
+)
+
+
+class Detectron2Task(nn.Module):
+    """A detectron2 R-CNN or RetinaNet behind the `icmlib.tasks.TaskNetwork` protocol.
+
+    Images go in as detectron2 reads them: in the config's channel order, 0 to 255, resized to its
+    test size, in training as in evaluation. Labels 1..K are detectron2's classes 0..K-1: of its
+    COCO models the categories in the order of their ids.
+
+    Args:
+        model: built from `config`, detectron2's own.
+    """
+
+    def __init__(self, model: nn.Module, config):
+        super().__init__()
+        self.model = model
+        self.has_masks = config.MODEL.MASK_ON
+        self.bgr = config.INPUT.FORMAT == "BGR"
+        self.sides = config.INPUT.MIN_SIZE_TEST, config.INPUT.MAX_SIZE_TEST  # short, longest, in px
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    def loss(self, images, targets: list[dict]) -> dict[str, torch.Tensor]:
+        """detectron2's own terms. Images may have any sizes, and no objects."""
+        from detectron2.utils.events import EventStorage
+
+        self._train()
+        batch = self._batch(images)
+        sizes = zip(images, batch.image_sizes)
+        instances = [self._instances(t, x.shape[-2:], s) for t, (x, s) in zip(targets, sizes)]
+        with EventStorage():  # the heads write their statistics there
+            _, losses = self._heads(batch, self._maps(batch), instances)
+        return losses
+
+    def features(self, images) -> dict[str, torch.Tensor]:
+        """The backbone's maps by detectron2's names: p2, p3, ... of an FPN."""
+        self.model.eval()
+        return self._maps(self._batch(images))
+
+    @torch.no_grad()
+    def predict(self, images, features: dict[str, torch.Tensor] | None = None) -> list[dict]:
+        self.model.eval()
+        batch = self._batch(images)
+        found, _ = self._heads(batch, self._maps(batch) if features is None else features)
+        return [self._prediction(each, *image.shape[-2:]) for each, image in zip(found, images)]
+
+    def _train(self) -> None:
+        """Training mode; a given network, whose weights are frozen, keeps its statistics."""
+        self.model.train()
+        for module in self.model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.train(module.weight.requires_grad)
+        # RetinaNet divides its losses by a running count of objects: no loss is to depend on the
+        # one before, nor on where a run was resumed.
+        vars(self.model).pop("loss_normalizer", None)
+
+    def _batch(self, images):
+        """An ImageList: normalised, and padded at the right and at the bottom."""
+        weight = next(self.parameters())
+        resized = [self._resized(image.to(weight)) for image in images]
+        return self.model.preprocess_image([{"image": image} for image in resized])
+
+    def _resized(self, image: torch.Tensor) -> torch.Tensor:
+        """(3, H, W) RGB in [0, 1] -> (3, h, w) in detectron2's channel order, 0 to 255. It resizes
+        with Pillow's bilinear filter; this is the same, differentiable and not rounded."""
+        from detectron2.data.transforms import ResizeShortestEdge
+
+        if self.sides[0]:  # 0: as it is
+            size = ResizeShortestEdge.get_output_shape(*image.shape[-2:], *self.sides)
+            image = F.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
+        return 255 * (image.flip(0) if self.bgr else image)
+
+    def _instances(self, target: dict, size: tuple, resized: tuple):
+        """The target of an image of `size` (height, width), for the image resized."""
+        from detectron2.structures import BitMasks, Boxes, Instances
+
+        weight = next(self.parameters())
+        (height, width), (h, w) = size, resized
+        scale = torch.tensor([w / width, h / height]).repeat(2)  # of x, y, x, y
+        instances = Instances(resized)
+        instances.gt_boxes = Boxes((target["boxes"] * scale).to(weight))
+        instances.gt_classes = target["labels"].to(self.device) - 1
+        if self.has_masks:
+            masks = target["masks"][:, None].to(self.device).float()  # (N, 1, H, W)
+            instances.gt_masks = BitMasks(F.interpolate(masks, resized)[:, 0] > 0)
+        return instances
+
+    def _maps(self, batch) -> dict[str, torch.Tensor]:
+        """In the images' own precision, under autocast, too: detectron2 rounds the boxes that it
+        pools to that of the maps, and bf16 knows every fourth pixel at 800."""
+        maps = self.model.backbone(batch.tensor)
+        return {name: each.to(batch.tensor.dtype) for name, each in maps.items()}
+
+    def _heads(self, batch, maps: dict, instances: list | None = None) -> tuple[list, dict]:
+        """Detections in the resized images, in evaluation; in training losses, from instances."""
+        if hasattr(self.model, "roi_heads"):
+            proposals, losses = self.model.proposal_generator(batch, maps, instances)
+            found, more = self.model.roi_heads(batch, maps, proposals, instances)
+            return found, {**losses, **more}
+        maps = [maps[name] for name in self.model.head_in_features]
+        outputs = self.model.head(maps)
+        if instances is None:
+            return self.model.forward_inference(batch, maps, outputs), {}
+        return [], self.model.forward_training(batch, maps, outputs, instances)
+
+    def _prediction(self, found, height: int, width: int) -> dict[str, torch.Tensor]:
+        """What detectron2 found, in the image's own pixels, with our labels, on the CPU."""
+        from detectron2.modeling.postprocessing import detector_postprocess
+
+        found = detector_postprocess(found, height, width)
+        prediction = {
+            "boxes": found.pred_boxes.tensor,
+            "labels": found.pred_classes + 1,
+            "scores": found.scores,
+        }
+        if self.has_masks:
+            prediction["masks"] = found.pred_masks  # (N, H, W) bool
+        return {name: value.cpu() for name, value in prediction.items()}
+
+
+def detector(config: TaskConfig) -> Detectron2Task:
+    """The network that `detectron2:<config>` names, without weights, built for those it will get.
+
+    Published weights come with frozen batch norm and as many classes as they were trained for.
+    Untrained, such a network diverges: batch norm is then trained, and no layer is frozen.
+
+    Raises:
+        ImportError: detectron2 is not here; says how to install it.
+        ValueError: no such config, one that is no detector, or one without published weights.
+    """
+    _require()
+    from detectron2.modeling import build_model
+
+    settings = _settings(config)
+    if config.weights in PUBLISHED:
+        _check_published(config, settings)
+    else:
+        if settings.MODEL.RESNETS.NORM == "FrozenBN":
+            settings.MODEL.RESNETS.NORM = "BN"
+        settings.MODEL.BACKBONE.FREEZE_AT = 0
+        settings.MODEL.ROI_HEADS.NUM_CLASSES = config.num_classes
+        settings.MODEL.RETINANET.NUM_CLASSES = config.num_classes
+    return Detectron2Task(build_model(settings), settings)
+
+
+def load_published(network: Detectron2Task, config: TaskConfig) -> None:
+    """The model zoo's weights into what `detector` built; only arrays are read from their pickle.
+
+    Raises as `icmlib.downloads.read_state`.
+    """
+    from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
+
+    checkpoint = read_state(_url(config), config.name, pickled_arrays.read)
+    state = {name: torch.tensor(array) for name, array in checkpoint["model"].items()}
+    if checkpoint.get("matching_heuristics"):  # of other projects, under their names
+        caffe2 = checkpoint.get("__author__") == "Caffe2"
+        state = align_and_update_state_dicts(network.model.state_dict(), state, caffe2)
+    old = ("pixel_mean", "pixel_std", "proposal_generator.anchor_generator", "anchor_generator")
+    state = {name: value for name, value in state.items() if not name.startswith(old)}
+    network.model.load_state_dict(state)
+
+
+def _require() -> None:
+    try:
+        import detectron2.model_zoo  # noqa: F401
+    except ImportError as error:
+        raise ImportError(f"detectron2 cannot be imported ({error}). {INSTALL}") from error
+
+
+def _settings(config: TaskConfig):
+    """detectron2's settings of that config, for the CPU; raises as `detector`."""
+    from detectron2 import model_zoo
+
+    name = config.name.removeprefix(PREFIX)
+    folder = Path(model_zoo.__file__).parent / "configs"
+    known = [str(path.relative_to(folder)) for path in folder.glob("*/*.yaml")]
+    if name not in known:
+        near = ", ".join(get_close_matches(name, known, 3, 0)) or "none"
+        raise ValueError(f"detectron2's model zoo has no config {name!r}; nearest: {near}")
+    settings = model_zoo.get_config(name)
+    settings.MODEL.DEVICE = "cpu"
+    if config.min_size is not None:
+        settings.INPUT.MIN_SIZE_TEST = config.min_size
+    _check_detector(name, settings.MODEL)
+    return settings
+
+
+def _check_detector(name: str, model) -> None:
+    """Raises ValueError for networks whose loss needs more than boxes, labels and masks."""
+    complete = model.PROPOSAL_GENERATOR.NAME != "PrecomputedProposals"
+    boxes = model.META_ARCHITECTURE in ("GeneralizedRCNN", "RetinaNet") and not model.KEYPOINT_ON
+    if not (complete and boxes):
+        raise ValueError(
+            f"{PREFIX}{name} is no detector of boxes or masks by itself (it is a "
+            f"{model.META_ARCHITECTURE}); take one of COCO-Detection/faster_rcnn*, "
+            f"COCO-Detection/retinanet* or COCO-InstanceSegmentation/*"
+        )
+
+
+def _url(config: TaskConfig) -> str:
+    from detectron2 import model_zoo
+
+    return model_zoo.get_checkpoint_url(config.name.removeprefix(PREFIX))
+
+
+def _check_published(config: TaskConfig, settings) -> None:
+    """Raises ValueError where there are no weights, or they know another number of classes."""
+    try:
+        _url(config)
+    except RuntimeError:
+        raise ValueError(
+            f"detectron2's model zoo has no weights for {config.name}: set weights to a file, or "
+            f"to null to train from scratch"
+        ) from None
+    model = settings.MODEL
+    dense = model.META_ARCHITECTURE == "RetinaNet"
+    count = (model.RETINANET if dense else model.ROI_HEADS).NUM_CLASSES
+    if count != config.num_classes:
+        raise ValueError(
+            f"{config.name} with weights {config.weights} knows {count} classes; the profile says "
+            f"num_classes: {config.num_classes}. Set it to {count}, or weights to null to train "
+            f"from scratch"
+        )

@@ -1,0 +1,501 @@
+"""detectron2's detectors: without it a clear error; with it losses, predictions, weights, mAP."""
+
+import copy
+import importlib.util
+import json
+import pickle
+import sys
+from hashlib import md5
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from icmlib import tasks
+from icmlib.codecs import PillowCodec
+from icmlib.config import TaskConfig, replace
+from icmlib.downloads import WeightsUnavailable
+from icmlib.evaluate import evaluate, summarize
+from icmlib.metrics import detection
+from icmlib.runs import fingerprint
+from icmlib.tasks.detectron2 import COMMIT, PREFIX, Detectron2Task
+
+MASK = TaskConfig(f"{PREFIX}COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml", 3, min_size=64)
+RETINA = replace(MASK, {"name": f"{PREFIX}COCO-Detection/retinanet_R_50_FPN_1x.yaml"})
+C4 = replace(MASK, {"name": f"{PREFIX}COCO-Detection/faster_rcnn_R_50_C4_1x.yaml"})
+COCO = replace(MASK, {"num_classes": 80, "weights": "DEFAULT"})
+needs_detectron2 = pytest.mark.skipif(
+    importlib.util.find_spec("detectron2") is None, reason="detectron2 is not installed"
+)
+
+
+def pictures() -> list[torch.Tensor]:
+    """Of two sizes."""
+    generator = torch.Generator().manual_seed(0)
+    return [torch.rand(3, *size, generator=generator) for size in ((48, 64), (70, 40))]
+
+
+def target(image: torch.Tensor, *labels: int) -> dict:
+    """An instance in the middle for each label."""
+    masks = torch.zeros(len(labels), *image.shape[-2:], dtype=torch.uint8)
+    masks[:, 8:32, 8:32] = 1
+    boxes = torch.tensor([[8.0, 8, 32, 32]]).repeat(len(labels), 1)
+    return {"image_id": 1, "boxes": boxes, "labels": torch.tensor(labels).long(), "masks": masks}
+
+
+@pytest.fixture(scope="module")
+def given():
+    """A Mask R-CNN with normalised maps: untrained, and without statistics, they explode."""
+    network = tasks.create(MASK)
+    network.model.backbone.train()
+    with torch.no_grad():
+        for _ in range(20):
+            network.model.backbone(network._batch(pictures()).tensor)
+    network.model.proposal_generator.post_nms_topk = {True: 50, False: 50}
+    network.model.roi_heads.batch_size_per_image = 32
+    network.model.roi_heads.box_predictor.test_topk_per_image = 10
+    return network.eval().requires_grad_(False)
+
+
+@pytest.fixture
+def network(given):
+    """A copy of it, to be changed."""
+    return copy.deepcopy(given)
+
+
+# --- without detectron2 ------------------------------------------------------------------
+
+
+def test_without_detectron2_the_error_says_how_to_install_it(monkeypatch):
+    """And everything else goes on."""
+    monkeypatch.setitem(sys.modules, "detectron2", None)
+    with pytest.raises(ImportError) as missing:
+        tasks.create(MASK)
+    for part in (f"detectron2@{COMMIT}", "--no-build-isolation", "setuptools<82", "conda-forge"):
+        assert part in str(missing.value)
+    tasks.create(TaskConfig())
+
+
+def test_unknown_names_say_that_there_is_detectron2():
+    with pytest.raises(ValueError, match="detectron2:<config of its model zoo>"):
+        tasks.create(TaskConfig("detectron"))
+
+
+# --- losses ------------------------------------------------------------------------------
+
+TERMS = {
+    MASK: {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", "loss_mask"},
+    C4: {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg"},
+    RETINA: {"loss_cls", "loss_box_reg"},
+}
+
+
+@needs_detectron2
+@pytest.mark.parametrize("config", TERMS, ids=lambda config: config.name)
+def test_losses_reach_the_image(config):
+    """Untrained, sizes mixed, one image without objects, then both; masks only where asked for."""
+    network = tasks.create(config)
+    if config != RETINA:
+        network.model.roi_heads.batch_size_per_image = 8  # the boxes are what takes the time
+    images = [image.requires_grad_() for image in pictures()]
+    targets = [target(images[0], 3), target(images[1])]
+    if config != MASK:
+        targets = [{k: v for k, v in each.items() if k != "masks"} for each in targets]
+    terms = network.loss(images, targets)
+    assert set(terms) == TERMS[config]
+    assert all(term.ndim == 0 and torch.isfinite(term) for term in terms.values())
+    gradients = torch.autograd.grad(sum(terms.values()), images)
+    assert all(g.abs().sum() > 0 and g.isfinite().all() for g in gradients)
+    empty = network.loss(images, [targets[1], {**targets[1], "masks": target(images[0])["masks"]}])
+    assert all(torch.isfinite(term) for term in empty.values()) and empty["loss_box_reg"] == 0
+
+
+@needs_detectron2
+def test_a_loss_does_not_depend_on_the_one_before():
+    network = tasks.create(RETINA).requires_grad_(False)
+    image = pictures()[0]
+    one = network.loss([image], [target(image, 1)])
+    network.loss([image], [target(image)])
+    again = network.loss([image], [target(image, 1)])
+    assert all(torch.equal(one[name], again[name]) for name in one)
+
+
+@needs_detectron2
+@pytest.mark.parametrize("what", ["features", "loss"])
+def test_gradient_to_the_image_is_that_of_finite_differences(network, monkeypatch, what):
+    """In double precision; one image is reduced and one enlarged. The proposals are held, since
+    detectron2 detaches them, and so are the boxes that are drawn from them."""
+    from detectron2.structures import Boxes, Instances
+
+    proposals = []
+    for size in ((44, 59), (77, 44)):
+        boxes = torch.tensor([[5.0, 6, 33, 35], [9, 9, 30, 28], [20, 3, 40, 22]]).double()
+        proposals.append(
+            Instances(size, proposal_boxes=Boxes(boxes), objectness_logits=boxes[:, 0])
+        )
+    generator = network.double().model.proposal_generator
+    monkeypatch.setattr(generator, "predict_proposals", lambda *_: proposals)
+    entropy = F.binary_cross_entropy_with_logits  # to float32, of the targets that it is given
+    monkeypatch.setattr(F, entropy.__name__, lambda x, y, **how: entropy(x, y.double(), **how))
+    network.sides = (44, 1333)
+    images = [image.double().requires_grad_() for image in pictures()]
+    targets = [target(images[0], 3), target(images[1], 1)]
+
+    def score(images):
+        if what == "features":
+            return sum((m * m).mean() for m in network.features(images).values())
+        torch.manual_seed(0)
+        return sum(network.loss(images, targets).values())
+
+    gradients = torch.autograd.grad(score(images), images)
+    random = torch.Generator().manual_seed(1)
+    steps = [1e-8 * torch.randn(x.shape, generator=random, dtype=x.dtype) for x in images]
+    with torch.no_grad():
+        above = score([x + step for x, step in zip(images, steps)])
+        below = score([x - step for x, step in zip(images, steps)])
+    expected = sum((g * step).sum() for g, step in zip(gradients, steps))
+    torch.testing.assert_close((above - below) / 2, expected, rtol=1e-4, atol=0)
+
+
+@needs_detectron2
+def test_a_frozen_network_stays_as_it_is(network):
+    before = fingerprint(network)
+    images = [image.requires_grad_() for image in pictures()]
+    sum(network.loss(images, [target(image, 1) for image in images]).values()).backward()
+    assert fingerprint(network) == before and all(image.grad.any() for image in images)
+    assert all(p.grad is None for p in network.parameters())
+
+
+@needs_detectron2
+def test_an_untrained_network_trains():
+    """Every weight gets a gradient, batch statistics follow, and the loss falls."""
+    network = tasks.create(MASK)
+    network.model.roi_heads.batch_size_per_image = 8
+    network.model.proposal_generator.post_nms_topk[True] = 20
+    targets = [target(image, 1) for image in pictures()]
+    optimizer = torch.optim.SGD(network.parameters(), 0.01)
+    before = fingerprint(dict(network.named_buffers()))
+    history = []
+    for _ in range(5):
+        torch.manual_seed(0)
+        loss = sum(network.loss(pictures(), targets).values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        history.append(loss.item())
+    assert all(p.grad is not None for p in network.parameters())
+    assert fingerprint(dict(network.named_buffers())) != before
+    assert np.isfinite(history).all() and history[-1] < 0.9 * history[0]
+
+
+@needs_detectron2
+def test_bf16(network):
+    """Under autocast: the same within its digits, maps handed over in float32, finite gradients."""
+    images = [image.requires_grad_() for image in pictures()]
+    targets = [target(image, 2) for image in images]
+    torch.manual_seed(0)
+    exact, maps = network.loss(images, targets), network.features(images)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.manual_seed(0)
+        terms = network.loss([image.bfloat16() for image in images], targets)  # a codec's output
+        rounded = network.features(images)
+        predictions = network.predict(images)
+    for name in maps:
+        assert rounded[name].dtype == torch.float32
+        assert 0 < (rounded[name] - maps[name]).std() < 0.3 * maps[name].std()  # of 50 layers
+    for name in ("loss_rpn_cls", "loss_rpn_loc"):  # the others are of proposals, which differ
+        torch.testing.assert_close(terms[name], exact[name], rtol=0.1, atol=0)
+    gradients = torch.autograd.grad(sum(terms.values()), images)
+    assert all(g.dtype == torch.float32 and g.isfinite().all() and g.any() for g in gradients)
+    assert all(len(prediction["scores"]) > 0 for prediction in predictions)
+
+
+# --- predictions -------------------------------------------------------------------------
+
+
+@needs_detectron2
+def test_predictions_are_as_documented(network):
+    images = pictures()
+    network.train()
+    for image, found in zip(images, network.predict(images)):
+        height, width = image.shape[-2:]
+        count = len(found["scores"])
+        assert 0 < count <= 10 and found["boxes"].shape == (count, 4)
+        assert found["masks"].shape == (count, height, width) and found["masks"].dtype == torch.bool
+        assert found["labels"].dtype == torch.int64
+        assert 1 <= found["labels"].min() and found["labels"].max() <= 3
+        assert found["boxes"].min() >= 0 and found["boxes"][:, 3].max() <= height
+        assert 0.8 * width < found["boxes"][:, 2].max() <= width
+    assert not network.model.training
+
+
+@needs_detectron2
+def test_no_detection_is_an_empty_prediction(network):
+    network.model.roi_heads.box_predictor.test_score_thresh = 1.1
+    for image, found in zip(pictures(), network.predict(pictures())):
+        assert found["boxes"].shape == (0, 4) and found["labels"].shape == (0,)
+        assert found["masks"].shape == (0, *image.shape[-2:]) and found["masks"].dtype == torch.bool
+
+
+@needs_detectron2
+def test_given_features_serve_the_prediction(network):
+    """The same detections, and the backbone does not run again."""
+    images = pictures()
+    maps, expected = network.features(images), network.predict(images)
+    assert list(maps) == ["p2", "p3", "p4", "p5", "p6"]
+    network.model.backbone.forward = None
+    for one, other in zip(expected, network.predict(images, maps)):
+        assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+@needs_detectron2
+def test_given_features_serve_a_dense_detector():
+    network = tasks.create(RETINA)
+    network.model.test_score_thresh = 0.0
+    images = pictures()
+    for one, other in zip(
+        network.predict(images), network.predict(images, network.features(images))
+    ):
+        assert one.keys() == {"boxes", "labels", "scores"} and len(one["scores"]) > 0
+        assert all(torch.equal(one[k], other[k]) for k in one)
+
+
+@needs_detectron2
+def test_images_are_resized_as_detectron2_does_it(network):
+    """Its own transform reads and rounds 8 bits, so up to a grey level lies between the two."""
+    from detectron2.data.transforms import AugInput, ResizeShortestEdge
+
+    for side in (64, 30):
+        network.sides = (side, 90)
+        for image in pictures():
+            rgb = (255 * image).round().byte()
+            data = AugInput(rgb.flip(0).permute(1, 2, 0).contiguous().numpy())
+            ResizeShortestEdge(side, 90)(data)
+            ours = network._resized(rgb / 255).permute(1, 2, 0).numpy()
+            assert ours.shape == data.image.shape and max(ours.shape) <= 90
+            assert np.abs(ours - data.image).max() <= 1.01
+
+
+@needs_detectron2
+def test_boxes_and_masks_are_in_the_images_own_pixels(network, monkeypatch):
+    """There and back: an object is enlarged for the network, and what it finds is reduced."""
+    from detectron2.structures import Boxes, Instances
+
+    image = pictures()[0]  # 48x64
+    network.sides = (96, 1333)
+    seen = network._instances(target(image, 2), image.shape[-2:], (96, 192))
+    assert seen.gt_boxes.tensor.tolist() == [[24, 16, 96, 64]] and seen.gt_classes.tolist() == [1]
+    mask = torch.zeros(96, 192, dtype=torch.bool)
+    mask[16:64, 24:96] = True
+    assert torch.equal(seen.gt_masks.tensor[0], mask)
+    found = Instances((96, 128), pred_boxes=Boxes(torch.tensor([[16.0, 20, 64, 60]])))
+    found.pred_classes, found.scores = torch.tensor([1]), torch.tensor([0.5])
+    found.pred_masks = torch.ones(1, 1, 28, 28)
+    monkeypatch.setattr(Detectron2Task, "_heads", lambda *_: ([found], {}))
+    (prediction,) = network.predict([image])
+    assert prediction["boxes"].tolist() == [[8, 10, 32, 30]]
+    expected = torch.zeros(48, 64, dtype=torch.bool)
+    expected[10:30, 8:32] = True
+    assert torch.equal(prediction["masks"][0], expected) and prediction["labels"].tolist() == [2]
+
+
+@needs_detectron2
+def test_labels_are_detectron2s_and_one_more(network):
+    """Its COCO classes are the categories by rising id, as ours are; a classifier that always says
+    its class 1 predicts our label 2, and has the lowest loss for it. Its background is the last."""
+    from detectron2.data import MetadataCatalog
+
+    mapping = MetadataCatalog.get("coco_2017_val").thing_dataset_id_to_contiguous_id
+    assert len(mapping) == 80 and mapping == {k: i for i, k in enumerate(sorted(mapping))}
+    score = network.model.roi_heads.box_predictor.cls_score
+    score.weight.data.zero_()
+    score.bias.data.copy_(torch.tensor([0.0, 9, 0, 0]))
+    image = pictures()[0]
+    (prediction,) = network.predict([image])
+    assert set(prediction["labels"].tolist()) == {2}
+    network.model.roi_heads.proposal_matcher.thresholds = [-float("inf"), 0.0, 0.0, float("inf")]
+    network.model.roi_heads.positive_fraction = 1.0  # all boxes are that object
+    terms = {k: network.loss([image], [target(image, k)])["loss_cls"].item() for k in (1, 2, 3)}
+    assert terms[2] < 0.1 < 5 < terms[1] and terms[3] > 5
+
+
+# --- the same figures as detectron2's own evaluator --------------------------------------
+
+
+@pytest.fixture
+def perturbed():
+    """`perturbed(images, predictions)`: ground truth made of every other prediction, its box
+    moved, its mask with holes."""
+
+    def make(images, predictions) -> dict:
+        annotations = []
+        for image_id, found in enumerate(predictions, start=1):
+            for result in detection.to_coco_results(image_id, found, [3, 7, 9])[::2]:
+                k = 2 + len(annotations) % 8
+                mask = detection.rle.decode(result["segmentation"])
+                mask.ravel()[::k] = 0  # it is noise, of an untrained network: moved it is missed
+                x, y, width, height = result["bbox"]
+                annotations.append(
+                    {
+                        **{"id": len(annotations) + 1, "image_id": image_id, "iscrowd": 0},
+                        "category_id": result["category_id"],
+                        "bbox": [x + 4 / k, y, width, height],
+                        "segmentation": detection.encode_mask(mask.astype(bool)),
+                        "area": int(mask.sum()),
+                    }
+                )
+        sizes = [{"height": x.shape[1], "width": x.shape[2]} for x in images]
+        return {
+            "info": {},
+            "images": [{"id": i, "file_name": f"{i}.png", **s} for i, s in enumerate(sizes, 1)],
+            "annotations": annotations,
+            "categories": [{"id": k, "name": f"category {k}"} for k in (3, 7, 9)],
+        }
+
+    return make
+
+
+@needs_detectron2
+def test_average_precision_is_that_of_detectron2s_evaluator(network, perturbed, tmp_path):
+    """detectron2 runs its own inference and its own evaluator over the same weights; its class
+    numbers become categories by its own map."""
+    from detectron2.data import DatasetCatalog
+    from detectron2.data.datasets import register_coco_instances
+    from detectron2.evaluation import COCOEvaluator
+
+    images = [*pictures(), torch.rand(3, 60, 90, generator=torch.Generator().manual_seed(1))]
+    predictions = network.predict(images)
+    truth = perturbed(images, predictions)
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    register_coco_instances(str(tmp_path), {}, str(tmp_path / "truth.json"), str(tmp_path))
+    DatasetCatalog.get(str(tmp_path))  # reads the categories
+    evaluator = COCOEvaluator(str(tmp_path), ("bbox", "segm"), distributed=False)
+    evaluator.reset()
+    inputs = [
+        {"image": network._resized(x), "height": x.shape[1], "width": x.shape[2], "image_id": i}
+        for i, x in enumerate(images, start=1)
+    ]
+    evaluator.process(inputs, network.model.eval()(inputs))
+    theirs = evaluator.evaluate()
+    results = [
+        result
+        for i, found in enumerate(predictions, start=1)
+        for result in detection.to_coco_results(i, found, [3, 7, 9])
+    ]
+    names = {"AP": "AP", "AP50": "AP50", "AP75": "AP75", "APsmall": "APs", "APmedium": "APm"}
+    for kind in ("bbox", "segm"):
+        ours = detection.coco_summary(truth, results, kind)
+        assert 0.05 < ours["AP"] < 0.95
+        for name, other in names.items():
+            assert 100 * ours[name] == pytest.approx(theirs[kind][other], nan_ok=True), name
+        matched = detection.average_precision(detection.match(truth, results, kind))
+        assert 100 * matched["AP"] == pytest.approx(theirs[kind]["AP"])
+
+
+@needs_detectron2
+def test_the_whole_way(network, scenes):
+    """Codec, network and figures; the numbers mean nothing."""
+    network.sides = (48, 1333)
+    evaluation = evaluate(PillowCodec("JPEG", quality=30), network, scenes("test"))
+    row = summarize(evaluation, resamples=5)
+    assert row["images"] == 4 and row["feature"] > 0 and 0 <= row["mask_AP"] <= row["box_AP50"] <= 1
+
+
+# --- configs and weights -----------------------------------------------------------------
+
+
+@needs_detectron2
+def test_by_name(new_run):
+    """Seeded, without a trace in the global generator; saved and loaded again, frozen."""
+    state = torch.get_rng_state()
+    one, other = tasks.create(RETINA), tasks.create(RETINA)
+    assert torch.equal(torch.get_rng_state(), state) and fingerprint(one) == fingerprint(other)
+    assert one.sides == (64, 1333)
+    assert tasks.create(replace(RETINA, {"min_size": None})).sides == (800, 1333)
+    run = new_run()
+    run.save_weights(one)
+    loaded = tasks.load(RETINA, run.path("final.safetensors"))
+    assert fingerprint(loaded) == fingerprint(one)
+    assert not any(p.requires_grad for p in loaded.parameters())
+
+
+@needs_detectron2
+@pytest.mark.parametrize(
+    "name, changes, message",
+    [
+        ("COCO-Detection/mask_rcnn.yaml", {}, "no config .*nearest: COCO-.*rcnn"),
+        ("COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x.yaml", {}, "no detector of boxes or masks"),
+        ("COCO-PanopticSegmentation/panoptic_fpn_R_50_1x.yaml", {}, "it is a PanopticFPN"),
+        ("COCO-Detection/rpn_R_50_FPN_1x.yaml", {}, "it is a ProposalNetwork"),
+        ("COCO-Detection/fast_rcnn_R_50_FPN_1x.yaml", {}, "no detector of boxes or masks"),
+        (
+            "COCO-Detection/retinanet_R_50_FPN_1x.yaml",
+            {"weights": "DEFAULT"},
+            "knows 80 .* num_classes: 3",
+        ),
+        (
+            "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x_giou.yaml",
+            {"weights": "DEFAULT"},
+            "has no weights for detectron2:COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x_giou",
+        ),
+    ],
+)
+def test_configs_that_cannot_serve_are_refused(hub, name, changes, message):
+    """Before anything is built or downloaded."""
+    with pytest.raises(ValueError, match=message):
+        tasks.create(replace(MASK, {"name": f"{PREFIX}{name}", **changes}))
+
+
+@needs_detectron2
+def test_missing_weights_say_what_to_put_where(hub):
+    with pytest.raises(WeightsUnavailable, match="no route to host") as offline:
+        tasks.create(COCO)
+    address = "https://dl.fbaipublicfiles.com/detectron2/COCO-InstanceSegmentation/"
+    assert f"{address}mask_rcnn_R_50_FPN_3x/137849600/model_final_f10217.pkl" in str(offline.value)
+    assert str(hub / "model_final_f10217.pkl") in str(offline.value)
+
+
+@pytest.fixture
+def published(hub, monkeypatch):
+    """Made weights in the cache, as the model zoo has its own; returns their arrays."""
+    from detectron2 import model_zoo
+    from detectron2.modeling import build_model
+
+    settings = model_zoo.get_config(COCO.name.removeprefix(PREFIX))
+    settings.MODEL.DEVICE = "cpu"
+    torch.manual_seed(1)
+    state = {k: v.numpy() for k, v in build_model(settings).state_dict().items()}
+    for name in state:
+        if name.endswith(("running_mean", "running_var")):
+            state[name] = state[name] + np.float32(0.5)
+    old = {"pixel_mean": np.zeros((3, 1, 1), np.float32)}
+    old["proposal_generator.anchor_generator.cell_anchors.0"] = np.zeros((3, 4), np.float32)
+    data = pickle.dumps({"model": {**state, **old}, "__author__": "Detectron2 Model Zoo"}, 2)
+    path = hub / f"model_final_{md5(data).hexdigest()[:6]}.pkl"
+    path.write_bytes(data)
+    monkeypatch.setattr(model_zoo, "get_checkpoint_url", lambda _: f"https://nowhere/{path.name}")
+    return state
+
+
+@needs_detectron2
+def test_published_weights_are_loaded_whole(published, hub, new_run):
+    """As detectron2's own checkpointer loads them, with frozen batch norm; trained further they
+    are saved and loaded without the published file."""
+    from detectron2.checkpoint import DetectionCheckpointer
+
+    network = tasks.create(COCO)
+    state = network.model.state_dict()
+    assert state.keys() == published.keys()
+    assert all(np.array_equal(state[name].numpy(), published[name]) for name in published)
+    theirs = copy.deepcopy(network.model)
+    torch.nn.init.zeros_(theirs.backbone.fpn_lateral2.weight)
+    DetectionCheckpointer(theirs).load(str(next(hub.glob("*.pkl"))))
+    assert fingerprint(theirs) == fingerprint(network.model)
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in network.modules())
+    assert network.model.pixel_mean.max() > 100  # the config's, not the file's
+    run = new_run()
+    run.save_weights(network)
+    next(hub.glob("*.pkl")).unlink()
+    loaded = tasks.load(COCO, run.path("final.safetensors"))
+    assert fingerprint(loaded) == fingerprint(network)

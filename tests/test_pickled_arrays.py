@@ -1,0 +1,152 @@
+"""Pickles of arrays: what numpy wrote comes back, what would run code never does."""
+
+import hashlib
+import io
+import os
+import pickle
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+
+from icmlib import pickled_arrays
+from icmlib.downloads import WeightsUnavailable, hub_file, read_state
+
+CHECKPOINT = {
+    "model": OrderedDict(
+        weight=np.arange(24, dtype=np.float32).reshape(2, 3, 4),
+        turned=np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        half=np.array([1.5, -2], np.float16),
+        big=np.array([1, 2, 300], ">i4"),
+        count=np.array(7),
+        none=np.zeros((0, 4), np.float32),
+    ),
+    "scalar": np.float64(0.25),
+    "__author__": "Detectron2 Model Zoo",
+    "iteration": 269999,
+    "more": [np.ones(2, bool), None, 1.5],
+}
+
+
+def saved(tmp_path, thing, protocol: int = 2):
+    path = tmp_path / "weights.pkl"
+    path.write_bytes(pickle.dumps(thing, protocol))
+    return path
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4])
+def test_arrays_come_back(tmp_path, protocol):
+    """Bit for bit, of numpy's own type; protocol 2 writes bytes as text."""
+    found = pickled_arrays.read(saved(tmp_path, CHECKPOINT, protocol))
+    assert found.keys() == CHECKPOINT.keys()
+    for name, array in CHECKPOINT["model"].items():
+        assert (
+            type(found["model"][name]) is np.ndarray and found["model"][name].dtype == array.dtype
+        )
+        np.testing.assert_array_equal(found["model"][name], array)
+    assert found["scalar"] == 0.25 and found["iteration"] == 269999
+    assert found["more"][0].tolist() == [True, True] and found["more"][1:] == [None, 1.5]
+
+
+def test_pickles_of_python_2(tmp_path):
+    """Its raw data is a byte string, which reads as Latin-1 text; numpy 2 renamed its modules."""
+    text = pickle.dumps(CHECKPOINT["model"]["half"], 0).replace(b"cnumpy.core", b"cnumpy._core")
+    assert b"numpy._core.multiarray" in text
+    path = tmp_path / "old.pkl"
+    path.write_bytes(text)
+    assert pickled_arrays.read(path).tolist() == [1.5, -2]
+
+
+class Malicious:
+    """Asks, on unpickling, for a call."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+@pytest.mark.parametrize(
+    "name, make",
+    [
+        ("posix.system", lambda mark: Malicious(os.system, f"touch {mark}")),
+        ("builtins.eval", lambda mark: Malicious(eval, f"open({str(mark)!r}, 'w')")),
+        ("builtins.getattr", lambda mark: Malicious(getattr, np.ndarray, "tofile")),
+        ("numpy.load", lambda mark: Malicious(np.load, str(mark))),
+        ("numpy.core.multiarray.fromfile", lambda mark: Malicious(np.fromfile, str(mark))),
+        ("_io.FileIO", lambda mark: Malicious(io.FileIO, str(mark), "w")),
+    ],
+)
+def test_nothing_is_run(tmp_path, name, make, protocol):
+    """Refused by its name, wherever it hides; plain pickle would have called it."""
+    mark = tmp_path / "mark"
+    hidden = {"model": {"weight": np.ones(2), "bias": make(mark)}}
+    names = f"{name}|{name.replace('builtins', '__builtin__')}|numpy.*fromfile"
+    with pytest.raises(pickle.UnpicklingError, match=f"it asks for ({names}), which no array"):
+        pickled_arrays.read(saved(tmp_path, hidden, protocol))
+    assert not mark.exists()
+
+
+def test_arrays_of_objects_are_refused(tmp_path):
+    with pytest.raises(pickle.UnpicklingError, match="'O8' are not numbers"):
+        pickled_arrays.read(saved(tmp_path, {"model": np.array([{}, None], object)}))
+
+
+def test_names_below_admitted_ones_are_refused(tmp_path):
+    """Protocol 4 may ask for an attribute of an admitted name."""
+    path = tmp_path / "dotted.pkl"
+    path.write_bytes(b"\x80\x04\x8c\x05numpy\x8c\x0endarray.tofile\x93.")
+    with pytest.raises(pickle.UnpicklingError, match=r"it asks for numpy\.ndarray\.tofile"):
+        pickled_arrays.read(path)
+
+
+def test_cut_short_or_no_pickle_at_all(tmp_path):
+    whole = pickle.dumps(CHECKPOINT, 2)
+    for broken in (whole[:-100], whole[:40], b"<html>", b"", b"\x80\x02}b."):
+        (tmp_path / "broken.pkl").write_bytes(broken)
+        with pytest.raises(pickle.UnpicklingError):
+            pickled_arrays.read(tmp_path / "broken.pkl")
+
+
+# --- published files with an MD5 in their name -------------------------------------------
+
+
+@pytest.fixture
+def published(hub):
+    """`published(bytes)`: in the cache, as detectron2 names its files; returns the address."""
+
+    def save(data: bytes) -> str:
+        digits = hashlib.md5(data).hexdigest()[:6]
+        (hub / f"model_final_{digits}.pkl").write_bytes(data)
+        return f"https://nowhere.invalid/detectron2/model_final_{digits}.pkl"
+
+    return save
+
+
+def test_a_file_that_is_what_its_name_says(published):
+    url = published(pickle.dumps(CHECKPOINT, 2))
+    found = read_state(url, "these", pickled_arrays.read)
+    np.testing.assert_array_equal(found["model"]["weight"], CHECKPOINT["model"]["weight"])
+
+
+def test_another_file_is_refused_before_it_is_read(published):
+    url = published(pickle.dumps(CHECKPOINT, 2))
+    hub_file(url).write_bytes(pickle.dumps({}))
+    with pytest.raises(WeightsUnavailable, match=r"the MD5 of .*its name says .*; remove the file"):
+        read_state(url, "these", pickled_arrays.read)
+
+
+def test_malicious_weights_say_what_they_asked_for(published, tmp_path):
+    url = published(pickle.dumps({"model": Malicious(os.system, f"touch {tmp_path / 'mark'}")}))
+    with pytest.raises(WeightsUnavailable, match=r"these weights .*it asks for posix.system"):
+        read_state(url, "these", pickled_arrays.read)
+    assert not (tmp_path / "mark").exists()
+
+
+def test_no_network_says_what_to_put_where(hub):
+    url = "https://nowhere.invalid/detectron2/model_final_f10217.pkl"
+    with pytest.raises(WeightsUnavailable, match="no route to host") as offline:
+        read_state(url, "these", pickled_arrays.read)
+    assert url in str(offline.value) and str(hub / "model_final_f10217.pkl") in str(offline.value)
