@@ -203,20 +203,34 @@ def _private_copies(
     objects = [a for a in ground_truth["annotations"] if a["image_id"] in wanted]
     objects = [{"iscrowd": 0, **a, "id": i} for i, a in enumerate(objects, start=1)]
     results = [d for d in detections if d["image_id"] in wanted]
-    results = [_as_annotation(d, i, iou_type) for i, d in enumerate(results, start=1)]
+    shapes = [_shape(detection, iou_type) for detection in results]
+    results = [
+        _as_annotation(*each, i, iou_type)
+        for i, each in enumerate(zip(results, shapes, _areas(shapes, iou_type)), start=1)
+    ]
     return {**shared, "annotations": objects}, {**shared, "annotations": results}
 
 
-def _as_annotation(detection: dict, identifier: int, iou_type: str) -> dict:
-    """Area of the geometry that is judged: COCO's own reader, given both, takes the box's area for
-    the mask's, and so puts masks in the wrong size class."""
+def _shape(detection: dict, iou_type: str) -> list | dict:
     geometry = GEOMETRY[iou_type]
     if geometry not in detection:
         raise ValueError(f"a detection has no {geometry!r}, which {iou_type!r} needs: {detection}")
-    shape = detection[geometry]
-    area = shape[2] * shape[3] if iou_type == "bbox" else float(rle.area(shape))
+    return detection[geometry]
+
+
+def _areas(shapes: list, iou_type: str) -> list[float]:
+    """Of the geometry that is judged: COCO's own reader, given both, takes the box's area for the
+    mask's, and so puts masks in the wrong size class."""
+    if iou_type == "bbox":
+        return [width * height for _, _, width, height in shapes]
+    return rle.area(shapes).astype(float).tolist() if shapes else []
+
+
+def _as_annotation(
+    detection: dict, shape: list | dict, area: float, identifier: int, iou_type: str
+) -> dict:
     kept = {key: detection[key] for key in ("image_id", "category_id", "score")}
-    return {**kept, geometry: shape, "area": area, "id": identifier, "iscrowd": 0}
+    return {**kept, GEOMETRY[iou_type]: shape, "area": area, "id": identifier, "iscrowd": 0}
 
 
 def _evaluate_images(truth: dict, results: dict, iou_type: str):
