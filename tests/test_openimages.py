@@ -456,14 +456,7 @@ def test_check_looks_only_at_the_images_of_the_split(official):
     assert re.search(r"whole.*\n- test: 1 of 1 images are not in", str(error.value))
 
 
-def test_check_knows_how_many_images_coco_has(shared):
-    """The shared COCO is a part of it; its images are there."""
+def test_check_is_content_with_a_part_of_coco(shared):
     files = {"images": "val2017", "annotations": "annotations/instances_val2017.json"}
-    config = DataConfig(
-        "coco", str(shared / "coco"), splits=dict.fromkeys(("train", "val", "test"), files)
-    )
-    with pytest.raises(ValueError) as error:
-        datasets.check(config)
-    problems = str(error.value).splitlines()[1:]
-    assert len(problems) == 3
-    assert all("val2017.json lists 47 images; COCO publishes 5,000" in each for each in problems)
+    parts = dict.fromkeys(("train", "val", "test"), files)
+    datasets.check(DataConfig("coco", str(shared / "coco"), splits=parts))
