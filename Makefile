@@ -29,7 +29,7 @@ test: .venv/ready  ## unit tests
 	$(BIN)/python -m pytest
 
 lab: .venv/ready  ## the notebooks in JupyterLab
-	$(BIN)/jupyter lab --notebook-dir=. --ServerApp.root_dir=.
+	$(BIN)/jupyter lab
 
 lint: .venv/ready
 	$(BIN)/ruff check icmlib tests && $(BIN)/ruff format --check icmlib tests
