@@ -49,7 +49,7 @@ TASK = [*DATA, f"{LIB}/tasks/__init__.py", f"{LIB}/tasks/torchvision.py"]
 if VALUES.get("task", {}).get("weights"):
     TASK.append(VALUES["task"]["weights"])
 CODEC = [
-    *expand(f"{LIB}/codecs/{{file}}.py", file=["__init__", "learned", "bitstream", "latents"]),
+    *expand(f"{LIB}/codecs/{{file}}.py", file=["__init__", "learned", "zoo", "bitstream", "latents"]),
     f"{LIB}/performance.py",
 ]
 METRICS = [
@@ -251,11 +251,7 @@ rule rate_task:
         expand(f"{OUT}/chain/{{chain}}/summary.json", chain=CHAINS),
         expand(rules.anchor.output, anchor=STUDY.get("anchors", {})),
         expand(rules.bridge.output, point=STUDY.get("bridge_at", [])),
-        [
-            table
-            for table in sorted(glob(f"results/{BASE_PROFILE}*/rate_task_findings.csv"))
-            if not table.startswith(f"{OUT}/") and re.fullmatch(rf"results/{BASE_PROFILE}-seed\d+/.*", table)
-        ],
+        sorted(glob(f"results/{PROFILE}-seed*/rate_task_findings.csv")),
         notebook="notebooks/05_rate_task_study.ipynb",
     output:
         f"{OUT}/rate_task.csv",

@@ -277,6 +277,9 @@ def check_rate_task(study: RateTaskConfig) -> None:
     for point in named:
         if point not in study.points:
             raise ValueError(f"unknown point {point!r}; there are: {', '.join(study.points)}")
+    untrained = set(study.bridge_at) - set(study.only_at.get("C-FT", study.points))
+    if untrained:
+        raise ValueError(f"bridge_at {sorted(untrained)}: C-FT is not trained there; see only_at")
     for name in study.only_at:
         if name not in study.configurations:
             raise ValueError(f"only_at names {name!r}, which is no configuration")
@@ -307,6 +310,10 @@ def load_profile(name: str | Path) -> Profile:
     """
     path = Path(name)
     if (seeded := re.fullmatch(r"(.+)-seed(\d+)", str(name))) and not path.exists():
+        if seeded[2] != str(int(seeded[2])) or int(seeded[2]) == 0:
+            raise ValueError(
+                f"profile {name!r}: a seed is 1, 2, ...; {seeded[1]!r} itself is seed 0"
+            )
         return with_seed(load_profile(seeded[1]), int(seeded[2]))
     if path.suffix != ".yaml":
         path = project_root() / "notebooks" / "profiles" / f"{name}.yaml"

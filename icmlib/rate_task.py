@@ -1,7 +1,6 @@
 """Study 2, rate against task: its runs, their points as tables and pictures, and the bridge to
 study 1. The curves through the points, and what is found between them, are in curves.py."""
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from tqdm.auto import tqdm
 from icmlib import codecs, datasets
 from icmlib.codecs.conventional import ConventionalCodec
 from icmlib.config import ChainConfig, CodecConfig, Profile, RateTaskConfig, project_root, replace
-from icmlib.curves import Curve, at_rate, interval, verdict
+from icmlib.curves import FINDING, Curve, at_rate, finding, interval
 from icmlib.evaluate import Evaluation, load_evaluation
 from icmlib.metrics import bd, detection
 from icmlib.runs import read_summary, run_folder
@@ -111,11 +110,11 @@ def resampled_curves(profile: Profile) -> dict[str, Curve]:
 def _resampled(evaluations: list[Evaluation], counts: np.ndarray) -> Curve:
     rates, measures = [], {name: [] for name in MEASURES}
     for evaluation in evaluations:
-        table = evaluation.per_image
+        matches = evaluation.matches["box"]  # their images are sorted, the data set's need not be
+        table = evaluation.per_image.set_index("image_id").loc[list(matches.image_ids)]
         pixels = counts @ table["pixels"].to_numpy(float)
         rates.append(counts @ (8.0 * table["payload_bytes"].to_numpy()) / pixels)
-        ap = detection.average_precision(evaluation.matches["box"], counts)["AP"]
-        measures["box_AP"].append(np.nan_to_num(ap))
+        measures["box_AP"].append(detection.average_precision(matches, counts)["AP"])
         measures["psnr"].append(counts @ table["psnr"].to_numpy() / counts.sum(1))
     return Curve(np.stack(rates), {name: np.stack(each) for name, each in measures.items()})
 
@@ -132,10 +131,15 @@ def with_intervals(points: pd.DataFrame, curves: dict[str, Curve]) -> pd.DataFra
 
 
 def equal_rate(curves: dict[str, Curve], rate: float) -> pd.DataFrame:
-    """What each curve gives at one rate (bpp), beside the paper's figures near 0.1 bpp."""
+    """What each curve gives at one rate (bpp), beside the paper's figures near 0.1 bpp.
+
+    Curves of fewer than four points are left out: what lies between their points is another guess.
+    """
     paper = pd.read_csv(project_root() / "data" / "chamain2020_table.csv", index_col=0)
     rows = {}
     for name, curve in curves.items():
+        if len(curve.rates) < bd.MIN_POINTS:
+            continue
         ap, psnr = (at_rate(curve, measure, rate) for measure in MEASURES)
         if np.isfinite(ap[0]):
             ap, psnr = interval(ap, 100), interval(psnr)
@@ -160,13 +164,13 @@ def bridge(profile: Profile, point: str, measured: dict) -> dict:
     """What a finetuned decoder gives back of the PSNR that C-FT took, and what the machine pays.
 
     Args:
-        measured: the finetuned codec's summary on test, with its differences from C-FT.
+        measured: the finetuned codec's summary on test, with its paired differences from C-FT.
 
     Returns:
         `psnr_baseline`: the MSE codec's at the same rate, interpolated (at the same point, where
         the rate is outside its range); `psnr_before`: C-FT's; `back`: share of the loss between
-        them that is back (nan where nothing was lost); `box_AP_change` in % of C-FT's, with
-        `_low` and `_high`.
+        them that is back (nan where nothing was lost), and `box_AP_change` in % of C-FT's, both
+        with `_low` and `_high`.
     """
     start = read_summary(profile, "chain", f"{point}-C-FT")["test"]
     points = [read_summary(profile, "mse_codec", p)["test"] for p in profile.rate_task.points]
@@ -175,15 +179,13 @@ def bridge(profile: Profile, point: str, measured: dict) -> dict:
     if np.isnan(best):
         best = read_summary(profile, "mse_codec", point)["test"]["psnr"]
     scale = 100 / start["box_AP"] if start["box_AP"] else float("nan")
-    lost, gained = float(best - start["psnr"]), measured["psnr"] - start["psnr"]
-    return {
-        "psnr_baseline": float(best),
-        "psnr_before": start["psnr"],
-        "back": gained / lost if lost > 0 else float("nan"),
-    } | {
-        f"box_AP_change{end}": scale * measured[f"box_AP_difference{end}"]
-        for end in ("", "_low", "_high")
-    }
+    lost = float(best - start["psnr"])
+    found = {"psnr_baseline": float(best), "psnr_before": start["psnr"]}
+    for end in ("", "_low", "_high"):
+        gained = measured[f"psnr_difference{end}"]
+        found[f"back{end}"] = gained / lost if lost > 0 else float("nan")
+        found[f"box_AP_change{end}"] = scale * measured[f"box_AP_difference{end}"]
+    return found
 
 
 def read_bridges(profile: Profile) -> pd.DataFrame:
@@ -194,11 +196,9 @@ def read_bridges(profile: Profile) -> pd.DataFrame:
         after = read_summary(profile, "bridge", point)["test"]
         row = {"point": point, "bpp": after["bpp"]}
         row |= {f"psnr_{k}": v for k, v in _before_after(before, after, "psnr").items()}
-        row |= {"psnr_baseline": after["psnr_baseline"], "back": after["back"]}
-        for name in ("box_AP", "ssim", "lpp4", "prms"):
+        for name in ("box_AP", "ssim", "lpp2", "lpp4", "lpp8", "prms"):
             row |= {f"{name}_{k}": v for k, v in _before_after(before, after, name).items()}
-        ends = ("", "_low", "_high")
-        rows.append(row | {f"box_AP_change{end}": after[f"box_AP_change{end}"] for end in ends})
+        rows.append(row | bridge(profile, point, after))
     return pd.DataFrame(rows)
 
 
@@ -210,38 +210,23 @@ def bridge_findings(bridges: pd.DataFrame) -> pd.DataFrame:
     """Whether each bridge reaches its aims, in the form of `curves.findings`."""
     rows = []
     for row in bridges.to_dict("records"):
-        name = f"the bridge at {row['point']}"
-        back, change = 100 * row["back"], row["box_AP_change"]
-        rows.append(
-            {
-                "finding": f"{name} gives at least half of the lost PSNR back",
-                "measure": "% of the loss",
-                "value": back,
-                "verdict": verdict(back, back >= 50),
-            }
-        )
-        rows.append(
-            {
-                "finding": f"{name} costs at most 2 % of box mAP",
-                "measure": "% of box mAP",
-                "value": change,
-                "low": row["box_AP_change_low"],
-                "high": row["box_AP_change_high"],
-                "verdict": verdict(change, change >= -2),
-            }
-        )
-    return pd.DataFrame(rows)
+        name, ends = f"the bridge at {row['point']}", {"value": "", "low": "_low", "high": "_high"}
+        back = {end: 100 * row[f"back{suffix}"] for end, suffix in ends.items()}
+        change = {end: row[f"box_AP_change{suffix}"] for end, suffix in ends.items()}
+        text = f"{name} gives at least half of the lost PSNR back"
+        rows.append(finding(text, "% of the loss", back, at_least=50))
+        text = f"{name} costs at most 2 % of box mAP"
+        rows.append(finding(text, "% of box mAP", change, at_least=-2))
+    return pd.DataFrame(rows, columns=FINDING)
 
 
 def across_seeds(profile: Profile, found: pd.DataFrame) -> list[str]:
-    """In how many of the seeds whose tables are there each finding holds: `2 of 3`."""
-    base = re.sub(r"-seed\d+$", "", profile.name)
-    results = project_root() / "results"
+    """In how many of the seeds whose tables are there each finding holds: `2 of 3`. A run of
+    another seed than the profile's own counts itself alone."""
     tables = [found.set_index("finding")["verdict"]]
-    for folder in [results / base, *sorted(results.glob(f"{base}-seed*"))]:
-        path = folder / "rate_task_findings.csv"
-        if folder.name != profile.name and path.exists():
-            tables.append(pd.read_csv(path, index_col="finding")["verdict"])
+    results = project_root() / "results"
+    for path in sorted(results.glob(f"{profile.name}-seed*/rate_task_findings.csv")):
+        tables.append(pd.read_csv(path, index_col="finding")["verdict"])
     verdicts = [[table.get(finding) for table in tables] for finding in found["finding"]]
     return [f"{each.count('holds')} of {len(tables)}" for each in verdicts]
 

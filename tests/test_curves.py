@@ -86,16 +86,16 @@ def test_findings_hold_where_they_should():
     table = curves.findings(STUDY).set_index("finding")
     assert len(table) == 8 and (table["verdict"] == "holds").all()
     psnr = table.loc["PSNR falls as the task gains, J-FT"]
-    assert psnr["value"] == pytest.approx(-6)
-    best = table.loc["J-FT is best at the lowest rates"]
+    assert psnr["value"] == pytest.approx(6)
+    best = table.loc["J-FT is best at the lowest rate"]
     assert best["value"] == pytest.approx(4) and "0.100 bpp" in best["measure"]
 
 
 @pytest.mark.parametrize(
     ("curve_", "worse", "finding"),
     [
-        ("T-FT", np.subtract(BASELINE, 0.01), "T-FT beats the baseline"),
-        ("J-FT", (0.26, 0.40, 0.47, 0.53), "J-FT is best at the lowest rates"),
+        ("T-FT", np.subtract(BASELINE, 0.1), "T-FT beats the baseline"),
+        ("J-FT", (0.20, 0.40, 0.47, 0.53), "J-FT is best at the lowest rate"),
         ("baseline", (0.10, 0.20, 0.30, 0.40), "off the shelf, the learned codec is at least as"),
     ],
 )
@@ -113,7 +113,32 @@ def test_findings_that_cannot_be_said():
 
 
 def test_findings_without_the_configurations():
-    assert curves.findings({"baseline": STUDY["baseline"]}).empty
+    """Empty tables, but with their columns: what reads them goes on."""
+    alone = {"baseline": STUDY["baseline"]}
+    assert curves.findings(alone).empty and "finding" in curves.findings(alone)
+    assert curves.deltas(alone, "baseline").empty and "what" in curves.deltas(alone, "baseline")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (0.0, 2.0, "holds"),
+        (-1.0, 2.0, "undecided"),
+        (-2.0, -0.1, "does not hold"),
+        (np.nan, np.nan, "cannot be said"),
+    ],
+)
+def test_a_finding_holds_where_its_whole_interval_does(low, high, said):
+    found = {"value": (low + high) / 2, "low": low, "high": high}
+    assert curves.finding("text", "mAP", found)["verdict"] == said
+    shifted = {name: value - 2 for name, value in found.items()}
+    assert curves.finding("text", "mAP", shifted, at_least=-2)["verdict"] == said
+
+
+def test_vvc_is_the_anchor_where_it_was_measured():
+    with_vvc = STUDY | {"VVC": STUDY["HEVC"]}
+    assert curves.findings(with_vvc).iloc[0]["finding"].endswith("as VVC")
+    assert curves.findings(STUDY).iloc[0]["finding"].endswith("as HEVC")
 
 
 # --- the profile's settings --------------------------------------------------------------------
@@ -131,6 +156,15 @@ def test_findings_without_the_configurations():
         ({"only_at": {"X": []}}, "no configuration"),
         ({"bridge_at": ["q9"]}, "unknown point 'q9'"),
         ({"anchors": {"JPEG": {"quality": 30}}}, "list of qualities"),
+        (
+            {
+                "points": {"q1": {"lambda_mse": 1.0}, "q2": {"lambda_mse": 2.0}},
+                "configurations": {"C-FT": {"parts": ["encoder"]}},
+                "only_at": {"C-FT": ["q1"]},
+                "bridge_at": ["q2"],
+            },
+            "C-FT is not trained there",
+        ),
     ],
 )
 def test_wrong_settings_are_refused(values, message):
@@ -141,9 +175,8 @@ def test_wrong_settings_are_refused(values, message):
 
 
 def test_bridge_findings_follow_the_aims():
-    row = {"point": "q1", "back": 0.7, "box_AP_change": -3.0}
-    row |= {"box_AP_change_low": -5.0, "box_AP_change_high": -1.0}
-    assert list(rate_task.bridge_findings(pd.DataFrame([row]))["verdict"]) == [
-        "holds",
-        "does not hold",
-    ]
+    row = {"point": "q1", "back": 0.7, "back_low": 0.6, "back_high": 0.8}
+    row |= {"box_AP_change": -3.0, "box_AP_change_low": -5.0, "box_AP_change_high": -1.0}
+    verdicts = list(rate_task.bridge_findings(pd.DataFrame([row]))["verdict"])
+    assert verdicts == ["holds", "undecided"]
+    assert rate_task.bridge_findings(pd.DataFrame()).empty

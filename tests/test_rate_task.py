@@ -8,6 +8,7 @@ import pytest
 
 from icmlib import rate_task
 from icmlib.config import load_profile
+from icmlib.evaluate import Evaluation
 
 PROFILE = """
 rate_task:
@@ -98,27 +99,26 @@ def test_the_bridge_is_judged_at_its_own_rate(profile, finished):
     finished("mse_codec/q1", test={"bpp": 0.1, "psnr": 20.0})
     finished("mse_codec/q2", test={"bpp": 0.4, "psnr": 26.0})
     finished("chain/q1-C-FT", test={"psnr": 15.0, "box_AP": 0.5})
-    measured = {"bpp": 0.2, "psnr": 21.0, "box_AP_difference": -0.01}
+    measured = {"bpp": 0.2, "box_AP_difference": -0.01}
     measured |= {"box_AP_difference_low": -0.02, "box_AP_difference_high": 0.005}
+    measured |= {"psnr_difference": 6.0, "psnr_difference_low": 5.0, "psnr_difference_high": 7.0}
     found = rate_task.bridge(profile, "q1", measured)
     assert found["psnr_baseline"] == pytest.approx(23)
     assert found["back"] == pytest.approx(6 / 8)
+    assert (found["back_low"], found["back_high"]) == pytest.approx((5 / 8, 7 / 8))
     assert found["box_AP_change"] == pytest.approx(-2)
     assert found["box_AP_change_high"] == pytest.approx(1)
     outside = rate_task.bridge(profile, "q1", measured | {"bpp": 0.05})
     assert outside["psnr_baseline"] == 20.0
-    beyond = rate_task.bridge(profile, "q1", measured | {"bpp": 0.05, "psnr": 30.0})
-    assert beyond["back"] == pytest.approx(3)
+    assert outside["back"] == pytest.approx(6 / 5)
 
 
 def test_nothing_lost_nothing_to_give_back(profile, finished):
     for point in ("q1", "q2"):
         finished(f"mse_codec/{point}", test={"bpp": 0.1, "psnr": 20.0})
     finished("chain/q1-C-FT", test={"psnr": 21.0, "box_AP": 0.5})
-    zero = dict.fromkeys(
-        ("box_AP_difference", *(f"box_AP_difference_{e}" for e in ("low", "high"))), 0
-    )
-    found = rate_task.bridge(profile, "q1", {"bpp": 0.1, "psnr": 22.0, **zero})
+    names = [f"{what}_difference{e}" for what in ("psnr", "box_AP") for e in ("", "_low", "_high")]
+    found = rate_task.bridge(profile, "q1", {"bpp": 0.1, **dict.fromkeys(names, 1.0)})
     assert np.isnan(found["back"])
 
 
@@ -131,3 +131,34 @@ def test_findings_are_counted_over_seeds(profile, tmp_path):
         table = pd.DataFrame({"finding": ["a", "b"], "verdict": verdicts})
         table.to_csv(folder / "rate_task_findings.csv", index=False)
     assert rate_task.across_seeds(profile, found) == ["2 of 3", "2 of 3"]
+    seeded = load_profile("tiny-seed1")
+    assert rate_task.across_seeds(seeded, found) == ["1 of 1", "0 of 1"]
+
+
+@pytest.mark.parametrize("name", ["tiny-seed0", "tiny-seed01"])
+def test_no_two_names_for_one_seed(profile, name):
+    with pytest.raises(ValueError, match="a seed is 1, 2"):
+        load_profile(name)
+
+
+def test_resamples_are_of_the_same_images_for_every_measure():
+    """The data set lists its images in any order; the matches come in that of the ids. With image
+    b alone nothing is found, at its own rate and its own PSNR."""
+    boxes = {"a": [0, 0, 10, 10], "b": [5, 5, 20, 20]}
+    ids = {"b": 1, "a": 2}
+    truth = {
+        "images": [{"id": ids[name], "height": 64, "width": 64} for name in ("a", "b")],
+        "categories": [{"id": 1, "name": "x"}],
+        "annotations": [
+            {"id": i, "image_id": ids[name], "category_id": 1, "bbox": box, "iscrowd": 0}
+            | {"area": box[2] * box[3]}
+            for i, (name, box) in enumerate(boxes.items(), start=1)
+        ],
+    }
+    found = [{"image_id": ids["a"], "category_id": 1, "bbox": boxes["a"], "score": 0.9}]
+    table = pd.DataFrame({"image_id": [2, 1], "pixels": 4096, "payload_bytes": [512, 1024]})
+    evaluation = Evaluation(table.assign(psnr=[30.0, 20.0]), {}, found, truth)
+    curve = rate_task._resampled([evaluation], np.array([[1, 1], [2, 0], [0, 2]]))  # of ids 1, 2
+    assert curve.rates[0].tolist() == [1.5, 2.0, 1.0]
+    assert curve.measures["psnr"][0].tolist() == [25.0, 20.0, 30.0]
+    assert curve.measures["box_AP"][0] == pytest.approx([0.5, 0.0, 1.0], abs=0.01)
