@@ -1,8 +1,9 @@
 """Both studies as a graph of notebook runs: `make reproduce`, or snakemake --config profile=NAME.
 
 `study=finetuning` or `study=rate_task` runs one of them; a profile `NAME-seed<n>` is NAME with
-another seed. Each rule runs one notebook; the executed notebook is the rule's log, so that it survives a
-failure. The library files a stage uses are its inputs: an edit of plots.py retrains nothing.
+another seed. Each rule runs one notebook; the executed notebook is the rule's log, so that it
+survives a failure. The library files a stage uses are its inputs: an edit of plots.py retrains
+nothing.
 """
 
 import re

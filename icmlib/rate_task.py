@@ -195,15 +195,10 @@ def read_bridges(profile: Profile) -> pd.DataFrame:
         before = read_summary(profile, "chain", f"{point}-C-FT")["test"]
         after = read_summary(profile, "bridge", point)["test"]
         row = {"point": point, "bpp": after["bpp"]}
-        row |= {f"psnr_{k}": v for k, v in _before_after(before, after, "psnr").items()}
-        for name in ("box_AP", "ssim", "lpp2", "lpp4", "lpp8", "prms"):
-            row |= {f"{name}_{k}": v for k, v in _before_after(before, after, name).items()}
+        for name in ("psnr", "box_AP", "ssim", "lpp2", "lpp4", "lpp8", "prms"):
+            row |= {f"{name}_before": before[name], f"{name}_after": after[name]}
         rows.append(row | bridge(profile, point, after))
     return pd.DataFrame(rows)
-
-
-def _before_after(before: dict, after: dict, name: str) -> dict[str, float]:
-    return {"before": before[name], "after": after[name]}
 
 
 def bridge_findings(bridges: pd.DataFrame) -> pd.DataFrame:
