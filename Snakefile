@@ -27,6 +27,11 @@ CHAINS = [
     for name in STUDY.get("configurations", {})
     for point in STUDY.get("only_at", {}).get(name, POINTS)
 ]
+BRIDGES = [
+    f"{point}-{name}"
+    for name in ("finetuned", *STUDY.get("bridge_rows", {}))
+    for point in STUDY.get("only_at", {}).get(name, STUDY.get("bridge_at", []))
+]
 STUDIES = {"finetuning": ROWS, "rate_task": POINTS}
 if config.get("study", "all") != "all":
     if config["study"] not in STUDIES:
@@ -235,14 +240,16 @@ rule bridge:
         FINETUNE, expand(rules.mse_codec.output, point=POINTS),
         f"{OUT}/chain/{{point}}-C-FT/summary.json", notebook="notebooks/05d_bridge.ipynb",
     output:
-        f"{OUT}/bridge/{{point}}/summary.json",
+        f"{OUT}/bridge/{{point}}-{{row}}/summary.json",
     log:
-        f"{OUT}/bridge/{{point}}/notebook.ipynb",
+        f"{OUT}/bridge/{{point}}-{{row}}/notebook.ipynb",
     params:
-        STUDY.get("bridge"),
+        STUDY.get("bridge"), lambda wildcards: STUDY.get("bridge_rows", {}).get(wildcards.row),
+    wildcard_constraints:
+        point="|".join(POINTS) or "none",
     threads: 1
     shell:
-        RUN + " point={wildcards.point}"
+        RUN + " point={wildcards.point} row={wildcards.row}"
 
 
 rule rate_task:
@@ -251,7 +258,7 @@ rule rate_task:
         f"{LIB}/rate_task.py", expand(rules.mse_codec.output, point=POINTS),
         expand(f"{OUT}/chain/{{chain}}/summary.json", chain=CHAINS),
         expand(rules.anchor.output, anchor=STUDY.get("anchors", {})),
-        expand(rules.bridge.output, point=STUDY.get("bridge_at", [])),
+        expand(f"{OUT}/bridge/{{bridge}}/summary.json", bridge=BRIDGES),
         sorted(glob(f"results/{PROFILE}-seed*/rate_task_findings.csv")),
         notebook="notebooks/05_rate_task_study.ipynb",
     output:

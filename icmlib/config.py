@@ -148,9 +148,10 @@ class RateTaskConfig:
     chain: ChainConfig = field(default_factory=ChainConfig)
     points: dict[str, PointConfig] = field(default_factory=dict)  # from the lowest rate
     configurations: dict[str, dict] = field(default_factory=dict)  # name -> changes of chain
-    only_at: dict[str, list[str]] = field(default_factory=dict)  # configuration -> points; else all
+    only_at: dict[str, list[str]] = field(default_factory=dict)  # name -> points; else all
     bridge: FinetuneConfig = field(default_factory=FinetuneConfig)
     bridge_at: list[str] = field(default_factory=list)  # points whose C-FT codec it repairs
+    bridge_rows: dict[str, dict] = field(default_factory=dict)  # its controls -> changes of bridge
     anchors: dict[str, dict] = field(default_factory=dict)  # name -> options, one of them a list
 
 
@@ -281,8 +282,18 @@ def check_rate_task(study: RateTaskConfig) -> None:
     if untrained:
         raise ValueError(f"bridge_at {sorted(untrained)}: C-FT is not trained there; see only_at")
     for name in study.only_at:
-        if name not in study.configurations:
-            raise ValueError(f"only_at names {name!r}, which is no configuration")
+        if name not in {**study.configurations, **study.bridge_rows}:
+            raise ValueError(f"only_at names {name!r}, which is no configuration or bridge row")
+    for name, changes in study.bridge_rows.items():
+        outside = set(study.only_at.get(name, study.bridge_at)) - set(study.bridge_at)
+        if name in ("finetuned", *study.configurations):
+            raise ValueError(f"bridge row {name!r} has the name of another run; rename it")
+        if outside:
+            raise ValueError(f"bridge row {name!r}: {sorted(outside)} are not among bridge_at")
+        try:
+            replace(study.bridge, changes)
+        except ValueError as error:
+            raise ValueError(f"bridge row {name!r}: {error}") from None
     if study.bridge_at and "C-FT" not in study.configurations:
         raise ValueError("bridge_at needs a configuration C-FT, whose decoder it repairs")
     for name, options in study.anchors.items():

@@ -10,13 +10,22 @@ from tqdm.auto import tqdm
 
 from icmlib import codecs, datasets
 from icmlib.codecs.conventional import ConventionalCodec
-from icmlib.config import ChainConfig, CodecConfig, Profile, RateTaskConfig, project_root, replace
+from icmlib.config import (
+    ChainConfig,
+    CodecConfig,
+    FinetuneConfig,
+    Profile,
+    RateTaskConfig,
+    project_root,
+    replace,
+)
 from icmlib.curves import FINDING, Curve, at_rate, finding, interval
 from icmlib.evaluate import Evaluation, load_evaluation
 from icmlib.metrics import bd, detection
 from icmlib.runs import read_summary, run_folder
 
 MEASURES = ("box_AP", "psnr")  # of the curves that carry intervals
+BRIDGE = "finetuned"  # the bridge itself; the profile's bridge_rows are its controls
 DESCRIBED = {
     frozenset({"task"}): "task network",
     frozenset({"encoder", "decoder", "entropy"}): "codec",
@@ -38,6 +47,21 @@ def chain(profile: Profile, point: str, configuration: str) -> ChainConfig:
             raise ValueError(f"unknown {what} {name!r}; the profile has: {', '.join(known)}")
     changes = {"beta": study.points[point].beta, **study.configurations[configuration]}
     return replace(study.chain, changes)
+
+
+def bridge_config(profile: Profile, point: str, row: str) -> FinetuneConfig:
+    """Settings of the bridge or of a control; raises ValueError for what the profile lacks."""
+    study = profile.rate_task
+    if (point, row) not in bridges(study):
+        known = ", ".join("-".join(each) for each in bridges(study)) or "none"
+        raise ValueError(f"no bridge {row!r} at {point!r}; the profile has: {known}")
+    return replace(study.bridge, study.bridge_rows.get(row, {}))
+
+
+def bridges(study: RateTaskConfig) -> list[tuple[str, str]]:
+    """Point and row of every finetuning of a C-FT decoder."""
+    rows = (BRIDGE, *study.bridge_rows)
+    return [(p, row) for p in study.bridge_at for row in rows if p in study.only_at.get(row, [p])]
 
 
 def points_of(study: RateTaskConfig, configuration: str) -> list[str]:
@@ -189,12 +213,12 @@ def bridge(profile: Profile, point: str, measured: dict) -> dict:
 
 
 def read_bridges(profile: Profile) -> pd.DataFrame:
-    """A row for each point at which a C-FT codec's decoder was finetuned: before, and after."""
+    """A row for each finetuning of a C-FT codec's decoder, controls too: before, and after."""
     rows = []
-    for point in profile.rate_task.bridge_at:
+    for point, name in bridges(profile.rate_task):
         before = read_summary(profile, "chain", f"{point}-C-FT")["test"]
-        after = read_summary(profile, "bridge", point)["test"]
-        row = {"point": point, "bpp": after["bpp"]}
+        after = read_summary(profile, "bridge", f"{point}-{name}")["test"]
+        row = {"point": point, "row": name, "bpp": after["bpp"]}
         for name in ("psnr", "box_AP", "ssim", "lpp2", "lpp4", "lpp8", "prms"):
             row |= {f"{name}_before": before[name], f"{name}_after": after[name]}
         rows.append(row | bridge(profile, point, after))
@@ -202,9 +226,9 @@ def read_bridges(profile: Profile) -> pd.DataFrame:
 
 
 def bridge_findings(bridges: pd.DataFrame) -> pd.DataFrame:
-    """Whether each bridge reaches its aims, in the form of `curves.findings`."""
+    """Whether each bridge (not its controls) reaches its aims, as `curves.findings` has it."""
     rows = []
-    for row in bridges.to_dict("records"):
+    for row in bridges[bridges["row"] == BRIDGE].to_dict("records") if len(bridges) else []:
         name, ends = f"the bridge at {row['point']}", {"value": "", "low": "_low", "high": "_high"}
         back = {end: 100 * row[f"back{suffix}"] for end, suffix in ends.items()}
         change = {end: row[f"box_AP_change{suffix}"] for end, suffix in ends.items()}
@@ -248,9 +272,10 @@ def pictures(profile: Profile, points: pd.DataFrame, x: torch.Tensor) -> tuple[d
             images[curve] = _decoded(profile, row["point"], folder, x)
             captions[curve] = _caption(row)
     name = "C-FT, finetuned"
-    folder = run_folder(profile, "bridge", bridge_point)
+    run = f"{bridge_point}-{BRIDGE}"
+    folder = run_folder(profile, "bridge", run)
     images[name] = _decoded(profile, bridge_point, folder, x)
-    captions[name] = _caption(read_summary(profile, "bridge", bridge_point)["test"])
+    captions[name] = _caption(read_summary(profile, "bridge", run)["test"])
     return images, captions
 
 

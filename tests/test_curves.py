@@ -154,6 +154,8 @@ def test_vvc_is_the_anchor_where_it_was_measured():
         ({"configurations": {"baseline": {"parts": ["task"]}}}, "name of another curve"),
         ({"configurations": {"X": {"pats": ["task"]}}}, "did you mean 'parts'"),
         ({"only_at": {"X": []}}, "no configuration"),
+        ({"bridge_rows": {"finetuned": {}}}, "name of another run"),
+        ({"bridge_rows": {"X": {"lambda_tsk": 1.0}}}, "did you mean 'lambda_task'"),
         ({"bridge_at": ["q9"]}, "unknown point 'q9'"),
         ({"anchors": {"JPEG": {"quality": 30}}}, "list of qualities"),
         (
@@ -175,8 +177,10 @@ def test_wrong_settings_are_refused(values, message):
 
 
 def test_bridge_findings_follow_the_aims():
-    row = {"point": "q1", "back": 0.7, "back_low": 0.6, "back_high": 0.8}
+    row = {"point": "q1", "row": "finetuned", "back": 0.7, "back_low": 0.6, "back_high": 0.8}
     row |= {"box_AP_change": -3.0, "box_AP_change_low": -5.0, "box_AP_change_high": -1.0}
-    verdicts = list(rate_task.bridge_findings(pd.DataFrame([row]))["verdict"])
+    verdicts = list(
+        rate_task.bridge_findings(pd.DataFrame([row, row | {"row": "control"}]))["verdict"]
+    )
     assert verdicts == ["holds", "undecided"]
     assert rate_task.bridge_findings(pd.DataFrame()).empty

@@ -19,8 +19,9 @@ rate_task:
     T-FT: {parts: [task]}
     C-FT: {parts: [encoder, decoder, entropy], lr: 0.5}
     encoder: {parts: [encoder]}
-  only_at: {encoder: [q2]}
-  bridge_at: [q1]
+  only_at: {encoder: [q2], control: [q1]}
+  bridge_at: [q1, q2]
+  bridge_rows: {control: {lambda_task: 7.0}}
   anchors: {JPEG: {quality: [10, 30], container: false}, VVC: {quality: [37], build: null}}
 """
 
@@ -55,6 +56,15 @@ def test_a_configuration_takes_its_points_price(profile):
         rate_task.chain(profile, "q9", "C-FT")
     with pytest.raises(ValueError, match=r"unknown configuration 'X'; the profile has: T-FT"):
         rate_task.chain(profile, "q1", "X")
+
+
+def test_a_bridge_has_its_controls(profile):
+    study = profile.rate_task
+    assert rate_task.bridges(study) == [("q1", "finetuned"), ("q1", "control"), ("q2", "finetuned")]
+    assert rate_task.bridge_config(profile, "q1", "control").lambda_task == 7.0
+    assert rate_task.bridge_config(profile, "q2", "finetuned") == study.bridge
+    with pytest.raises(ValueError, match=r"no bridge 'control' at 'q2'; .* q1-control"):
+        rate_task.bridge_config(profile, "q2", "control")
 
 
 def test_labels_say_what_is_trained():
