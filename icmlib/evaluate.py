@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from icmlib import losses
+from icmlib import losses, performance, processes
 from icmlib.codecs import Bitstream, LearnedCodec
 from icmlib.metrics import checkerboard, detection, fidelity, rate, resample_counts
 from icmlib.runs import Run, written
@@ -54,6 +54,7 @@ class Evaluation:
         }
 
 
+@performance.exact()
 def evaluate(
     codec,
     task: TaskNetwork | None,
@@ -61,7 +62,7 @@ def evaluate(
     vgg: fidelity.VGGDistance | None = None,
     batch: int = 10,
 ) -> Evaluation:
-    """Code and measure every image of a data set.
+    """Code and measure every image of a data set, on this process's GPU, where it has one.
 
     Args:
         codec: anything with `encode(image) -> Bitstream` and `decode(bitstream) -> image`.
@@ -70,6 +71,10 @@ def evaluate(
         vgg: the VGG distance, where its weights can be had.
         batch: images of one size that are measured together.
     """
+    device = processes.device()
+    for network in (codec, task, vgg):
+        if hasattr(network, "to"):  # conventional codecs are no networks
+            network.to(device)
     tile = checkerboard.tile_size(dataset.sizes())
     tables, detections = [], [] if task is not None else None
     spectra = {"decoded": [], "original": [], "residual": []}
@@ -81,7 +86,7 @@ def evaluate(
         x_hat = fidelity.to_8bit(x_hat.clamp(0, 1))
         rows = [dataset.ground_truth["images"][i] for i in indices]
         table = {name: [row[key] for row in rows] for name, key in NAMES.items()}
-        table |= _rate(bitstreams, files) | _fidelity(x, x_hat, vgg)
+        table |= _rate(bitstreams, files) | _fidelity(x.to(device), x_hat.to(device), vgg)
         if task is not None:
             with torch.no_grad():
                 features, features_hat = task.features(x), task.features(x_hat)

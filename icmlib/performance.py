@@ -52,6 +52,15 @@ def has_bf16(device: torch.device) -> bool:
 
 
 @contextlib.contextmanager
+def exact() -> Iterator[None]:
+    """Inside (or in a function so decorated), a GPU convolves in float32 and the same way each
+    time: sender and receiver must compute the same probabilities."""
+    cudnn = torch.backends.cudnn
+    with cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        yield
+
+
+@contextlib.contextmanager
 def channels_last(*modules: nn.Module) -> Iterator[None]:
     """Inside, the modules convolve channels-last maps; after, their weights lie as before."""
     if enabled():

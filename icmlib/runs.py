@@ -26,7 +26,7 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 
-from icmlib import performance
+from icmlib import performance, processes
 from icmlib.config import Profile, project_root
 
 PACKAGES = ("torch", "torchvision", "compressai", "numpy", "faster-coco-eval")
@@ -154,6 +154,7 @@ class Run:
             "performance": performance.settings(),
         }
         old = self._read("run.json")
+        processes.state().wait_for_everyone()  # before one of them writes
         if any(old.get(key) != value for key, value in self._facts.items()):
             self._forget()
             old = {}
@@ -166,6 +167,7 @@ class Run:
             "end": None,
         }
         self._write("run.json", self._facts)
+        processes.state().wait_for_everyone()
 
     def __str__(self) -> str:
         return " · ".join(f"{key} {value}" for key, value in self.provenance.items())
@@ -180,10 +182,12 @@ class Run:
             return json.loads(self.path(name).read_text())
         return {}
 
+    @processes.main_only
     def _write(self, name: str, values: dict) -> None:
         with written(self.path(name)) as half:
             half.write_text(json.dumps(plain(values), indent=1))
 
+    @processes.main_only
     def _forget(self) -> None:
         for pattern in ("last.pt", "*.csv", "summary.json", "*_*.json", "*.safetensors", "*.npz"):
             for file in self.folder.glob(pattern):
@@ -192,6 +196,7 @@ class Run:
 
     # --- training ------------------------------------------------------------------------
 
+    @processes.main_only
     def log(self, step: int, terms: dict[str, torch.Tensor | float]) -> None:
         """Append one row to log.csv."""
         values = {name: torch.as_tensor(value).item() for name, value in terms.items()}
@@ -209,6 +214,7 @@ class Run:
     def logged(self) -> pd.DataFrame:
         return pd.read_csv(self.path("log.csv"))
 
+    @processes.main_only
     def checkpoint(self, step: int, **parts) -> None:
         """The resume point after `step` steps; parts are modules, optimisers, schedules."""
         now = time.perf_counter()
@@ -223,28 +229,33 @@ class Run:
         """Restore parts from the resume point; returns the steps already done (0 without one)."""
         self._clock = time.perf_counter()
         if not self.path("last.pt").exists():
-            self.path("log.csv").unlink(missing_ok=True)
+            if processes.main():
+                self.path("log.csv").unlink(missing_ok=True)
             return 0
         state = torch.load(self.path("last.pt"), map_location="cpu", weights_only=True)
         self.seconds = state["seconds"]
         for name, part in parts.items():
             part.load_state_dict(state[name])
-        if self.path("log.csv").exists():  # rows past the resume point are made again
-            rows = pd.read_csv(self.path("log.csv"), dtype=str, on_bad_lines="skip").dropna()
+        log = self.path("log.csv")
+        if processes.main() and log.exists():  # rows past the resume point are made again
+            rows = pd.read_csv(log, dtype=str, on_bad_lines="skip").dropna()
             rows = rows[pd.to_numeric(rows["step"], errors="coerce") < state["step"]]
-            with written(self.path("log.csv")) as half:
+            with written(log) as half:
                 rows.to_csv(half, index=False)
         return state["step"]
 
-    def save_weights(self, module_or_state) -> None:
-        save_weights(self.path("final.safetensors"), module_or_state)
+    @processes.main_only
+    def save_weights(self, module_or_state, name: str = "final") -> None:
+        save_weights(self.path(f"{name}.safetensors"), module_or_state)
 
     # --- results -------------------------------------------------------------------------
 
+    @processes.main_only
     def save_table(self, table: pd.DataFrame, name: str) -> None:
         with written(self.path(f"{name}.csv")) as half:
             table.to_csv(half, index=False)
 
+    @processes.main_only
     def figure(self, figure, name: str, table: pd.DataFrame | None = None) -> None:
         """Save a figure as PNG, stamped with its provenance, and the table it was drawn from."""
         figure.text(0.995, -0.01, str(self), ha="right", va="top", size=6, color="0.5")

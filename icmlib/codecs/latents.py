@@ -7,6 +7,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
+from icmlib import processes
 from icmlib.codecs.learned import LearnedCodec
 from icmlib.runs import fingerprint, written
 
@@ -15,7 +16,10 @@ class Latents:
     """Cached latents by index: `latents[i]` is y_hat (M, h, w), int16, of the i-th image."""
 
     def __init__(self, path: Path):
-        self._file = safe_open(path, framework="pt")
+        self._path, self._file = path, safe_open(path, framework="pt")
+
+    def __reduce__(self):
+        return Latents, (self._path,)
 
     def __len__(self) -> int:
         return len(self._file.keys())
@@ -37,6 +41,7 @@ def cached_latents(codec: LearnedCodec, dataset, folder: str | Path) -> Latents:
     content = fingerprint(codec.fingerprint_of("encoder", "entropy"), *images)
     path = Path(folder) / f"latents-{content}.safetensors"
     if not path.exists():
+        codec.to(processes.device())
         tensors = {}
         for index in tqdm(range(len(dataset)), "latents"):
             y_hat = codec.latents(dataset.image(index)[None])[0]

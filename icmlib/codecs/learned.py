@@ -17,6 +17,7 @@ from compressai.models import (
 from compressai.models.utils import conv, deconv
 from torch import nn
 
+from icmlib import performance
 from icmlib.codecs.bitstream import Bitstream, BitstreamError, check_image
 from icmlib.runs import fingerprint, load_weights
 
@@ -137,6 +138,7 @@ class LearnedCodec(nn.Module):
         return fingerprint(modules)
 
     @torch.no_grad()
+    @performance.exact()
     def encode(self, image: torch.Tensor) -> Bitstream:
         """image (3, H, W) RGB in [0, 1] -> Bitstream; raises ValueError for anything else."""
         check_image(image)
@@ -146,6 +148,7 @@ class LearnedCodec(nn.Module):
         return Bitstream(self.fingerprint, *image.shape[-2:], _crc(symbols), strings)
 
     @torch.no_grad()
+    @performance.exact()
     def decode_latents(self, bitstream: Bitstream) -> torch.Tensor:
         """Bitstream -> y_hat (1, M, h, w).
 
@@ -184,6 +187,7 @@ class LearnedCodec(nn.Module):
         return self.g_s(y_hat)[..., :height, :width].clamp(0, 1)
 
     @torch.no_grad()
+    @performance.exact()
     def latents(self, x: torch.Tensor) -> torch.Tensor:
         """x (B, 3, H, W) -> y_hat (B, M, h, w), what the decoder would see (for autoregressive
         models after `update`: their y_hat is known only once it is coded)."""

@@ -5,11 +5,13 @@ base_codec.py     train_base_codec: rate + MSE + task-feature distance
 decoder.py        finetune_decoder: PatchGAN on the first decoder layers; the bits stay
 chain.py          finetune_chain: task loss + beta * rate, for the codec, the machine, or both
 steps.py          what a step of each needs
+launch.py         several processes, one a GPU, from a notebook
 """
 
 from icmlib.training.base_codec import random_crop, train_base_codec
 from icmlib.training.chain import finetune_chain
 from icmlib.training.decoder import finetune_decoder, sample_patches
+from icmlib.training.launch import launch
 from icmlib.training.steps import batch_indices, late_decay, learning_rate, seeded
 from icmlib.training.task_network import flip, train_task_network
 
@@ -19,6 +21,7 @@ __all__ = [
     "finetune_decoder",
     "flip",
     "late_decay",
+    "launch",
     "learning_rate",
     "random_crop",
     "sample_patches",

@@ -5,13 +5,13 @@ from torch import nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from icmlib import losses, performance
+from icmlib import losses, performance, processes
 from icmlib.codecs import LearnedCodec
 from icmlib.config import BaseTrainingConfig
 from icmlib.metrics.fidelity import feature_distance
 from icmlib.runs import Run
 from icmlib.tasks import TaskNetwork
-from icmlib.training.steps import batch_indices, check_finite, checkpoint_due, late_decay, seeded
+from icmlib.training.steps import Shards, check_finite, checkpoint_due, late_decay
 
 
 def train_base_codec(
@@ -28,7 +28,8 @@ def train_base_codec(
     without it the real files are larger than the estimate. Without lambda_feature no task network
     is needed.
     """
-    frozen = [task.requires_grad_(False)] if task else []
+    frozen = [task.to(processes.device()).requires_grad_(False)] if task else []
+    codec.to(processes.device())
     quantiles = [p for name, p in codec.named_parameters() if name.endswith("quantiles")]
     weights = [p for name, p in codec.named_parameters() if not name.endswith("quantiles")]
     fused = performance.enabled()
@@ -42,28 +43,32 @@ def train_base_codec(
         "schedule": schedule,
     }
     start = run.resume(**parts)
-    with performance.channels_last(codec, *frozen):
-        for step in tqdm(range(start, config.steps), "base codec"):
-            indices = batch_indices(step, len(dataset), config.batch, config.seed)
-            codec.train()
-            with seeded(config.seed, step):
-                x = torch.stack([random_crop(dataset.image(i), config.crop) for i in indices])
-                terms = base_terms(codec, task, x.to(codec.device), config)
-            aux_loss = codec.model.aux_loss()
-            check_finite({**terms, "aux": aux_loss}, step)
+    shards = Shards(config, len(dataset))
+
+    def terms_of(part: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        images = (dataset.image(i) for i in shards.indices(step, part))
+        x = torch.stack([random_crop(image, config.crop) for image in images])
+        terms = base_terms(codec, task, x.to(codec.device), config)
+        loss = terms["rate"] + config.lambda_mse * terms["mse"]
+        if config.lambda_feature:
             ramp = min(1.0, (step + 1) / max(1.0, config.warmup * config.steps))
-            loss = terms["rate"] + config.lambda_mse * terms["mse"]
-            if config.lambda_feature:
-                loss = loss + config.lambda_feature * ramp * terms["feature"]
-            optimizer.zero_grad()
-            loss.backward()
+            loss = loss + config.lambda_feature * ramp * terms["feature"]
+        return loss, terms
+
+    steps = tqdm(range(start, config.steps), "base codec", disable=not processes.main())
+    with performance.channels_last(codec, *frozen):
+        for step in steps:
+            codec.train()
+            terms = shards.backward(step, weights, terms_of)
+            aux_loss = codec.model.aux_loss()
+            check_finite({"aux": aux_loss}, step)
             nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
             schedule.step()
             aux_optimizer.zero_grad()
             aux_loss.backward()
             aux_optimizer.step()
-            run.log(step, {"loss": loss, **terms, "aux": aux_loss})
+            run.log(step, {**terms, "aux": aux_loss})
             if checkpoint_due(step, config.steps):
                 run.checkpoint(step + 1, **parts)
     codec.eval().update()

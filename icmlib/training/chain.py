@@ -5,18 +5,12 @@ from torch import nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from icmlib import losses, performance
+from icmlib import losses, performance, processes
 from icmlib.codecs import LearnedCodec
 from icmlib.config import ChainConfig
-from icmlib.runs import Run, save_weights
+from icmlib.runs import Run
 from icmlib.tasks import TaskNetwork
-from icmlib.training.steps import (
-    batch_indices,
-    check_finite,
-    checkpoint_due,
-    learning_rate,
-    seeded,
-)
+from icmlib.training.steps import Shards, checkpoint_due, learning_rate
 from icmlib.training.task_network import flip
 
 
@@ -33,6 +27,8 @@ def finetune_chain(
     the bits stay, without "decoder" and "entropy" a decoder that is in use reads the new ones.
     Weights of both go to `run`: `final.safetensors` is the codec, `task.safetensors` the machine.
     """
+    codec.to(processes.device())
+    task.to(processes.device())
     trained = {"codec": trained_weights(codec, config.parts), "task": []}
     task.requires_grad_("task" in config.parts)
     if "task" in config.parts:
@@ -56,17 +52,18 @@ def finetune_chain(
         "schedule": schedule,
     }
     start = run.resume(**state)
+    shards = Shards(config, len(dataset))
+
+    def terms_of(part: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        images, targets = zip(*(flip(*dataset[i]) for i in shards.indices(step, part)))
+        terms = chain_terms(codec, task, images, targets)
+        return terms["task"] + config.beta * terms["rate"], terms
+
+    steps = tqdm(range(start, config.steps), "chain", disable=not processes.main())
     with performance.channels_last(codec, task):
-        for step in tqdm(range(start, config.steps), "chain"):
-            indices = batch_indices(step, len(dataset), config.batch, config.seed)
+        for step in steps:
             codec.train(changes_bits)  # noise for rounding, where what is rounded is trained
-            with seeded(config.seed, step):
-                images, targets = zip(*(flip(*dataset[i]) for i in indices))
-                terms = chain_terms(codec, task, images, targets)
-            check_finite(terms, step)
-            loss = terms["task"] + config.beta * terms["rate"]
-            optimizer.zero_grad()
-            loss.backward()
+            terms = shards.backward(step, [*trained["codec"], *trained["task"]], terms_of)
             for weights in trained.values():  # each by its own norm: one must not slow the other
                 nn.utils.clip_grad_norm_(weights, config.clip)
             optimizer.step()
@@ -76,7 +73,7 @@ def finetune_chain(
                 aux_optimizer.zero_grad()
                 aux_loss.backward()
                 aux_optimizer.step()
-            run.log(step, {"loss": loss, **terms})
+            run.log(step, terms)
             if checkpoint_due(step, config.steps):
                 run.checkpoint(step + 1, **state)
     for module in (codec, task):
@@ -84,7 +81,7 @@ def finetune_chain(
     if "entropy" in config.parts:
         codec.update()
     run.save_weights(codec)
-    save_weights(run.path("task.safetensors"), task)
+    run.save_weights(task, "task")
 
 
 def trained_weights(codec: LearnedCodec, parts: list[str]) -> list[nn.Parameter]:

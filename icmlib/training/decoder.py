@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from icmlib import losses, performance
+from icmlib import losses, performance, processes
 from icmlib.codecs import LearnedCodec
 from icmlib.codecs.latents import Latents
 from icmlib.codecs.patches import decoder_layers, patch_decoder
@@ -18,13 +18,7 @@ from icmlib.discriminator import PatchDiscriminator
 from icmlib.runs import Run
 from icmlib.tasks import TaskNetwork
 from icmlib.training.base_codec import task_feature_distance
-from icmlib.training.steps import (
-    batch_indices,
-    check_finite,
-    checkpoint_due,
-    learning_rate,
-    seeded,
-)
+from icmlib.training.steps import Shards, checkpoint_due, learning_rate, seeded
 
 
 def finetune_decoder(
@@ -42,8 +36,8 @@ def finetune_decoder(
     as they are. A step decodes only the patches, or, of a decoder that cannot, whole images; a
     warning then names the layer which prevents it. `decode`, where given, does it instead.
     """
-    codec.eval().requires_grad_(False)
-    task.requires_grad_(False)
+    codec.to(processes.device()).eval().requires_grad_(False)
+    task.to(processes.device()).requires_grad_(False)
     decode = decode or patch_decoder(codec.g_s)
     trained = decoder_layers(codec.g_s)[: config.layers]
     generator = [p.requires_grad_() for layer in trained for p in layer.parameters()]
@@ -63,52 +57,63 @@ def finetune_decoder(
         "g_schedule": g_schedule,
     }
     start = run.resume(**parts)
-    for step in tqdm(range(start, config.steps), "finetuning"):
-        indices = batch_indices(step, len(dataset), config.batch, config.seed)
-        with seeded(config.seed, step):
-            x, y_hat, corners = sample_patches(dataset, latents, indices, config, codec.device)
-        with performance.autocast(codec.device):
-            x_hat = decode(y_hat, corners, x.shape[-2:]).float()
-        terms = {}
+    shards = Shards(config, len(dataset))
+    patches: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # of each part: x and x_hat
 
-        # discriminator: tell the patches of originals and of decoded images apart
-        if config.adversarial != "none":
-            discriminator.requires_grad_(True)
-            terms["discriminator"] = losses.discriminator_loss(
-                config.adversarial, discriminator(x), discriminator(x_hat.detach())
-            )
-            check_finite(terms, step)
-            d_optimizer.zero_grad()
-            terms["discriminator"].backward()
-            d_optimizer.step()
+    def discriminator_loss(part: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        x, x_hat = patches[part]
+        scores = discriminator(x), discriminator(x_hat.detach())
+        loss = losses.discriminator_loss(config.adversarial, *scores)
+        return loss, {"discriminator": loss}
 
-        # generator: the decoder's first layers, against L2 and the discriminator
-        discriminator.requires_grad_(False)
-        loss = config.lambda_mse * terms.setdefault("mse", nn.functional.mse_loss(x_hat, x))
-        if config.adversarial != "none":
-            terms["adversarial"] = losses.generator_loss(config.adversarial, discriminator(x_hat))
-            loss = loss + config.lambda_adversarial * terms["adversarial"]
-        if config.lambda_feature:
-            terms["feature"] = task_feature_distance(task, x, x_hat)
-            loss = loss + config.lambda_feature * terms["feature"]
-        if config.lambda_lattice:
-            terms["lattice"] = losses.lattice_power(x, x_hat)
-            loss = loss + config.lambda_lattice * terms["lattice"]
+    def generator_loss(part: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        terms = generator_terms(config, task, discriminator, *patches[part])
         if config.lambda_task:
-            with seeded(config.seed, step):
-                terms["task"] = task_loss(codec, task, dataset, latents, indices)
-            loss = loss + config.lambda_task * terms["task"]
-        check_finite(terms, step)
-        g_optimizer.zero_grad()
-        loss.backward()
+            indices = shards.indices(step, part)
+            terms["task"] = task_loss(codec, task, dataset, latents, indices)
+        return sum(getattr(config, f"lambda_{name}") * terms[name] for name in terms), terms
+
+    for step in tqdm(range(start, config.steps), "finetuning", disable=not processes.main()):
+        for part in shards.parts:
+            with shards.seeded(step, part):
+                indices = shards.indices(step, part)
+                x, y_hat, corners = sample_patches(dataset, latents, indices, config, codec.device)
+            with performance.autocast(codec.device):
+                patches[part] = x, decode(y_hat, corners, x.shape[-2:]).float()
+        terms = {}
+        if config.adversarial != "none":  # tell patches of originals and of decoded images apart
+            discriminator.requires_grad_(True)
+            weights = list(discriminator.parameters())
+            terms = shards.backward(step, weights, discriminator_loss, discriminator)
+            d_optimizer.step()
+        discriminator.requires_grad_(False)
+        terms |= shards.backward(step, generator, generator_loss, discriminator)
         g_optimizer.step()
         g_schedule.step()
-
-        run.log(step, {"loss": loss, **terms})
+        run.log(step, terms)
         if checkpoint_due(step, config.steps):
             run.checkpoint(step + 1, **parts)
     codec.requires_grad_(False)
     run.save_weights(codec)
+
+
+def generator_terms(
+    config: FinetuneConfig,
+    task: TaskNetwork,
+    discriminator: PatchDiscriminator,
+    x: torch.Tensor,
+    x_hat: torch.Tensor,
+) -> dict[str, torch.Tensor]:
+    """What the decoder's first layers are held to on patches (P, 3, s, s), by the names of the
+    config's lambdas: L2, and what else has a weight."""
+    terms = {"mse": nn.functional.mse_loss(x_hat, x)}
+    if config.adversarial != "none":
+        terms["adversarial"] = losses.generator_loss(config.adversarial, discriminator(x_hat))
+    if config.lambda_feature:
+        terms["feature"] = task_feature_distance(task, x, x_hat)
+    if config.lambda_lattice:
+        terms["lattice"] = losses.lattice_power(x, x_hat)
+    return terms
 
 
 def task_loss(

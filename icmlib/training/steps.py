@@ -1,10 +1,13 @@
-"""What every loop needs: which items a step sees, its random numbers, and a check of its loss."""
+"""What every loop needs: which items a step sees, its random numbers, gradients, and a check."""
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
+from torch import nn
+
+from icmlib import processes
 
 CHECKPOINT_EVERY = 250  # steps
 
@@ -20,12 +23,85 @@ def batch_indices(step: int, size: int, batch: int, seed: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def seeded(seed: int, step: int) -> Iterator[None]:
-    """Inside, torch's global generator depends on seed and step alone; outside it is untouched.
-    CompressAI and torchvision draw their training noise and samples from it."""
+def seeded(seed: int, step: int, part: int = 0) -> Iterator[None]:
+    """Inside, torch's global generator depends on seed, step and part alone; outside it is
+    untouched. CompressAI and torchvision draw their training noise and samples from it."""
     with torch.random.fork_rng():
-        torch.manual_seed(seed * 1_000_003 + step)
+        torch.manual_seed(seed * 1_000_003 + step + part * 1_000_000_007)
         yield
+
+
+class Shards:
+    """The parts of every step's batch that this process works through.
+
+    A batch has `config.shards` parts, each with its own random numbers; a step's losses and
+    gradients are means over them. Several processes (see `icmlib.processes`) share the parts: how
+    many they are changes the result of a training by the rounding of sums alone.
+
+    Raises:
+        ValueError: the batch cannot be cut so, or the processes cannot share the parts evenly.
+    """
+
+    def __init__(self, config, items: int):
+        self.config, self.items = config, items
+        self.state = processes.state()
+        if config.batch % config.shards:
+            raise ValueError(f"a batch of {config.batch} has no {config.shards} equal shards")
+        if config.shards % (count := self.state.num_processes):
+            raise ValueError(
+                f"{count} processes cannot share {config.shards} shards of a batch evenly; set "
+                f"shards to a multiple of {count}"
+            )
+        self.parts = range(self.state.process_index, config.shards, count)
+
+    def indices(self, step: int, part: int) -> list[int]:
+        """The items of a part."""
+        batch, size = self.config.batch, self.config.batch // self.config.shards
+        indices = batch_indices(step, self.items, batch, self.config.seed)
+        return indices[part * size : (part + 1) * size]
+
+    def seeded(self, step: int, part: int):
+        return seeded(self.config.seed, step, part)
+
+    def backward(
+        self,
+        step: int,
+        weights: list[nn.Parameter],
+        terms_of: Callable[[int], tuple[torch.Tensor, dict[str, torch.Tensor]]],
+        stateful: nn.Module | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """Gradients into `weights`.
+
+        Args:
+            terms_of: part -> its loss and the named terms of it, computed under `seeded`.
+            stateful: its buffers, which a forward changes, are the same before every part.
+
+        Returns:
+            `loss` and the terms; scalars, means over all parts.
+
+        Raises:
+            FloatingPointError: a term is not finite; see `check_finite`.
+        """
+        for weight in weights:
+            weight.grad = None
+        before = [buffer.clone() for buffer in stateful.buffers()] if stateful else []
+        sums: dict[str, torch.Tensor] = {}
+        for part in self.parts:
+            for buffer, value in zip(stateful.buffers() if stateful else [], before):
+                buffer.copy_(value)
+            with self.seeded(step, part):
+                loss, terms = terms_of(part)
+            check_finite(terms, step)
+            (loss / self.config.shards).backward()
+            for name, value in {"loss": loss, **terms}.items():
+                value = value.detach().float() / self.config.shards
+                sums[name] = sums[name] + value if name in sums else value
+        if self.state.num_processes > 1:
+            for weight in weights:
+                if weight.grad is None:  # another process may have one
+                    weight.grad = torch.zeros_like(weight)
+            processes.add_up([*(weight.grad for weight in weights), *sums.values()])
+        return sums
 
 
 def check_finite(terms: dict[str, torch.Tensor], step: int) -> None:

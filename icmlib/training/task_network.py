@@ -5,30 +5,33 @@ from torch import nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from icmlib import processes
 from icmlib.config import TaskConfig
 from icmlib.runs import Run
-from icmlib.training.steps import batch_indices, check_finite, checkpoint_due, seeded
+from icmlib.training.steps import Shards, checkpoint_due
 
 
 def train_task_network(network: nn.Module, dataset: Dataset, config: TaskConfig, run: Run) -> None:
     """Train a task network from scratch: AdamW, one cycle, flips; weights to `run`."""
-    optimizer = torch.optim.AdamW(network.parameters(), config.lr, weight_decay=1e-4)
+    network.to(processes.device())
+    weights = [weight for weight in network.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(weights, config.lr, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, config.steps)
     parts = {"network": network, "optimizer": optimizer, "schedule": schedule}
     start = run.resume(**parts)
-    for step in tqdm(range(start, config.steps), "task network"):
-        indices = batch_indices(step, len(dataset), config.batch, config.seed)
-        with seeded(config.seed, step):
-            images, targets = zip(*(flip(*dataset[i]) for i in indices))
-            losses = network.loss(images, targets)
-        check_finite(losses, step)
-        loss = sum(losses.values())
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+    shards = Shards(config, len(dataset))
+
+    def terms_of(part: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        images, targets = zip(*(flip(*dataset[i]) for i in shards.indices(step, part)))
+        losses = network.loss(images, targets)
+        return sum(losses.values()), losses
+
+    for step in tqdm(range(start, config.steps), "task network", disable=not processes.main()):
+        losses = shards.backward(step, weights, terms_of)
+        nn.utils.clip_grad_norm_(weights, 5.0)
         optimizer.step()
         schedule.step()
-        run.log(step, {"loss": loss, **losses})
+        run.log(step, losses)
         if checkpoint_due(step, config.steps):
             run.checkpoint(step + 1, **parts)
     run.save_weights(network)

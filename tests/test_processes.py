@@ -1,0 +1,98 @@
+"""Two processes that share a training give what one gives: `accelerate launch`, and `launch`."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import every_training
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from icmlib import processes, training
+from icmlib.config import ChainConfig
+from icmlib.training.steps import Shards
+
+WEIGHTS = ("task/final", "finetune/final", "base/final", "chain/final", "chain/task")
+SCRIPT = every_training.__file__
+LAUNCH = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+
+
+def python(*words, **variables) -> None:
+    done = subprocess.run(
+        [sys.executable, *map(str, words)],
+        env={**subprocess.os.environ, "OMP_NUM_THREADS": "1", **variables},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, scenes_folder) -> Path:
+    """What one process gives."""
+    folder = tmp_path_factory.mktemp("alone")
+    python(SCRIPT, folder, scenes_folder)
+    return folder
+
+
+def assert_same(ours: Path, theirs: Path, weights=WEIGHTS) -> None:
+    for name in weights:
+        mine, other = (load_file(folder / f"{name}.safetensors") for folder in (ours, theirs))
+        assert mine.keys() == other.keys()
+        for key in mine:
+            if key.endswith("_cdf"):  # an entry of the tables may round the other way
+                assert (mine[key] - other[key]).abs().max() <= 2, (name, key)
+            else:
+                torch.testing.assert_close(mine[key], other[key], rtol=1e-4, atol=1e-5)
+    for run in {name.split("/")[0] for name in weights}:
+        mine, other = (pd.read_csv(folder / run / "log.csv") for folder in (ours, theirs))
+        assert len(mine) == 3
+        pd.testing.assert_frame_equal(mine, other, rtol=1e-4, atol=1e-5)
+
+
+def test_two_processes_of_accelerate_launch_give_what_one_gives(alone, scenes_folder, tmp_path):
+    python(*LAUNCH, SCRIPT, tmp_path, scenes_folder)
+    assert_same(tmp_path, alone)
+
+
+def test_two_processes_of_a_notebook_give_what_one_gives(alone, scenes_folder, tmp_path):
+    python(SCRIPT, tmp_path, scenes_folder, "launch", ICM_PROCESSES="2")
+    assert_same(tmp_path, alone, ["finetune/final"])
+    trained, returned = (tmp_path / "finetune" / f"{n}.safetensors" for n in ("final", "returned"))
+    assert trained.read_bytes() == returned.read_bytes()
+
+
+# --- shards --------------------------------------------------------------------------------------
+
+
+def test_shards_cut_the_batch():
+    whole, half = Shards(ChainConfig(batch=4), 10), Shards(ChainConfig(batch=4, shards=2), 10)
+    assert list(half.parts) == [0, 1]
+    assert whole.indices(3, 0) == half.indices(3, 0) + half.indices(3, 1)
+
+
+def test_batches_that_cannot_be_shared_are_refused(monkeypatch):
+    with pytest.raises(ValueError, match="batch of 4 has no 3 equal shards"):
+        Shards(ChainConfig(batch=4, shards=3), 10)
+    state = type("State", (), {"num_processes": 4, "process_index": 1})
+    monkeypatch.setattr(processes, "state", lambda: state)
+    with pytest.raises(ValueError, match="set shards to a multiple of 4"):
+        Shards(ChainConfig(batch=4, shards=2), 10)
+    assert list(Shards(ChainConfig(batch=8, shards=8), 10).parts) == [1, 5]
+
+
+def test_gradients_are_means_over_the_shards():
+    weight = torch.nn.Parameter(torch.ones(()))
+    shards = Shards(ChainConfig(batch=4, shards=2), 10)
+    terms = shards.backward(0, [weight], lambda part: (weight * (part + 1), {"a": weight + part}))
+    assert weight.grad == 1.5
+    assert terms == {"loss": 1.5, "a": 1.5}
+
+
+@pytest.mark.parametrize(("asked", "shards", "count"), [(1, 4, 1), (2, 4, 2), (3, 4, 2), (8, 4, 4)])
+def test_as_many_processes_as_share_evenly(monkeypatch, asked, shards, count):
+    monkeypatch.setenv("ICM_PROCESSES", str(asked))
+    assert training.launch.__globals__["_count"](shards) == count
