@@ -1,8 +1,9 @@
-"""Run notebooks headlessly, bind the executed ones into a report, and convert Open Images.
+"""Run notebooks headlessly, bind them into a report, convert Open Images, say what a profile costs.
 
 python -m icmlib.cli run notebooks/03_patchgan_finetuning.ipynb out.ipynb profile=quick row=p3x64
 python -m icmlib.cli report out.html a.ipynb b.ipynb ...
 python -m icmlib.cli openimages data/openimages validation
+python -m icmlib.cli cost coco
 """
 
 import argparse
@@ -136,6 +137,11 @@ def main(words: list[str] | None = None) -> int:
     convert.add_argument("root", help="folder of the official files; see data/README.md")
     convert.add_argument("split", choices=["train", "validation", "test"])
     convert.add_argument("--images", metavar="list", help="only these: CSV or a line an id")
+    cost = commands.add_parser("cost", help="hours and disk of a profile, from measured steps")
+    cost.add_argument("profile")
+    cost.add_argument("--size", type=int, default=554, help="height and width in px (554)")
+    cost.add_argument("--batch", type=int, default=1, help="images of a measured step (1)")
+    cost.add_argument("--tflops", type=float, default=15.0, help="that a GPU sustains (15)")
     options = parser.parse_args(words)
     try:
         if options.command == "run":
@@ -145,6 +151,11 @@ def main(words: list[str] | None = None) -> int:
 
             report = openimages.convert(options.root, options.split, options.images)
             print(json.dumps(report, indent=2))
+        elif options.command == "cost":
+            from icmlib import bench, load_profile
+
+            settings = {"size": options.size, "batch": options.batch, "tflops": options.tflops}
+            print(bench.cost(load_profile(options.profile), **settings).round(3).to_string())
         else:
             print(build_report(options.html, options.notebooks, options.title))
     except (ValueError, FileNotFoundError) as error:

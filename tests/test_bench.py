@@ -8,10 +8,26 @@ import torch
 from icmlib import bench, performance, tasks
 from icmlib.bench import harness
 from icmlib.bench.finetuning import finetuning_step, untrained
-from icmlib.config import FinetuneConfig, TaskConfig, replace
+from icmlib.config import FinetuneConfig, TaskConfig, load_profile, replace
 from icmlib.losses import rate
 
 MODEL = {"N": 8, "M": 12}
+COSTED = """
+data: {val: 30, test: 40}
+task: {steps: 2}
+codec: {N: 8, M: 12}
+base: {steps: 3, crop: 48}
+finetune: {steps: 10, patch_size: 32}
+rows: {a: {}, b: {steps: 20}}
+rate_task:
+  codec: {name: scale_hyperprior_s8, N: 8, M: 12}
+  base: {steps: 6, crop: 48, lambda_feature: 0.0}
+  chain: {steps: 7}
+  points: {q1: {lambda_mse: 10.0}}
+  configurations: {T-FT: {parts: [task]}, C-FT: {parts: [encoder]}}
+  bridge: {steps: 5, patch_size: 32}
+  bridge_at: [q1]
+"""
 
 
 @pytest.mark.parametrize("size", [(64, 128), (80, 72)])
@@ -138,3 +154,26 @@ def test_likelihoods_are_float32_under_autocast(codec, monkeypatch):
     assert out["x_hat"].dtype == torch.float32
     bits = [float(rate(each, x[0, 0].numel())) for each in (exact, out["likelihoods"])]
     assert bits[1] == pytest.approx(bits[0], rel=0.05)
+
+
+def test_the_cost_of_a_profile_is_that_of_all_its_stages(tmp_path, monkeypatch):
+    """As many images as its trainings see and its evaluations measure; none is left out."""
+    folder = tmp_path / "notebooks" / "profiles"
+    folder.mkdir(parents=True)
+    (folder / "tiny.yaml").write_text(COSTED)
+    monkeypatch.setenv("ICM_ROOT", str(tmp_path))
+    table = bench.cost(load_profile("tiny"), size=64, repeats=1)
+    assert table["images"].to_dict() == {
+        "task network": 2 * 8,
+        "base codec": 3 * 8,
+        "decoder finetuning": (10 + 20) * 4,
+        "MSE codec": 6 * 8,
+        "chain finetuning": 2 * 7 * 4,
+        "bridge": 5 * 4,
+        "evaluation": (1 + 2 + 2 + 1 + 2 + 1) * (30 + 40),
+    }
+    assert (table["GFLOP an image"] > 0).all() and (table.drop("evaluation")["GB"] > 0).all()
+    hours = table["hours at 15 TFLOP/s"].sum()
+    assert bench.cost(load_profile("tiny"), size=64, repeats=1, tflops=30.0)[
+        "hours at 30 TFLOP/s"
+    ].sum() == pytest.approx(hours / 2, rel=0.2)

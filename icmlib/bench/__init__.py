@@ -8,9 +8,11 @@ finetuning.py  a generator step; whole steps of every row
 training.py    base training
 coding.py      data sets to bitstreams and back
 evaluation.py  metrics; COCO's figures
+cost.py        what a profile costs: hours, disk
 """
 
 from icmlib.bench.coding import decoding, encoding
+from icmlib.bench.cost import cost
 from icmlib.bench.evaluation import coco_evaluation, evaluation
 from icmlib.bench.finetuning import finetuning, generator_step, growth, latents_seconds
 from icmlib.bench.harness import Pair, measure, operations, peak_memory
@@ -21,6 +23,7 @@ __all__ = [
     "base_step",
     "base_training",
     "coco_evaluation",
+    "cost",
     "decoding",
     "encoding",
     "evaluation",

@@ -3,7 +3,6 @@
 import torch
 from torch import nn
 from torch.utils.data import Dataset
-from tqdm.auto import tqdm
 
 from icmlib import losses, performance, processes
 from icmlib.codecs import LearnedCodec
@@ -11,7 +10,7 @@ from icmlib.config import BaseTrainingConfig
 from icmlib.metrics.fidelity import feature_distance
 from icmlib.runs import Run
 from icmlib.tasks import TaskNetwork
-from icmlib.training.steps import Shards, check_finite, checkpoint_due, late_decay
+from icmlib.training.steps import Shards, check_finite, checkpoint_due, late_decay, progress
 
 
 def train_base_codec(
@@ -55,9 +54,8 @@ def train_base_codec(
             loss = loss + config.lambda_feature * ramp * terms["feature"]
         return loss, terms
 
-    steps = tqdm(range(start, config.steps), "base codec", disable=not processes.main())
     with performance.channels_last(codec, *frozen):
-        for step in steps:
+        for step in progress(start, config.steps, "base codec"):
             codec.train()
             terms = shards.backward(step, weights, terms_of)
             aux_loss = codec.model.aux_loss()

@@ -3,14 +3,13 @@
 import torch
 from torch import nn
 from torch.utils.data import Dataset
-from tqdm.auto import tqdm
 
 from icmlib import losses, performance, processes
 from icmlib.codecs import LearnedCodec
 from icmlib.config import ChainConfig
 from icmlib.runs import Run
 from icmlib.tasks import TaskNetwork
-from icmlib.training.steps import Shards, checkpoint_due, learning_rate
+from icmlib.training.steps import Shards, checkpoint_due, learning_rate, progress
 from icmlib.training.task_network import flip
 
 
@@ -59,9 +58,8 @@ def finetune_chain(
         terms = chain_terms(codec, task, images, targets)
         return terms["task"] + config.beta * terms["rate"], terms
 
-    steps = tqdm(range(start, config.steps), "chain", disable=not processes.main())
     with performance.channels_last(codec, task):
-        for step in steps:
+        for step in progress(start, config.steps, "chain"):
             codec.train(changes_bits)  # noise for rounding, where what is rounded is trained
             terms = shards.backward(step, [*trained["codec"], *trained["task"]], terms_of)
             for weights in trained.values():  # each by its own norm: one must not slow the other

@@ -7,7 +7,6 @@ from functools import partial
 import torch
 from torch import nn
 from torch.utils.data import Dataset
-from tqdm.auto import tqdm
 
 from icmlib import losses, performance, processes
 from icmlib.codecs import LearnedCodec
@@ -18,7 +17,7 @@ from icmlib.discriminator import PatchDiscriminator
 from icmlib.runs import Run
 from icmlib.tasks import TaskNetwork
 from icmlib.training.base_codec import task_feature_distance
-from icmlib.training.steps import Shards, checkpoint_due, learning_rate, seeded
+from icmlib.training.steps import Shards, checkpoint_due, learning_rate, progress, seeded
 
 
 def finetune_decoder(
@@ -73,7 +72,7 @@ def finetune_decoder(
             terms["task"] = task_loss(codec, task, dataset, latents, indices)
         return sum(getattr(config, f"lambda_{name}") * terms[name] for name in terms), terms
 
-    for step in tqdm(range(start, config.steps), "finetuning", disable=not processes.main()):
+    for step in progress(start, config.steps, "finetuning"):
         for part in shards.parts:
             with shards.seeded(step, part):
                 indices = shards.indices(step, part)

@@ -2,10 +2,11 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import nn
+from tqdm.auto import tqdm
 
 from icmlib import processes
 
@@ -102,6 +103,12 @@ class Shards:
                     weight.grad = torch.zeros_like(weight)
             processes.add_up([*(weight.grad for weight in weights), *sums.values()])
         return sums
+
+
+def progress(start: int, steps: int, what: str) -> Iterable[int]:
+    """The steps that are left, behind a bar."""
+    left = range(start, steps)
+    return tqdm(left, what) if processes.main() else left
 
 
 def check_finite(terms: dict[str, torch.Tensor], step: int) -> None:

@@ -3,12 +3,11 @@
 import torch
 from torch import nn
 from torch.utils.data import Dataset
-from tqdm.auto import tqdm
 
 from icmlib import processes
 from icmlib.config import TaskConfig
 from icmlib.runs import Run
-from icmlib.training.steps import Shards, checkpoint_due
+from icmlib.training.steps import Shards, checkpoint_due, progress
 
 
 def train_task_network(network: nn.Module, dataset: Dataset, config: TaskConfig, run: Run) -> None:
@@ -26,7 +25,7 @@ def train_task_network(network: nn.Module, dataset: Dataset, config: TaskConfig,
         losses = network.loss(images, targets)
         return sum(losses.values()), losses
 
-    for step in tqdm(range(start, config.steps), "task network", disable=not processes.main()):
+    for step in progress(start, config.steps, "task network"):
         losses = shards.backward(step, weights, terms_of)
         nn.utils.clip_grad_norm_(weights, 5.0)
         optimizer.step()

@@ -1,0 +1,126 @@
+"""What a profile costs: hours and disk, from steps of its own loops measured here."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from torch import nn
+
+from icmlib import codecs, rate_task, tasks, training
+from icmlib.bench.harness import clocked, operations
+from icmlib.config import CodecConfig, Profile, replace
+from icmlib.datasets import CocoDataset, deadleaves
+from icmlib.evaluate import evaluate
+from icmlib.runs import Run
+
+FILTERS = 2  # post-filters, evaluated beside the rows
+KEPT = 4  # times its weights a run keeps: them, and them with Adam's two moments to resume from
+
+
+@dataclass
+class Work:
+    """What so many images go through in one stage: `call(steps)` does some of it."""
+
+    stage: str
+    images: int
+    call: Callable[[int], None]
+    gigabytes: float = 0.0
+
+
+def cost(
+    profile: Profile, size: int = 554, batch: int = 1, repeats: int = 2, tflops: float = 15.0
+) -> pd.DataFrame:
+    """A row for each stage: images that go through it, seconds and GFLOP for one of them (the
+    dearest), hours on this device and on a GPU that sustains so many TFLOP/s, and disk in GB.
+
+    Measured with untrained networks on dead leaves; reading a data set's own images comes on top.
+    Operations are those that PyTorch counts, forward and backward.
+
+    Args:
+        size: height and width in px; 554x554 are as many pixels as COCO's usual 640x480.
+        batch: images of a measured step; on a GPU take the profile's.
+        repeats: steps that are timed, after one that is not.
+    """
+    gpu, rows = f"hours at {tflops:g} TFLOP/s", []
+    with tempfile.TemporaryDirectory() as folder:
+        for work in works(profile, Path(folder), size, batch):
+            flop = operations(lambda: work.call(1)) / batch  # noqa: B023 (called at once)
+            first, more = (clocked(lambda: work.call(n)) for n in (1, 1 + repeats))  # noqa: B023
+            seconds = max(more - first, 0.0) / repeats / batch
+            row = {"stage": work.stage, "images": work.images, "s an image": seconds}
+            row |= {"GFLOP an image": flop / 1e9, "hours here": seconds * work.images / 3600}
+            rows.append(row | {gpu: flop * work.images / tflops / 3.6e15, "GB": work.gigabytes})
+    dearest = dict.fromkeys(("s an image", "GFLOP an image"), "max")
+    how = {name: dearest.get(name, "sum") for name in rows[0] if name != "stage"}
+    return pd.DataFrame(rows).groupby("stage", sort=False).agg(how)
+
+
+def works(profile: Profile, folder: Path, size: int, batch: int) -> Iterator[Work]:
+    """Everything that a profile trains and evaluates."""
+    scenes = deadleaves.generate(folder, size, {"train": batch, "val": 0, "test": 0}, 0, workers=1)
+    data = CocoDataset(scenes / "train", deadleaves.annotation_file(scenes, "train"))
+    task = tasks.create(replace(profile.task, {"weights": None}))
+    evaluations: list[CodecConfig] = []
+
+    def trains(stage: str, train: Callable, config, codec: CodecConfig | None = None) -> Work:
+        modules = [task] if codec is None else [codecs.create(codec), task]
+        inputs, latents = [*modules, data], 0.0
+        if train is training.finetune_decoder:
+            inputs.insert(1, codecs.cached_latents(modules[0].eval(), data, folder))
+            latents = 2e-9 * inputs[1][0].numel() * count(profile, "train")
+        if codec is not None:
+            evaluations.append(codec)
+
+        def call(steps: int) -> None:
+            task.requires_grad_(codec is None)
+            changed = replace(config, {"steps": steps, "batch": batch, "shards": 1})
+            train(*inputs, changed, Run(tempfile.mkdtemp(dir=folder), {}, {}, {}))
+
+        weights = sum(p.numel() for module in modules for p in module.parameters())
+        kept = KEPT * 4e-9 * weights + latents
+        return Work(stage, config.steps * config.batch, call, kept)
+
+    if not profile.task.weights:
+        yield trains("task network", training.train_task_network, profile.task)
+    if profile.rows:
+        yield trains("base codec", training.train_base_codec, profile.base, profile.codec)
+        evaluations += FILTERS * [profile.codec]
+    for changes in profile.rows.values():
+        config = replace(profile.finetune, changes)
+        yield trains("decoder finetuning", training.finetune_decoder, config, profile.codec)
+    study = profile.rate_task
+    for point in study.points:
+        codec = rate_task.codec_config(profile, point)
+        if study.points[point].lambda_mse:
+            yield trains("MSE codec", training.train_base_codec, study.base, codec)
+        for name in study.configurations:
+            if point in rate_task.points_of(study, name):
+                config = rate_task.chain(profile, point, name)
+                yield trains("chain finetuning", training.finetune_chain, config, codec)
+    for point, row in rate_task.bridges(study):
+        config = rate_task.bridge_config(profile, point, row)
+        codec = rate_task.codec_config(profile, point)
+        yield trains("bridge", training.finetune_decoder, config, codec)
+    for config in dict.fromkeys(evaluations):
+        codec = codecs.create(config).eval()
+        codec.update()
+        images = evaluations.count(config) * (count(profile, "val") + count(profile, "test"))
+        yield Work("evaluation", images, _evaluations(codec, task, data))
+
+
+def _evaluations(codec: nn.Module, task: nn.Module, data: CocoDataset) -> Callable[[int], None]:
+    def call(steps: int) -> None:
+        task.requires_grad_(False)
+        for _ in range(steps):
+            evaluate(codec, task, data)
+
+    return call
+
+
+def count(profile: Profile, split: str) -> int:
+    """Images of a split, as the profile has them; 5,000 of one without a limit (COCO's val2017)."""
+    if profile.data.name == "deadleaves":
+        return getattr(profile.data, split)
+    return profile.data.splits[split].get("limit", 5000)
