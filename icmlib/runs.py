@@ -11,9 +11,12 @@ import contextlib
 import csv
 import dataclasses
 import errno
+import fcntl
+import functools
 import hashlib
 import io
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -132,15 +135,25 @@ def load_weights(module: torch.nn.Module, path: str | Path, resizable: tuple = (
     module.load_state_dict({name: value.to(own[name].dtype) for name, value in state.items()})
 
 
+@functools.cache
+def _lock_file(folder: Path):
+    """Kept open: closing it would give up the lock that this process has."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return (folder / ".lock").open("a+")
+
+
 class Run:
     """One run folder. Opening it again with the same parameters and inputs resumes it; with
-    others it starts anew.
+    others it starts anew. It is this process's until it is finished.
 
     Args:
         folder: where everything goes.
         parameters: configs and values that decide the result.
         inputs: fingerprints of what goes in (data, weights).
         provenance: short facts for figures and tables: profile, seed, data.
+
+    Raises:
+        RuntimeError: another process is at work in the folder.
     """
 
     def __init__(self, folder: str | Path, parameters: dict, inputs: dict, provenance: dict):
@@ -148,6 +161,9 @@ class Run:
         self.provenance = provenance
         self.seconds = 0.0  # spent in training, over all attempts
         self._clock = time.perf_counter()
+        self._claim()
+        for half in self.folder.rglob(".*.half"):  # of a killed process
+            half.unlink()
         self._facts = {
             "parameters": plain(parameters),
             "inputs": plain(inputs),
@@ -169,6 +185,22 @@ class Run:
 
     def __str__(self) -> str:
         return " · ".join(f"{key} {value}" for key, value in self.provenance.items())
+
+    def _claim(self) -> None:
+        """Two at once would write into each other's log and checkpoints: what a killed snakemake
+        had started goes on without it. The system takes the lock from a killed process."""
+        file = _lock_file(self.folder.resolve())
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            file.seek(0)
+            raise RuntimeError(
+                f"process {file.read()} is at work in {self.folder}; wait for its end, or end it, "
+                f"and run again"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
 
     # --- files ---------------------------------------------------------------------------
 
@@ -199,7 +231,7 @@ class Run:
         file = self.path("log.csv")
         try:
             with file.open("a", newline="") as stream:
-                writer = csv.DictWriter(stream, row)
+                writer = csv.DictWriter(stream, row, lineterminator="\n")
                 if stream.tell() == 0:
                     writer.writeheader()
                 writer.writerow({key: f"{value:.6g}" for key, value in row.items()})
@@ -220,15 +252,25 @@ class Run:
             half.write_bytes(buffer.getbuffer())
 
     def resume(self, **parts) -> int:
-        """Restore parts from the resume point; returns the steps already done (0 without one)."""
+        """Restore parts from the resume point; returns the steps already done (0 without one).
+
+        Raises:
+            ValueError: the resume point is damaged, or of other parts than these.
+        """
         self._clock = time.perf_counter()
         if not self.path("last.pt").exists():
             self.path("log.csv").unlink(missing_ok=True)
             return 0
-        state = torch.load(self.path("last.pt"), map_location="cpu", weights_only=True)
-        self.seconds = state["seconds"]
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
+        try:
+            state = torch.load(self.path("last.pt"), map_location="cpu", weights_only=True)
+            for name, part in parts.items():
+                part.load_state_dict(state[name])
+            self.seconds = state["seconds"]
+        except Exception as error:  # torch has many for this, and none names the file
+            raise ValueError(
+                f"checkpoint {self.path('last.pt')} is damaged, or of other networks than these; "
+                f"delete it and run again: the run then starts from its first step"
+            ) from error
         if self.path("log.csv").exists():  # rows past the resume point are made again
             rows = pd.read_csv(self.path("log.csv"), dtype=str, on_bad_lines="skip").dropna()
             rows = rows[pd.to_numeric(rows["step"], errors="coerce") < state["step"]]
@@ -257,6 +299,7 @@ class Run:
         """Write summary.json, which says that the run is whole."""
         self._write("run.json", self._facts | {"end": _now()})
         self._write("summary.json", summary)
+        fcntl.lockf(_lock_file(self.folder.resolve()), fcntl.LOCK_UN)
         return summary
 
 
