@@ -5,6 +5,7 @@ results/<profile>/<stage>/<name>/
     log.csv        a row a step          summary.json   what later notebooks read
     last.pt        the resume point      final.safetensors   the weights
     figures/       pictures, each with the table it was drawn from
+    .lock          the process at work   .*.half             of a killed one: counts as nothing
 """
 
 import contextlib
@@ -12,7 +13,6 @@ import csv
 import dataclasses
 import errno
 import fcntl
-import functools
 import hashlib
 import io
 import json
@@ -21,9 +21,11 @@ import platform
 import shutil
 import subprocess
 import time
+import weakref
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import TextIO
 
 import pandas as pd
 import torch
@@ -135,11 +137,16 @@ def load_weights(module: torch.nn.Module, path: str | Path, resizable: tuple = (
     module.load_state_dict({name: value.to(own[name].dtype) for name, value in state.items()})
 
 
-@functools.cache
-def _lock_file(folder: Path):
-    """Kept open: closing it would give up the lock that this process has."""
-    folder.mkdir(parents=True, exist_ok=True)
-    return (folder / ".lock").open("a+")
+_LOCKS = weakref.WeakValueDictionary()  # folder -> its open lock file
+
+
+def _lock_file(folder: Path) -> TextIO:
+    """One for all runs of this process in the folder: closing any would give up the lock."""
+    file = _LOCKS.get(folder)
+    if file is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = _LOCKS[folder] = (folder / ".lock").open("a+")
+    return file
 
 
 class Run:
@@ -161,6 +168,7 @@ class Run:
         self.provenance = provenance
         self.seconds = 0.0  # spent in training, over all attempts
         self._clock = time.perf_counter()
+        self._lock = _lock_file(self.folder.resolve())
         self._claim()
         for half in self.folder.rglob(".*.half"):  # of a killed process
             half.unlink()
@@ -189,18 +197,17 @@ class Run:
     def _claim(self) -> None:
         """Two at once would write into each other's log and checkpoints: what a killed snakemake
         had started goes on without it. The system takes the lock from a killed process."""
-        file = _lock_file(self.folder.resolve())
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
-            file.seek(0)
+            self._lock.seek(0)
             raise RuntimeError(
-                f"process {file.read()} is at work in {self.folder}; wait for its end, or end it, "
-                f"and run again"
+                f"process {self._lock.read()} is at work in {self.folder}; wait for its end, or "
+                f"end it, and run again"
             ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        self._lock.truncate(0)
+        self._lock.write(str(os.getpid()))
+        self._lock.flush()
 
     # --- files ---------------------------------------------------------------------------
 
@@ -299,7 +306,7 @@ class Run:
         """Write summary.json, which says that the run is whole."""
         self._write("run.json", self._facts | {"end": _now()})
         self._write("summary.json", summary)
-        fcntl.lockf(_lock_file(self.folder.resolve()), fcntl.LOCK_UN)
+        fcntl.lockf(self._lock, fcntl.LOCK_UN)
         return summary
 
 

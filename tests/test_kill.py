@@ -255,7 +255,7 @@ def test_workers_end_with_the_process_that_started_them(tmp_path):
     assert process.is_alive() and not ended.poll()
     process.kill()
     process.join()
-    assert ended.poll(timeout=30)
+    assert ended.poll(timeout=60)
 
 
 # --- a notebook ---------------------------------------------------------------------------

@@ -133,6 +133,15 @@ def test_interrupted_checkpoint_leaves_the_old_one(tmp_path, monkeypatch):
     assert run.resume(net=layer()) == 2
 
 
+def test_half_files_of_a_killed_process_are_gone(tmp_path):
+    run = filled(tmp_path / "a")
+    for name in (".old.npz.half", "figures/.old.png.half"):
+        run.path(name).parent.mkdir(exist_ok=True)
+        run.path(name).write_bytes(b"half")
+    assert not list(Run(tmp_path / "a", {"lr": 0.1}, {}, {"profile": "t"}).folder.rglob("*.half"))
+    assert run.path("last.pt").exists()
+
+
 def test_failed_write_leaves_nothing_behind(tmp_path):
     target = tmp_path / "table.csv"
     target.write_text("old")
