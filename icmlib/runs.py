@@ -5,22 +5,27 @@ results/<profile>/<stage>/<name>/
     log.csv        a row a step          summary.json   what later notebooks read
     last.pt        the resume point      final.safetensors   the weights
     figures/       pictures, each with the table it was drawn from
+    .lock          the process at work   .*.half             of a killed one: counts as nothing
 """
 
 import contextlib
 import csv
 import dataclasses
 import errno
+import fcntl
 import hashlib
 import io
 import json
+import os
 import platform
 import shutil
 import subprocess
 import time
+import weakref
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import TextIO
 
 import pandas as pd
 import torch
@@ -132,15 +137,30 @@ def load_weights(module: torch.nn.Module, path: str | Path, resizable: tuple = (
     module.load_state_dict({name: value.to(own[name].dtype) for name, value in state.items()})
 
 
+_LOCKS = weakref.WeakValueDictionary()  # folder -> its open lock file
+
+
+def _lock_file(folder: Path) -> TextIO:
+    """One for all runs of this process in the folder: closing any would give up the lock."""
+    file = _LOCKS.get(folder)
+    if file is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = _LOCKS[folder] = (folder / ".lock").open("a+")
+    return file
+
+
 class Run:
     """One run folder. Opening it again with the same parameters and inputs resumes it; with
-    others it starts anew.
+    others it starts anew. It is this process's until it is finished.
 
     Args:
         folder: where everything goes.
         parameters: configs and values that decide the result.
         inputs: fingerprints of what goes in (data, weights).
         provenance: short facts for figures and tables: profile, seed, data.
+
+    Raises:
+        RuntimeError: another process is at work in the folder.
     """
 
     def __init__(self, folder: str | Path, parameters: dict, inputs: dict, provenance: dict):
@@ -148,6 +168,8 @@ class Run:
         self.provenance = provenance
         self.seconds = 0.0  # spent in training, over all attempts
         self._clock = time.perf_counter()
+        self._lock = _lock_file(self.folder.resolve())
+        self._claim()
         self._facts = {
             "parameters": plain(parameters),
             "inputs": plain(inputs),
@@ -171,6 +193,29 @@ class Run:
 
     def __str__(self) -> str:
         return " · ".join(f"{key} {value}" for key, value in self.provenance.items())
+
+    def __getstate__(self) -> dict:  # the lock stays with the process that opened the run
+        return {**self.__dict__, "_lock": None}
+
+    @processes.main_only
+    def _claim(self) -> None:
+        """Two at once would write into each other's log and checkpoints: what a killed snakemake
+        had started goes on without it. The system takes the lock from a killed process."""
+        try:
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            self._lock.seek(0)
+            raise RuntimeError(
+                f"process {self._lock.read()} is at work in {self.folder}; wait for its end, or "
+                f"end it, and run again"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        self._lock.truncate(0)
+        self._lock.write(str(os.getpid()))
+        self._lock.flush()
+        for half in self.folder.rglob(".*.half"):  # of a killed process
+            half.unlink()
 
     # --- files ---------------------------------------------------------------------------
 
@@ -204,7 +249,7 @@ class Run:
         file = self.path("log.csv")
         try:
             with file.open("a", newline="") as stream:
-                writer = csv.DictWriter(stream, row)
+                writer = csv.DictWriter(stream, row, lineterminator="\n")
                 if stream.tell() == 0:
                     writer.writeheader()
                 writer.writerow({key: f"{value:.6g}" for key, value in row.items()})
@@ -226,16 +271,26 @@ class Run:
             half.write_bytes(buffer.getbuffer())
 
     def resume(self, **parts) -> int:
-        """Restore parts from the resume point; returns the steps already done (0 without one)."""
+        """Restore parts from the resume point; returns the steps already done (0 without one).
+
+        Raises:
+            ValueError: the resume point is damaged, or of other parts than these.
+        """
         self._clock = time.perf_counter()
         if not self.path("last.pt").exists():
             if processes.main():
                 self.path("log.csv").unlink(missing_ok=True)
             return 0
-        state = torch.load(self.path("last.pt"), map_location="cpu", weights_only=True)
-        self.seconds = state["seconds"]
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
+        try:
+            state = torch.load(self.path("last.pt"), map_location="cpu", weights_only=True)
+            for name, part in parts.items():
+                part.load_state_dict(state[name])
+            self.seconds = state["seconds"]
+        except Exception as error:  # torch has many for this, and none names the file
+            raise ValueError(
+                f"checkpoint {self.path('last.pt')} is damaged, or of other networks than these; "
+                f"delete it and run again: the run then starts from its first step"
+            ) from error
         log = self.path("log.csv")
         if processes.main() and log.exists():  # rows past the resume point are made again
             rows = pd.read_csv(log, dtype=str, on_bad_lines="skip").dropna()
@@ -268,6 +323,8 @@ class Run:
         """Write summary.json, which says that the run is whole."""
         self._write("run.json", self._facts | {"end": _now()})
         self._write("summary.json", summary)
+        with contextlib.suppress(OSError):
+            fcntl.lockf(self._lock, fcntl.LOCK_UN)
         return summary
 
 

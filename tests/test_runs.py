@@ -57,7 +57,7 @@ def test_other_parameters_or_inputs_start_anew(tmp_path, parameters, inputs):
     filled(tmp_path / "a", data="x")
     run = Run(tmp_path / "a", parameters, inputs, {"profile": "t"})
     assert run.resume(net=layer()) == 0
-    assert [f.name for f in run.folder.rglob("*") if f.is_file()] == ["run.json"]
+    assert {f.name for f in run.folder.rglob("*") if f.is_file()} == {"run.json", ".lock"}
 
 
 def test_other_settings_of_the_processor_start_anew(tmp_path, monkeypatch):
@@ -133,6 +133,15 @@ def test_interrupted_checkpoint_leaves_the_old_one(tmp_path, monkeypatch):
     assert run.resume(net=layer()) == 2
 
 
+def test_half_files_of_a_killed_process_are_gone(tmp_path):
+    run = filled(tmp_path / "a")
+    for name in (".old.npz.half", "figures/.old.png.half"):
+        run.path(name).parent.mkdir(exist_ok=True)
+        run.path(name).write_bytes(b"half")
+    assert not list(Run(tmp_path / "a", {"lr": 0.1}, {}, {"profile": "t"}).folder.rglob("*.half"))
+    assert run.path("last.pt").exists()
+
+
 def test_failed_write_leaves_nothing_behind(tmp_path):
     target = tmp_path / "table.csv"
     target.write_text("old")
@@ -143,21 +152,41 @@ def test_failed_write_leaves_nothing_behind(tmp_path):
     assert target.read_text() == "old"
 
 
-def resumed_log(run: Run, torn: str) -> list[str]:
-    """The log's rows after four logged steps, a torn row, and a resume from step 2."""
+@pytest.mark.parametrize("kept", [0, 4, 900, -1])
+def test_damaged_checkpoint_is_named_with_the_remedy(tmp_path, kept):
+    """As a full disk, a copy or a power cut may leave it; and the remedy is one."""
+    run = filled(tmp_path / "a")
+    path = run.path("last.pt")
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(ValueError, match=r"a/last\.pt is damaged.*delete it and run again"):
+        run.resume(net=layer())
+    path.unlink()
+    assert run.resume(net=layer()) == 0
+
+
+def test_checkpoint_of_other_networks_is_named(tmp_path):
+    run = filled(tmp_path / "a")
+    with pytest.raises(ValueError, match=r"last\.pt .* of other networks"):
+        run.resume(net=nn.Linear(4, 2))
+    with pytest.raises(ValueError, match=r"last\.pt .* of other networks"):
+        run.resume(discriminator=layer())
+
+
+def resumed_log(run: Run, torn: str) -> bytes:
+    """The log after four logged steps, a torn row, and a resume from step 2."""
     for step in (2, 3):
         run.log(step, {"loss": 1.0})
     with run.path("log.csv").open("a") as stream:
         stream.write(torn)
     assert run.resume(net=layer()) == 2
     run.log(2, {"loss": 2.0})
-    return run.path("log.csv").read_text().split()
+    return run.path("log.csv").read_bytes()
 
 
 @pytest.mark.parametrize("torn", ["", "4", "1", "4,0.", "1,"])
 def test_rows_past_the_resume_point_are_dropped(tmp_path, torn):
     """Also a half-written last row, even where its step is cut to a smaller number (13 -> 1)."""
-    assert resumed_log(filled(tmp_path / "a"), torn) == ["step,loss", "0,1", "1,1", "2,2"]
+    assert resumed_log(filled(tmp_path / "a"), torn) == b"step,loss\n0,1\n1,1\n2,2\n"
 
 
 def test_log_of_a_run_without_checkpoint_starts_again(tmp_path):
@@ -180,8 +209,9 @@ def test_no_pickle_is_executed(tmp_path):
     """A checkpoint that runs code when it is unpickled is refused, and its code does not run."""
     run, marker = filled(tmp_path / "a"), tmp_path / "executed"
     torch.save({"step": 2, "net": Bomb(marker)}, run.path("last.pt"))
-    with pytest.raises(pickle.UnpicklingError, match=r"[Ww]eights"):
+    with pytest.raises(ValueError, match=r"last\.pt is damaged") as caught:
         run.resume(net=layer())
+    assert isinstance(caught.value.__cause__, pickle.UnpicklingError)
     assert not marker.exists()
     torch.load(run.path("last.pt"), weights_only=False)
     assert marker.exists()  # the bomb was live

@@ -9,7 +9,9 @@ smaller one, and the same seed gives the same bytes.
 """
 
 import json
+import multiprocessing
 import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -158,6 +160,16 @@ def _write_scene(index: int, *, folder: Path, seed: int, split: str, size: int) 
     return annotations
 
 
+def _end_with_parent() -> None:
+    """Worker processes would wait for the tasks of a killed parent for ever."""
+
+    def watch():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def generate(
     root: Path, size: int, counts: dict[str, int], seed: int, workers: int | None = None
 ) -> Path:
@@ -190,7 +202,8 @@ def _generate_split(
 ) -> None:
     (folder / split).mkdir(parents=True, exist_ok=True)
     write = partial(_write_scene, folder=folder / split, seed=seed, split=split, size=size)
-    with ProcessPoolExecutor(workers or os.cpu_count()) as pool:
+    workers = workers or os.cpu_count()
+    with ProcessPoolExecutor(workers, initializer=_end_with_parent) as pool:
         scenes: Iterator = pool.map(write, range(count), chunksize=16)
         annotations = [a for each in tqdm(scenes, split, total=count) for a in each]
     coco = {
