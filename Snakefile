@@ -75,6 +75,9 @@ RUN = (
 )
 
 
+localrules: report  # on a cluster, too: no notebook, and done in seconds
+
+
 rule all:
     input:
         f"{OUT}/report.html",
