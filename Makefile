@@ -1,5 +1,5 @@
 # Everything runs in .venv, made from requirements.lock; no command needs anything else but
-# Python 3.11 or newer.
+# Python 3.11 or 3.12.
 PYTHON ?= python3
 PROFILE ?= quick
 CORES ?= $(shell $(PYTHON) -c 'import os; print(os.cpu_count())')
@@ -36,7 +36,7 @@ lint: .venv/ready
 	$(BIN)/nbstripout --keep-id --verify notebooks/*.ipynb
 
 .venv/ready: requirements.lock pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)) and "Python 3.11 or 3.12 is needed; set PYTHON=")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .

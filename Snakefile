@@ -52,8 +52,9 @@ FILTERS = ["gaussian", "bilateral"]
 LIB = "icmlib"
 DATA = [f"{LIB}/config.py", *expand(f"{LIB}/datasets/{{file}}.py", file=["__init__", "coco", "deadleaves"])]
 TASK = [*DATA, f"{LIB}/tasks/__init__.py", f"{LIB}/tasks/torchvision.py"]
-if VALUES.get("task", {}).get("weights"):
-    TASK.append(VALUES["task"]["weights"])
+WEIGHTS = VALUES.get("task", {}).get("weights") or ""
+if WEIGHTS.endswith(".safetensors"):  # no name of published ones, which come at first use
+    TASK.append(WEIGHTS)
 CODEC = [
     *expand(f"{LIB}/codecs/{{file}}.py", file=["__init__", "learned", "zoo", "bitstream", "latents"]),
     f"{LIB}/performance.py",
@@ -72,6 +73,9 @@ RUN = (
     "OMP_NUM_THREADS={threads} " + sys.executable
     + " -m icmlib.cli run {input.notebook} {log} profile=" + PROFILE
 )
+
+
+localrules: report  # on a cluster, too: no notebook, and done in seconds
 
 
 rule all:

@@ -9,29 +9,50 @@ import pytest
 import yaml
 
 from icmlib.config import load_profile
+from icmlib.tasks.detectron2 import COMMIT
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 CONDA_NAMES = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
+# what pip does not need to be told, or finds on the machine
+CONDA_ONLY = {"pip", "setuptools", "cxx-compiler", "cuda-version", "detectron2"}
 
 
 def requirement(text: str) -> tuple[str, str]:
-    """`name >=1.2` or `name==1.2.*` -> (name, bound without spaces and leading ==)."""
-    name, bound = re.fullmatch(r"([A-Za-z0-9_-]+)\s*(.*)", text).groups()
-    return CONDA_NAMES.get(name, name), bound.replace(" ", "").removeprefix("==")
+    """`name >=1.2`, `name==1.2.*` or conda's `name 1.2.* build` -> (name, bound without ==)."""
+    name, bound = re.match(r"([\w-]+)\s*(\S*)", text).groups()
+    return CONDA_NAMES.get(name, name), bound.removeprefix("==")
+
+
+def environment() -> list[str]:
+    """What environment.yml asks of conda and of pip."""
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    pip = next(entry["pip"] for entry in conda if isinstance(entry, dict))
+    return [entry for entry in conda if isinstance(entry, str)] + pip
 
 
 def test_environment_and_pyproject_state_the_same_versions():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     groups = [project["dependencies"], *project["optional-dependencies"].values()]
-    wanted = [requirement_ for group in groups for requirement_ in group]
-    conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
-    pip = next(entry["pip"] for entry in conda if isinstance(entry, dict))
-    stated = [entry for entry in conda if isinstance(entry, str)] + pip
-    stated = dict(
-        map(requirement, (s for s in stated if not s.startswith(("--", "python ", "pip"))))
-    )
-    assert stated == dict(map(requirement, wanted))
+    wanted = {"python": project["requires-python"]}
+    wanted |= dict(requirement(text) for group in groups for text in group)
+    stated = dict(requirement(text) for text in environment() if not text.startswith("-"))
+    assert {name: stated[name] for name in stated.keys() - CONDA_ONLY} == wanted
+
+
+def test_environment_has_cuda_and_lets_pip_read_its_part():
+    entries = environment()
+    assert "cuda-version" in dict(map(requirement, entries))
+    builds = [text.split()[2:] for text in entries if text.startswith(("pytorch ", "torchvision "))]
+    assert builds == [["cuda*"], ["cuda*"]]
+    # a requirements file takes few of pip's options; --no-deps is none of them
+    assert [text for text in entries if text.startswith("-")] == ["--editable ."]
+
+
+def test_detectron2_is_the_same_commit_everywhere():
+    for name in ("environment.yml", "README.md"):
+        text = (ROOT / name).read_text()
+        assert set(re.findall(r"detectron2@(\w+)", text)) == {COMMIT}, name
 
 
 def test_lock_file_pins_every_requirement_and_names_no_index():

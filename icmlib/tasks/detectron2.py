@@ -21,7 +21,7 @@ INSTALL = (
     f"With PyTorch already there: pip install 'setuptools<82' wheel 'opencv-python-headless<4.12', "
     f"then pip install --no-build-isolation "
     f"'git+https://github.com/facebookresearch/detectron2@{COMMIT}'. It is compiled, for minutes; "
-    f"conda install -c conda-forge detectron2 is not"
+    f"a conda environment of environment.yml has it"
 )
 
 
