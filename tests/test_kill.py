@@ -23,6 +23,7 @@ from icmlib.config import (
     CodecConfig,
     FinetuneConfig,
     TaskConfig,
+    replace,
 )
 from icmlib.datasets import CocoDataset, deadleaves
 from icmlib.evaluate import evaluate, save_evaluation, summarize
@@ -91,9 +92,8 @@ def chain(run: Run, data):
 
 
 def bridge(run: Run, data):
-    settings = FinetuneConfig(
-        3, 2, 24, 2, STEPS, adversarial="none", lambda_feature=0.1, lambda_lattice=0.1
-    )
+    settings = replace(PATCHES, {"layers": 3, "adversarial": "none", "lambda_task": 0.0})
+    settings = replace(settings, {"lambda_feature": 0.1, "lambda_lattice": 0.1})
     return finetune(run, data, FOR_PEOPLE, settings)
 
 
@@ -191,12 +191,12 @@ def test_killed_at_random_moments(stage, start, undisturbed, tmp_path):
         process = start(stage, tmp_path)
         while process.is_alive() and logged(tmp_path) < step:
             time.sleep(0.002)
-        time.sleep(rng.uniform(0, second))
+        time.sleep(rng.uniform(0, min(second, 0.3)))
         process.kill()
         process.join()
         kills.append((process.exitcode, logged(tmp_path)))
     print(f"exit codes and steps logged: {kills}")
-    assert kills[0][0] == -signal.SIGKILL
+    assert -signal.SIGKILL in [code for code, _ in kills]
     last = start(stage, tmp_path)
     last.join()
     assert last.exitcode == 0
