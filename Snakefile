@@ -110,7 +110,7 @@ rule task_network:
 
 rule base_codec:
     input:
-        TASK, CODEC, METRICS, f"{LIB}/losses.py",
+        TASK, CODEC, METRICS, f"{LIB}/losses.py", f"{LIB}/proxies.py",
         expand(f"{LIB}/training/{{file}}.py", file=["steps", "base_codec"]), rules.data.output,
         rules.task_network.output, notebook="notebooks/02_base_codec.ipynb",
     output:
