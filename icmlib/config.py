@@ -36,7 +36,8 @@ class DataConfig:
     val: int = 200
     test: int = 300
     seed: int = 0
-    splits: dict = field(default_factory=dict)  # coco: split -> {images, annotations, skip, limit}
+    # coco: split -> {images, annotations, ids, skip, limit}; see data/README.md
+    splits: dict = field(default_factory=dict)
 
     @property
     def label(self) -> str:
