@@ -51,7 +51,7 @@ OUT = f"results/{PROFILE}"
 FILTERS = ["gaussian", "bilateral"]
 LIB = "icmlib"
 DATA = [f"{LIB}/config.py", *expand(f"{LIB}/datasets/{{file}}.py", file=["__init__", "coco", "deadleaves"])]
-TASK = [*DATA, f"{LIB}/tasks/__init__.py", f"{LIB}/tasks/torchvision.py"]
+TASK = [*DATA, *expand(f"{LIB}/tasks/{{file}}.py", file=["__init__", "torchvision", "batch_norm"])]
 if VALUES.get("task", {}).get("weights"):
     TASK.append(VALUES["task"]["weights"])
 CODEC = [
