@@ -11,7 +11,6 @@ from faster_coco_eval.core import mask as rle
 from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset
 
-NAMED = 3  # of what is missing, in messages
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
 
@@ -103,6 +102,11 @@ def read_ids(ids: list[int] | str | None, root: Path) -> list[int] | None:
     return [int(entry) for _, entry in entries]
 
 
+def first_few(missing: list) -> str:
+    """Three of what is missing, for a message that says how many there are."""
+    return ", ".join(map(str, missing[:3])) + (", ..." if len(missing) > 3 else "")
+
+
 def select(
     images: list[dict],
     source: str | Path,
@@ -117,16 +121,14 @@ def select(
         ValueError: an id that is not listed, or nothing is left.
     """
     if ids is not None:
-        unknown = sorted(set(ids) - {image["id"] for image in images})
+        wanted = set(ids)
+        unknown = sorted(wanted - {image["id"] for image in images})
         if unknown:
-            more = ", ..." if len(unknown) > NAMED else ""
-            named = ", ".join(map(str, unknown[:NAMED]))
             raise ValueError(
                 f"{source} lists {len(images):,} images; {len(unknown):,} of the ids asked for are "
-                f"not among them: {named}{more}"
+                f"not among them: {first_few(unknown)}"
             )
-        ids = set(ids)
-        images = [image for image in images if image["id"] in ids]
+        images = [image for image in images if image["id"] in wanted]
     kept = images[skip:][:limit]
     if not kept:
         raise ValueError(

@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from icmlib.config import DataConfig, project_root
-from icmlib.datasets.coco import NAMED, read_annotations, read_ids, select
+from icmlib.datasets.coco import first_few, read_annotations, read_ids, select
 
 
 def check(config: DataConfig) -> None:
@@ -26,16 +26,12 @@ def check(config: DataConfig) -> None:
         for problem in _split_problems(root, config.splits.get(split), read):
             problems.setdefault(problem, []).append(split)
     if problems:
-        raise ValueError(
-            "\n- ".join(
-                [
-                    "the data set is not whole; data/README.md says where each file comes from "
-                    "and where it goes",
-                    *(f"{', '.join(splits)}: {problem}" for problem, splits in problems.items()),
-                    *_archives(root),
-                ]
-            )
-        )
+        lines = [
+            "the data set is not whole; data/README.md says where each file comes from and goes",
+            *(f"{', '.join(splits)}: {problem}" for problem, splits in problems.items()),
+            *_archives(root),
+        ]
+        raise ValueError("\n- ".join(lines))
 
 
 def _split_problems(root: Path, files: dict | None, read) -> Iterator[str]:
@@ -70,9 +66,7 @@ def _image_problems(folder: Path, images: list[dict]) -> Iterator[str]:
             empty.append(name)
     for names, what in ((missing, f"not in {folder}"), (empty, f"empty files in {folder}")):
         if names:
-            more = ", ..." if len(names) > NAMED else ""
-            listed = ", ".join(names[:NAMED])
-            yield f"{len(names):,} of {len(images):,} images are {what}: {listed}{more}"
+            yield f"{len(names):,} of {len(images):,} images are {what}: {first_few(names)}"
 
 
 def _archives(root: Path) -> Iterator[str]:
