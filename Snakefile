@@ -51,7 +51,7 @@ OUT = f"results/{PROFILE}"
 FILTERS = ["gaussian", "bilateral"]
 LIB = "icmlib"
 DATA = [f"{LIB}/config.py", *expand(f"{LIB}/datasets/{{file}}.py", file=["__init__", "coco", "deadleaves"])]
-TASK = [*DATA, f"{LIB}/tasks/__init__.py", f"{LIB}/tasks/torchvision.py"]
+TASK = [*DATA, *expand(f"{LIB}/tasks/{{file}}.py", file=["__init__", "torchvision", "batch_norm"])]
 WEIGHTS = VALUES.get("task", {}).get("weights") or ""
 if WEIGHTS.endswith(".safetensors"):  # no name of published ones, which come at first use
     TASK.append(WEIGHTS)
@@ -114,7 +114,7 @@ rule task_network:
 
 rule base_codec:
     input:
-        TASK, CODEC, METRICS, f"{LIB}/losses.py",
+        TASK, CODEC, METRICS, f"{LIB}/losses.py", f"{LIB}/proxies.py",
         expand(f"{LIB}/training/{{file}}.py", file=["steps", "base_codec"]), rules.data.output,
         rules.task_network.output, notebook="notebooks/02_base_codec.ipynb",
     output:

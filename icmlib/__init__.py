@@ -8,6 +8,7 @@ datasets/         images with annotations, all in COCO layout
 codecs/           encode, decode, latents, patches
 discriminator.py  PatchGAN             losses.py    named terms
 tasks/            the machine          training/    the loops
+proxies.py        what stands in for it in base training
 metrics/          what is measured     evaluate.py  the line above, one row an image
 config.py  runs.py  plots.py  cli.py      profiles, run folders, figures, the command line
 study.py                              study 1: rows, aims
@@ -28,6 +29,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "datasets",
         "performance",
         "plots",
+        "proxies",
         "rate_task",
         "study",
         "tasks",

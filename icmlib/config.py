@@ -36,7 +36,8 @@ class DataConfig:
     val: int = 200
     test: int = 300
     seed: int = 0
-    splits: dict = field(default_factory=dict)  # coco: split -> {images, annotations, skip, limit}
+    # coco: split -> {images, annotations, ids, skip, limit}; see data/README.md
+    splits: dict = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -73,9 +74,17 @@ class CodecConfig:
     M: int = 96  # channels of y; cheng2020 has N of them
 
 
+# names of VGG-16's ReLUs in order, by stage and place in it
+VGG16_LAYERS = tuple(
+    f"relu{stage}_{place}"
+    for stage, count in enumerate((2, 2, 3, 3, 3), 1)
+    for place in range(1, count + 1)
+)
+
+
 @dataclass(frozen=True)
 class BaseTrainingConfig:
-    """Base ICM codec: rate + lambda_mse * MSE + lambda_feature * task-feature distance."""
+    """Base ICM codec: rate + lambda_mse * MSE + lambda_feature * feature distance."""
 
     steps: int = 3000
     batch: int = 8
@@ -86,7 +95,21 @@ class BaseTrainingConfig:
     lambda_mse: float = 60.0  # for images in [0, 1]
     lambda_feature: float = 1.0
     warmup: float = 0.2  # fraction of the steps over which the feature term is ramped up
+    proxy: Literal["task", "vgg16"] = "task"  # whose features: the task network's, or VGG-16's
+    # maps of the proxy vgg16: the paper does not name its own; these five, the last of each stage,
+    # are those of LPIPS
+    vgg16_layers: list[str] = field(
+        default_factory=lambda: ["relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3"]
+    )
     seed: int = 0
+
+    def __post_init__(self):
+        for layer in self.vgg16_layers:
+            if layer not in VGG16_LAYERS:
+                known = ", ".join(VGG16_LAYERS)
+                raise ValueError(f"unknown layer {layer!r} of VGG-16; known: {known}")
+        if not self.vgg16_layers:
+            raise ValueError("vgg16_layers is empty; name at least one layer")
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from pycocotools.coco import COCO
 from icmlib import datasets
 from icmlib.config import DataConfig
 from icmlib.datasets import CocoDataset, deadleaves, read_image
+from icmlib.metrics import detection
 
 COUNTS = {"train": 3, "val": 2, "test": 2}
 
@@ -226,12 +227,75 @@ def test_skip_and_limit_make_disjoint_splits_of_one_file(shared, coco, monkeypat
     taken = train.ground_truth["images"] + val.ground_truth["images"]
     assert taken == coco.ground_truth["images"][:45] and len(val) == 5
     assert torch.equal(val[0][1]["boxes"], coco[40][1]["boxes"])
-    with pytest.raises(ValueError, match="lists 47 images; skip: 47 and limit: 5 leave none"):
+    with pytest.raises(ValueError, match="47 images asked for, skip: 47 and limit: 5 leave none"):
         datasets.create(
             DataConfig("coco", root="coco", splits={"val": {**splits["val"], "skip": 47}}), "val"
         )
     with pytest.raises(ValueError, match="split 'val' has unknown keys skpi; known: images, anno"):
         datasets.create(DataConfig("coco", splits={"val": {**files, "skpi": 40}}), "val")
+
+
+def coco_split(shared, monkeypatch, **changes) -> CocoDataset:
+    """val2017's part, as a profile's split with these changes."""
+    monkeypatch.setenv("ICM_ROOT", str(shared))
+    files = {"images": "val2017", "annotations": "annotations/instances_val2017.json", **changes}
+    return datasets.create(DataConfig("coco", root="coco", splits={"val": files}), "val")
+
+
+def test_images_by_id(shared, coco, reference, monkeypatch, tmp_path):
+    """From a list or a file, in whatever order: the images and ground truth of pycocotools alone,
+    in the order of the annotations."""
+    every = [image["id"] for image in coco.ground_truth["images"]]
+    wanted = [every[k] for k in (30, 4, 17)]
+    listed = coco_split(shared, monkeypatch, ids=wanted)
+    assert [listed[i][1]["image_id"] for i in range(3)] == [every[k] for k in (4, 17, 30)]
+    own = reference.getAnnIds(wanted)
+    assert own and sorted(a["id"] for a in listed.ground_truth["annotations"]) == sorted(own)
+    assert torch.equal(listed[0][0], coco[4][0])
+    path = tmp_path / "ids.txt"
+    path.write_bytes("\ufeff{:012d}\r\n\r\n {} \n{}".format(*wanted).encode())
+    assert coco_split(shared, monkeypatch, ids=str(path)).ground_truth == listed.ground_truth
+    part = coco_split(shared, monkeypatch, ids=wanted, skip=1, limit=1)
+    assert part.ground_truth["images"] == [coco.ground_truth["images"][17]]
+
+
+def test_only_images_asked_for_are_evaluated(shared, coco, monkeypatch):
+    """The other images' objects are not missed: what is perfect on the subset has an AP of 1."""
+    ids = [image["id"] for image in coco.ground_truth["images"][3:6]]
+    truth = coco_split(shared, monkeypatch, ids=ids).ground_truth
+    found = [{**a, "score": 1.0} for a in truth["annotations"] if not a["iscrowd"]]
+    for whole, expected in ((truth, True), (coco.ground_truth, False)):
+        scores = detection.average_precision(detection.match(whole, found, "bbox"))
+        assert (scores["AP"] == pytest.approx(1)) == expected
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (
+            [139, 1, 2, 3, 4],
+            r"47 images; . of the ids asked for are not among them: 1, 2, 3,",
+        ),
+        ([], "ids names no image id; without ids every image is taken"),
+        ([285, True], "ids, entry 2: 'True' is no image id"),
+        (139, "ids is 139; give a list of image ids, or a file"),
+        ("none.txt", r"list of image ids .*none\.txt does not exist"),
+        (b"139\n\n139, 285\n", r"ids\.txt, entry 3: '139, 285' is no image id; one is like 139"),
+        (b"000000000139.jpg\n", "entry 1: '000000000139.jpg' is no image id"),
+        (b"\x89PNG\xff", "is no image id"),
+        (b" \n\n", r"ids\.txt names no image id"),
+    ],
+)
+def test_list_of_ids_that_cannot_be_meant(shared, monkeypatch, tmp_path, ids, message):
+    """By the check of the data set, too."""
+    if isinstance(ids, bytes):
+        (tmp_path / "ids.txt").write_bytes(ids)
+        ids = str(tmp_path / "ids.txt")
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        coco_split(shared, monkeypatch, ids=ids)
+    files = {"images": "val2017", "annotations": "annotations/instances_val2017.json", "ids": ids}
+    with pytest.raises(ValueError, match=message):
+        datasets.check(DataConfig("coco", root="coco", splits={"val": files}))
 
 
 # --- made sets ---------------------------------------------------------------------------

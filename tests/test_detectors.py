@@ -47,7 +47,7 @@ def network():
             network.model.backbone(network.model.transform(pictures())[0].tensors)
     network.model.roi_heads.score_thresh = 0.0
     network.model.roi_heads.detections_per_img = 10
-    return network.eval()
+    return network.eval().requires_grad_(False)
 
 
 # --- losses and predictions --------------------------------------------------------------
@@ -83,10 +83,30 @@ def test_no_object_anywhere_and_masks():
     assert terms["loss_mask"] == 0 and all(torch.isfinite(term) for term in terms.values())
 
 
-def test_loss_leaves_running_statistics_alone(network):
+def test_loss_of_a_frozen_network_leaves_its_running_statistics_alone(network):
     before = fingerprint(network)
     network.loss(pictures(), [target(image, 1) for image in pictures()])
     assert fingerprint(network) == before
+
+
+def test_an_untrained_network_trains():
+    """Every weight gets a gradient, batch statistics follow, and the loss falls."""
+    network = tasks.create(MOBILENET)
+    network.model.rpn._post_nms_top_n["training"] = 20
+    targets = [without_masks(target(image, 1)) for image in pictures()]
+    optimizer = torch.optim.SGD(network.parameters(), 0.01)
+    before = fingerprint(dict(network.named_buffers()))
+    history = []
+    for _ in range(5):
+        torch.manual_seed(0)
+        loss = sum(network.loss(pictures(), targets).values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        history.append(loss.item())
+    assert all(p.grad is not None for p in network.parameters())
+    assert fingerprint(dict(network.named_buffers())) != before
+    assert history[-1] < 0.9 * history[0]
 
 
 def test_box_only_predictions(network):
@@ -136,6 +156,21 @@ def published(publish, monkeypatch):
         return state
 
     return make
+
+
+def test_batch_norm_of_v2_is_constant_too(published):
+    """torchvision leaves it trainable there; the maps in evaluation are the same."""
+    name = "fasterrcnn_resnet50_fpn_v2"
+    state = published(name)
+    ours = tasks.create(replace(COCO, {"name": name})).model
+    theirs = get_model(name, weights=None, weights_backbone=None, num_classes=91, min_size=64)
+    theirs.load_state_dict(state)
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in ours.modules())
+    images = ours.eval().transform(pictures())[0].tensors
+    with torch.no_grad():
+        maps, expected = ours.backbone(images), theirs.eval().backbone(images)
+    for name in expected:
+        torch.testing.assert_close(maps[name], expected[name], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["fasterrcnn_resnet50_fpn", "fasterrcnn_mobilenet_v3_large_fpn"])

@@ -3,6 +3,7 @@
 import json
 import re
 import tracemalloc
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -444,6 +445,33 @@ def test_check_names_everything_that_is_missing(official):
     assert re.fullmatch(rf"- val: 1 of 2 images are not in .*: {image_id(1)}\.jpg", lines[2])
     assert re.fullmatch(r"- test: image folder .*test2017 does not exist", lines[3])
     assert re.fullmatch(r"- test: annotation file .*none\.json does not exist.*", lines[4])
+
+
+def test_check_says_once_what_several_splits_miss(official):
+    """And tells an empty file from one that is not there."""
+    official.convert()
+    for number, content in ((1, None), (2, b"")):
+        path = official.root / "validation" / f"{image_id(number)}.jpg"
+        path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(ValueError) as error:
+        datasets.check(DataConfig("coco", str(official.root), splits=splits()))
+    missing, empty = str(error.value).splitlines()[1:]
+    name = rf"{official.root}/validation: {image_id(1)[:-1]}"
+    assert re.fullmatch(rf"- train, val, test: 1 of 2 images are not in {name}1\.jpg", missing)
+    assert re.fullmatch(rf"- train, val, test: 1 of 2 images are empty files in {name}2.*", empty)
+
+
+def test_check_finds_archives_that_are_not_unpacked_or_cut_short(tmp_path):
+    with zipfile.ZipFile(tmp_path / "train2017.zip", "w") as archive:
+        archive.writestr("train2017/1.jpg", b"picture")
+    data = (tmp_path / "train2017.zip").read_bytes()
+    (tmp_path / "val2017.zip").write_bytes(data[: len(data) // 2])
+    with pytest.raises(ValueError) as error:
+        datasets.check(DataConfig("coco", str(tmp_path), splits=splits()))
+    whole, cut = str(error.value).splitlines()[-2:]
+    assert whole == f"- {tmp_path / 'train2017.zip'} is there; is all of it unpacked?"
+    stated = f"val2017.zip ({len(data) // 2:,} bytes) is cut short or no archive; get it again"
+    assert cut.endswith(stated)
 
 
 def test_check_looks_only_at_the_images_of_the_split(official):

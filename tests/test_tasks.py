@@ -81,14 +81,21 @@ def test_gradient_of_the_features_is_that_of_finite_differences(network, batch):
         network.float()
 
 
-def test_loss_leaves_batch_statistics_untouched(batch):
-    """A given network with batch norm is not trained by being asked for its loss."""
+def test_batch_norm_is_trained_with_the_network_and_only_then(batch):
+    """A given network, frozen, is not trained by being asked for its loss, nor by its features; one
+    that is trained follows the batches."""
     network = small_mask_rcnn(4)
-    network.model.backbone.stages[0][0][1] = nn.BatchNorm2d(32)
+    norms = [nn.BatchNorm2d(32), nn.BatchNorm2d(32, affine=False)]
+    network.model.backbone.stages[0][0][1] = nn.Sequential(*norms)
+    network.requires_grad_(False)
     before = fingerprint(network)
     network.loss(*batch)
     assert fingerprint(network) == before
-    assert network.model.backbone.stages[0][0][1].num_batches_tracked == 0
+    network.requires_grad_(True)
+    network.features(batch[0])
+    assert fingerprint(network) == before
+    network.loss(*batch)
+    assert [norm.num_batches_tracked for norm in norms] == [1, 0]  # nothing of it is trained
 
 
 def assert_prediction(prediction: dict, count: int) -> None:

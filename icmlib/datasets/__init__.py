@@ -12,7 +12,7 @@ import skimage
 
 from icmlib.config import DataConfig, project_root
 from icmlib.datasets import deadleaves
-from icmlib.datasets.coco import CocoDataset, read_image
+from icmlib.datasets.coco import CocoDataset, read_ids, read_image
 from icmlib.datasets.missing import check
 
 __all__ = ["CocoDataset", "check", "create", "photographs", "read_image"]
@@ -32,16 +32,21 @@ def create(config: DataConfig, split: str, limit: int | None = None) -> CocoData
         return CocoDataset(folder / split, deadleaves.annotation_file(folder, split), limit)
     if config.name == "coco":
         files = config.splits[split]
-        unknown = set(files) - {"images", "annotations", "limit", "skip"}
+        known = ("images", "annotations", "ids", "skip", "limit")
+        unknown = set(files) - set(known)
         if unknown:  # a mistyped skip would let train and val overlap
             raise ValueError(
-                f"split {split!r} has unknown keys {', '.join(sorted(unknown))}; known: images, "
-                f"annotations, skip, limit"
+                f"split {split!r} has unknown keys {', '.join(sorted(unknown))}; known: "
+                f"{', '.join(known)}"
             )
         root = project_root() / config.root
-        folder, annotations = root / files["images"], root / files["annotations"]
-        limit = limit or files.get("limit")
-        return CocoDataset(folder, annotations, limit, skip=files.get("skip", 0))
+        return CocoDataset(
+            root / files["images"],
+            root / files["annotations"],
+            limit or files.get("limit"),
+            skip=files.get("skip", 0),
+            ids=read_ids(files.get("ids"), root),
+        )
     raise ValueError(f"unknown data set {config.name!r}; known: deadleaves, coco")
 
 

@@ -1,6 +1,8 @@
 """One data set class for everything in COCO layout: a folder of images and an instances JSON."""
 
 import json
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +74,70 @@ def folder_annotations(folder: Path, names: list[str] | None = None) -> dict:
     return {"images": images, "annotations": [], "categories": []}
 
 
+def read_ids(ids: list[int] | str | None, root: Path) -> list[int] | None:
+    """Image ids as a profile's split has them: a list, or a text file below `root`, an id a line.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: neither of both, an entry that is no id, or not one id.
+    """
+    if ids is None:
+        return None
+    if isinstance(ids, str):
+        source = root / ids
+        if not source.is_file():
+            raise FileNotFoundError(f"list of image ids {source} does not exist")
+        entries = source.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    elif isinstance(ids, list):
+        source, entries = "ids", ids
+    else:
+        raise ValueError(f"ids is {ids!r}; give a list of image ids, or a file with an id a line")
+    entries = [(i, str(entry).strip()) for i, entry in enumerate(entries, 1)]
+    entries = [(i, entry) for i, entry in entries if entry]
+    for i, entry in entries:
+        if not re.fullmatch("[0-9]+", entry):
+            raise ValueError(f"{source}, entry {i}: {entry[:60]!r} is no image id; one is like 139")
+    if not entries:
+        raise ValueError(f"{source} names no image id; without ids every image is taken")
+    return [int(entry) for _, entry in entries]
+
+
+def first_few(missing: list) -> str:
+    """Three of what is missing, for a message that says how many there are."""
+    return ", ".join(map(str, missing[:3])) + (", ..." if len(missing) > 3 else "")
+
+
+def select(
+    images: list[dict],
+    source: str | Path,
+    ids: Iterable[int] | None = None,
+    skip: int = 0,
+    limit: int | None = None,
+) -> list[dict]:
+    """Entries of the images with these ids (none: all), then of them `limit` after `skip`; in the
+    order of the file, `source`.
+
+    Raises:
+        ValueError: an id that is not listed, or nothing is left.
+    """
+    if ids is not None:
+        wanted = set(ids)
+        unknown = sorted(wanted - {image["id"] for image in images})
+        if unknown:
+            raise ValueError(
+                f"{source} lists {len(images):,} images; {len(unknown):,} of the ids asked for are "
+                f"not among them: {first_few(unknown)}"
+            )
+        images = [image for image in images if image["id"] in wanted]
+    kept = images[skip:][:limit]
+    if not kept:
+        raise ValueError(
+            f"{source}: of the {len(images):,} images asked for, skip: {skip} and limit: {limit} "
+            f"leave none"
+        )
+    return kept
+
+
 class CocoDataset(Dataset):
     """Images with instance annotations.
 
@@ -81,6 +147,7 @@ class CocoDataset(Dataset):
         limit: keep only the first `limit` images.
         skip: leave out so many images before that, so that one file serves disjoint splits.
         files: without annotations, names of the images to take from the folder.
+        ids: keep only the images with these ids; `skip` and `limit` count what that leaves.
 
     Each item is `(image, target)`: image (3, H, W) RGB float in [0, 1]; target a dict of
     `image_id` int, `boxes` (N, 4) xyxy in pixels, `labels` (N,) in 1..K (contiguous; see
@@ -95,22 +162,18 @@ class CocoDataset(Dataset):
         limit: int | None = None,
         files: list[str] | None = None,
         skip: int = 0,
+        ids: Iterable[int] | None = None,
     ):
         self.folder = Path(images)
         coco = (
             read_annotations(annotations) if annotations else folder_annotations(self.folder, files)
         )
-        kept = coco["images"][skip:][:limit]
-        if not kept:
-            raise ValueError(
-                f"{annotations or images} lists {len(coco['images'])} images; skip: {skip} and "
-                f"limit: {limit} leave none"
-            )
-        ids = {image["id"] for image in kept}
+        kept = select(coco["images"], annotations or images, ids, skip, limit)
+        kept_ids = {image["id"] for image in kept}
         self.ground_truth = {
             "info": coco.get("info", {}),
             "images": kept,
-            "annotations": [a for a in coco["annotations"] if a["image_id"] in ids],
+            "annotations": [a for a in coco["annotations"] if a["image_id"] in kept_ids],
             "categories": coco["categories"],
         }
         self.category_ids = [c["id"] for c in sorted(coco["categories"], key=lambda c: c["id"])]

@@ -1,35 +1,37 @@
 """What of a downloaded data set is not there: all of it in one message, not file by file."""
 
+import zipfile
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
 from icmlib.config import DataConfig, project_root
-from icmlib.datasets.coco import read_annotations
-
-NAMED = 3  # of the missing images
+from icmlib.datasets.coco import first_few, read_annotations, read_ids, select
 
 
 def check(config: DataConfig) -> None:
     """Look for every file that the three splits of a profile need; dead leaves need none.
 
+    Whether images can be read is not tried: there are too many.
+
     Raises:
-        ValueError: names everything that is missing.
+        ValueError: names everything that is missing or empty, and the archives that lie beside it.
     """
     if config.name != "coco":
         return
     read = lru_cache(maxsize=None)(read_annotations)  # train and val may share one file
     root = project_root() / config.root
-    problems = [
-        f"{split}: {problem}"
-        for split in ("train", "val", "test")
-        for problem in _split_problems(root, config.splits.get(split), read)
-    ]
+    problems: dict[str, list[str]] = {}
+    for split in ("train", "val", "test"):
+        for problem in _split_problems(root, config.splits.get(split), read):
+            problems.setdefault(problem, []).append(split)
     if problems:
-        raise ValueError(
-            "the data set is not whole; data/README.md says where each file goes\n- "
-            + "\n- ".join(problems)
-        )
+        lines = [
+            "the data set is not whole; data/README.md says where each file comes from and goes",
+            *(f"{', '.join(splits)}: {problem}" for problem, splits in problems.items()),
+            *_archives(root),
+        ]
+        raise ValueError("\n- ".join(lines))
 
 
 def _split_problems(root: Path, files: dict | None, read) -> Iterator[str]:
@@ -37,30 +39,41 @@ def _split_problems(root: Path, files: dict | None, read) -> Iterator[str]:
     if unnamed:
         yield f"the profile's data.splits names no {' and no '.join(unnamed)}"
         return
-    folder = root / files["images"]
+    folder, annotations = root / files["images"], root / files["annotations"]
     if not folder.is_dir():
         yield f"image folder {folder} does not exist"
+    if not annotations.is_file():
+        yield f"annotation file {annotations} does not exist"
+        return
     try:
-        listed = read(root / files["annotations"])["images"]
+        ids = read_ids(files.get("ids"), root)
+        listed = read(annotations)["images"]
+        images = select(listed, annotations, ids, files.get("skip", 0), files.get("limit"))
     except (FileNotFoundError, ValueError) as error:
         yield str(error)
         return
     if folder.is_dir():
-        yield from _image_problems(folder, _used(listed, files))
-
-
-def _used(listed: list[dict], files: dict) -> list[dict]:
-    """Those that `skip` and `limit` leave."""
-    return listed[files.get("skip", 0) :][: files.get("limit")]
+        yield from _image_problems(folder, images)
 
 
 def _image_problems(folder: Path, images: list[dict]) -> Iterator[str]:
-    if not images:
-        yield "skip and limit leave no images"
-    missing = [each["file_name"] for each in images if not (folder / each["file_name"]).is_file()]
-    if missing:
-        more = ", ..." if len(missing) > NAMED else ""
-        yield (
-            f"{len(missing):,} of {len(images):,} images are not in {folder}: "
-            f"{', '.join(missing[:NAMED])}{more}"
-        )
+    missing, empty = [], []
+    for name in (image["file_name"] for image in images):
+        path = folder / name
+        if not path.is_file():
+            missing.append(name)
+        elif not path.stat().st_size:
+            empty.append(name)
+    for names, what in ((missing, f"not in {folder}"), (empty, f"empty files in {folder}")):
+        if names:
+            yield f"{len(names):,} of {len(images):,} images are {what}: {first_few(names)}"
+
+
+def _archives(root: Path) -> Iterator[str]:
+    """What was downloaded and perhaps not unpacked, or not to its end."""
+    for archive in sorted(root.glob("*.zip")):
+        if zipfile.is_zipfile(archive):  # its directory is at its end
+            yield f"{archive} is there; is all of it unpacked?"
+        else:
+            size = archive.stat().st_size
+            yield f"{archive} ({size:,} bytes) is cut short or no archive; get it again"

@@ -13,6 +13,7 @@ from torch import nn
 from icmlib import pickled_arrays
 from icmlib.config import TaskConfig
 from icmlib.downloads import read_state
+from icmlib.tasks import batch_norm
 
 PREFIX = "detectron2:"  # before the config's name, in TaskConfig.name
 PUBLISHED = ("DEFAULT",)  # the weights that the model zoo has for a config
@@ -72,11 +73,7 @@ class Detectron2Task(nn.Module):
         return [self._prediction(each, *image.shape[-2:]) for each, image in zip(found, images)]
 
     def _train(self) -> None:
-        """Training mode; a given network, whose weights are frozen, keeps its statistics."""
-        self.model.train()
-        for module in self.model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.train(module.weight.requires_grad)
+        batch_norm.training_mode(self.model)
         # RetinaNet divides its losses by a running count of objects: no loss is to depend on the
         # one before, nor on where a run was resumed.
         vars(self.model).pop("loss_normalizer", None)

@@ -11,11 +11,12 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
-from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d, MultiScaleRoIAlign
+from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from icmlib.config import TaskConfig
 from icmlib.downloads import read_state
+from icmlib.tasks import batch_norm
 
 DETECTORS = (
     "fasterrcnn_resnet50_fpn",
@@ -51,10 +52,7 @@ class TorchvisionTask(nn.Module):
     def loss(self, images, targets: list[dict]) -> dict[str, torch.Tensor]:
         """RPN, box and (of a Mask R-CNN) mask losses; torchvision gives them in training mode
         only. Images may have any sizes, and no objects."""
-        self.model.train()
-        for module in self.model.modules():  # a given network keeps its running statistics
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()
+        batch_norm.training_mode(self.model)
         targets = [self._target(target) for target in targets]
         return self.model([x.to(self.device) for x in images], targets)
 
@@ -101,7 +99,9 @@ def detector(config: TaskConfig) -> TorchvisionTask:
     """One of DETECTORS without weights, built for those that the config names.
 
     torchvision's own have 91 outputs, the ids of COCO's categories with gaps; ours are 1..80 in the
-    same order. Around them batch norm is frozen where torchvision freezes it (all but v2).
+    same order. Around them batch norm is frozen, as torchvision does it for all but v2: finetuning
+    on small batches keeps their statistics. Without weights, or with those of a file, it is trained
+    with the network, and wants batches of 8 images or more (Wu & He 2018, Figure 1).
 
     Raises:
         ValueError: torchvision's weights, and `num_classes` is not 80.
@@ -121,8 +121,7 @@ def detector(config: TaskConfig) -> TorchvisionTask:
             f"to null to train from scratch"
         )
     model = get_model(config.name, num_classes=len(categories), **options)
-    if not config.name.endswith("_v2"):
-        _freeze_batch_norm(model, eps=0.0 if "resnet50" in config.name else 1e-5)
+    batch_norm.freeze(model, eps=0.0 if config.name.endswith("resnet50_fpn") else 1e-5)
     return TorchvisionTask(model, outputs)
 
 
@@ -134,15 +133,6 @@ def load_published(network: TorchvisionTask, config: TaskConfig) -> None:
 
 def _published(config: TaskConfig):
     return get_model_weights(config.name)[config.weights]
-
-
-def _freeze_batch_norm(module: nn.Module, eps: float) -> None:
-    """As torchvision does it around its weights; `eps` is what they were trained with."""
-    for name, child in module.named_children():
-        if isinstance(child, nn.BatchNorm2d):
-            setattr(module, name, FrozenBatchNorm2d(child.num_features, eps))
-        else:
-            _freeze_batch_norm(child, eps)
 
 
 class SmallBackbone(nn.Module):

@@ -22,10 +22,10 @@ def train_base_codec(
 ) -> None:
     """Train the base ICM codec for a frozen task network; weights and entropy tables to `run`.
 
-    The loss is rate + lambda_mse * MSE + lambda_feature * task-feature distance, the last ramped
-    up over the warm-up. The entropy bottleneck's quantiles have an optimiser of their own:
-    without it the real files are larger than the estimate. Without lambda_feature no task network
-    is needed.
+    The loss is rate + lambda_mse * MSE + lambda_feature * feature distance, the last ramped up over
+    the warm-up; of `task` only the features are asked, so a proxy of `icmlib.proxies` serves, too.
+    The entropy bottleneck's quantiles have an optimiser of their own: without it the real files are
+    larger than the estimate. Without lambda_feature no task network is needed.
     """
     frozen = [task.to(processes.device()).requires_grad_(False)] if task else []
     codec.to(processes.device())

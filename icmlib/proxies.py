@@ -1,0 +1,67 @@
+"""What stands in for the machine in base training: the network whose features are compared.
+
+The task network itself, or VGG-16 as in the paper (Le et al. 2021, arXiv 2108.09993), which knows
+nothing of the task. Its maps, their weights and its warm-up are not known from there; here they are
+`vgg16_layers`, `lambda_feature` and `warmup` of `icmlib.config.BaseTrainingConfig`. All maps count
+alike, each per its own variance (`icmlib.metrics.fidelity.feature_distance`).
+"""
+
+from operator import itemgetter
+
+import torch
+from torch import nn
+from torchvision.models import VGG16_Weights, vgg16
+
+from icmlib.config import VGG16_LAYERS, BaseTrainingConfig
+from icmlib.downloads import read_state
+from icmlib.metrics.fidelity import VGG_URL
+from icmlib.tasks import TaskNetwork
+
+
+def create(config: BaseTrainingConfig, task: TaskNetwork) -> nn.Module:
+    """The network whose features a profile's base training compares: the task network, or VGG-16.
+
+    Raises WeightsUnavailable where VGG-16's weights cannot be had: names the address and where to
+    put the file. Nothing takes its place.
+    """
+    return VGG16(config.vgg16_layers) if config.proxy == "vgg16" else task
+
+
+class VGG16(nn.Module):
+    """torchvision's VGG-16 with its ImageNet weights (IMAGENET1K_V1), frozen, up to a layer.
+
+    Args:
+        layers: whose outputs are the features: `relu1_2` is that after the second convolution of
+            the first stage, before its pooling.
+
+    Raises:
+        ValueError: no such layer.
+        Else as `icmlib.downloads.read_state`: the weights (528 MB) are downloaded at first use.
+    """
+
+    def __init__(self, layers: list[str]):
+        super().__init__()
+        state = read_state(VGG_URL, "VGG-16")
+        with torch.device("meta"):  # neither memory nor first weights before those of the file
+            network = vgg16(weights=None)
+        network.load_state_dict(state, assign=True)
+        relus = [i for i, each in enumerate(network.features) if isinstance(each, nn.ReLU)]
+        ends = {name: relus[VGG16_LAYERS.index(name)] + 1 for name in layers}
+        self.blocks, start = nn.ModuleDict(), 0  # each leads from one map to the next
+        for name, end in sorted(ends.items(), key=itemgetter(1)):
+            self.blocks[name] = network.features[start:end]
+            start = end
+        preset = VGG16_Weights.IMAGENET1K_V1.transforms()
+        for name in ("mean", "std"):
+            value = torch.tensor(getattr(preset, name)).view(3, 1, 1)
+            self.register_buffer(name, value, persistent=False)
+        self.eval().requires_grad_(False)
+
+    def features(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Maps (B, C, h, w) by layer, the finest first, of RGB images (B, 3, H, W) in [0, 1], of
+        at least 16x16 px for all five stages; gradients reach the images."""
+        x = (images.to(self.mean.device) - self.mean) / self.std
+        maps = {}
+        for name, block in self.blocks.items():
+            maps[name] = x = block(x)
+        return maps

@@ -1,0 +1,163 @@
+"""VGG-16 as the proxy: torchvision's maps from torchvision's file, frozen, open to gradients."""
+
+import dataclasses
+
+import pytest
+import torch
+from torchvision.models import VGG16_Weights, vgg16
+
+from icmlib import proxies, training
+from icmlib.config import VGG16_LAYERS, BaseTrainingConfig
+from icmlib.downloads import WeightsUnavailable
+from icmlib.metrics import fidelity
+from icmlib.runs import fingerprint
+from icmlib.training.base_codec import task_feature_distance
+
+PAPER = BaseTrainingConfig(steps=4, batch=2, crop=32, proxy="vgg16")
+
+
+def made() -> dict[str, torch.Tensor]:
+    """Weights in torchvision's layout; not VGG-16's."""
+    with torch.device("meta"):
+        layout = vgg16(weights=None).state_dict()
+    generator = torch.Generator().manual_seed(0)
+    return {
+        name: torch.randn(t.shape, generator=generator) * (2 / t[0].numel()) ** 0.5
+        if name.startswith("features") and t.ndim == 4
+        else torch.zeros(1).expand(t.shape)  # stored as one number: the file stays small
+        for name, t in layout.items()
+    }
+
+
+@pytest.fixture
+def state(publish, monkeypatch):
+    """Made weights in the cache, as if they had been downloaded."""
+    state = made()
+    monkeypatch.setattr(proxies, "VGG_URL", publish(state))
+    return state
+
+
+@pytest.fixture
+def pair():
+    """Images in [0, 1], (2, 3, 32, 32), and the same under noise."""
+    generator = torch.Generator().manual_seed(1)
+    x, noise = torch.rand(2, 2, 3, 32, 32, generator=generator)
+    return x, (x + 0.2 * noise).clamp(0, 1)
+
+
+def test_maps_are_those_of_torchvision(state, pair):
+    """Every layer by name, of images normalised as torchvision's preset does it."""
+    theirs = vgg16(weights=None)
+    theirs.load_state_dict(state)
+    x = VGG16_Weights.IMAGENET1K_V1.transforms(crop_size=32, resize_size=32)(pair[0])
+    maps, stage, place = {}, 1, 0
+    with torch.no_grad():
+        for layer in theirs.features:
+            x = layer(x)
+            if isinstance(layer, torch.nn.ReLU):
+                place += 1
+                maps[f"relu{stage}_{place}"] = x.clone()
+            elif isinstance(layer, torch.nn.MaxPool2d):
+                stage, place = stage + 1, 0
+        ours = proxies.VGG16(list(VGG16_LAYERS)).features(pair[0])
+    assert list(ours) == list(maps) == list(VGG16_LAYERS)
+    assert all(torch.equal(ours[name], maps[name]) for name in maps)
+
+
+def test_asked_for_few_layers_it_stops_at_the_last(state, pair):
+    """In whatever order they are named; the same maps."""
+    network = proxies.VGG16(["relu3_1", "relu1_2"])
+    every = proxies.VGG16(list(VGG16_LAYERS)).features(pair[0])
+    few = network.features(pair[0])
+    assert list(few) == ["relu1_2", "relu3_1"]
+    assert all(torch.equal(few[name], every[name]) for name in few)
+    convolutions = [m for m in network.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert [c.out_channels for c in convolutions] == [64, 64, 128, 128, 256]
+
+
+@pytest.mark.filterwarnings("ignore:.*weights.*")  # lpips calls torchvision by an old name
+def test_default_layers_are_those_of_lpips(pair, monkeypatch):
+    """The same five maps as the metric's network has, of the same weights."""
+    import lpips
+
+    theirs = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False).net
+    weights = {f"features.{k.split('.', 1)[1]}": v for k, v in theirs.state_dict().items()}
+    monkeypatch.setattr(proxies, "read_state", lambda *_: {**made(), **weights})
+    ours = proxies.create(PAPER, None)
+    maps, expected = ours.features(pair[0]), theirs((pair[0] - ours.mean) / ours.std)
+    assert list(maps) == [f"relu{name[4:]}" for name in expected._fields]
+    for one, other in zip(maps.values(), expected):
+        assert torch.equal(one, other)
+
+
+def test_metric_and_proxy_read_the_same_file():
+    assert proxies.VGG_URL == fidelity.VGG_URL == VGG16_Weights.IMAGENET1K_V1.url
+
+
+def test_gradient_is_that_of_finite_differences(state, pair):
+    """Of the loop's own term, along parts of the gradient; the original gets none."""
+    proxy = proxies.create(PAPER, None).double()
+    x, x_hat = (image.double().requires_grad_() for image in pair)
+    task_feature_distance(proxy, x, x_hat).backward()
+    assert x.grad is None and (x_hat.grad.flatten(1).abs().sum(1) > 0).all()
+    generator = torch.Generator().manual_seed(2)
+    for _ in range(3):
+        part = x_hat.grad * (torch.rand(x.shape, generator=generator) < 0.5)
+        step = 3e-3 * part / part.norm()
+        with torch.no_grad():
+            ahead, behind = (task_feature_distance(proxy, x, x_hat + s) for s in (step, -step))
+        expected = (x_hat.grad * step).sum().float()  # the distance is computed in float32
+        torch.testing.assert_close((ahead - behind) / 2, expected, rtol=5e-3, atol=0)
+
+
+def test_the_proxy_is_frozen_and_trains_the_codec(state, make_codec, scenes, new_run):
+    """It has the say, not the task network; its weights stay, bit for bit."""
+    proxy = proxies.create(PAPER, None)
+    before, codec = fingerprint(proxy), make_codec(seed=2)
+    assert not proxy.training and not any(p.requires_grad for p in proxy.parameters())
+    training.train_base_codec(codec, proxy, scenes("train"), PAPER, new_run())
+    log = new_run().logged()
+    assert (log["feature"] > 0).all() and fingerprint(proxy) == before
+    assert fingerprint(codec) != fingerprint(make_codec(seed=2))
+
+
+def test_the_feature_term_alone_falls(state, make_codec, scenes, new_run):
+    config = dataclasses.replace(
+        PAPER, steps=30, lr=3e-3, lambda_mse=0.0, lambda_feature=100.0, warmup=0.0
+    )
+    proxy = proxies.create(config, None)
+    training.train_base_codec(make_codec(), proxy, scenes("train"), config, new_run())
+    feature = new_run().logged()["feature"]
+    assert feature.tail(5).mean() < 0.9 * feature.head(5).mean()
+
+
+def test_the_task_network_is_the_default(task):
+    """And needs no weights of VGG-16."""
+    assert proxies.create(BaseTrainingConfig(), task) is task
+
+
+def test_making_it_leaves_the_global_generator_alone(state):
+    before = torch.random.get_rng_state()
+    proxies.create(PAPER, None)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_missing_weights_say_what_to_put_where(hub, task):
+    """Never a network with other weights."""
+    with pytest.raises(WeightsUnavailable, match="no route to host") as offline:
+        proxies.create(PAPER, task)
+    assert "https://download.pytorch.org/models/vgg16-397923af.pth" in str(offline.value)
+    assert str(hub / "vgg16-397923af.pth") in str(offline.value)
+
+
+def test_other_weights_under_its_name_are_refused(hub):
+    torch.save(made(), hub / "vgg16-397923af.pth")
+    with pytest.raises(WeightsUnavailable, match="its name says 397923af; remove the file"):
+        proxies.create(PAPER, None)
+
+
+def test_layers_are_checked_with_the_profile():
+    with pytest.raises(ValueError, match="unknown layer 'relu6_1' of VGG-16; known: relu1_1, relu"):
+        BaseTrainingConfig(vgg16_layers=["relu6_1"])
+    with pytest.raises(ValueError, match="vgg16_layers is empty"):
+        BaseTrainingConfig(vgg16_layers=[])
