@@ -14,6 +14,7 @@ config.py  runs.py  plots.py  cli.py      profiles, run folders, figures, the co
 study.py                              study 1: rows, aims
 rate_task.py  curves.py               study 2: points, curves, findings
 performance.py  bench/                              what makes it fast, and how fast it is
+processes.py                                        which of several processes this is
 downloads.py  pickled_arrays.py                     published weights, never unpickled
 """
 
@@ -46,6 +47,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "save_evaluation",
             "summarize",
         ],
+        "training.launch": ["launch"],
         "runs": ["fingerprint", "open_run", "read_summary", "run_folder"],
     },
 )

@@ -1,5 +1,6 @@
 """Two processes that share a training give what one gives: `accelerate launch`, and `launch`."""
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from icmlib import processes, training
+from icmlib import processes
 from icmlib.config import ChainConfig
 from icmlib.training.steps import Shards
 
@@ -95,4 +96,4 @@ def test_gradients_are_means_over_the_shards():
 @pytest.mark.parametrize(("asked", "shards", "count"), [(1, 4, 1), (2, 4, 2), (3, 4, 2), (8, 4, 4)])
 def test_as_many_processes_as_share_evenly(monkeypatch, asked, shards, count):
     monkeypatch.setenv("ICM_PROCESSES", str(asked))
-    assert training.launch.__globals__["_count"](shards) == count
+    assert importlib.import_module("icmlib.training.launch")._count(shards) == count
