@@ -10,7 +10,7 @@ discriminator.py  PatchGAN             losses.py    named terms
 tasks/            the machine          training/    the loops
 metrics/          what is measured     evaluate.py  the line above, one row an image
 config.py  runs.py  plots.py  cli.py      profiles, run folders, figures, the command line
-study.py                              study 1: rows, aims
+study.py  codec_zoo.py                study 1: rows, aims; the same for other codecs
 rate_task.py  curves.py               study 2: points, curves, findings
 performance.py  bench/                              what makes it fast, and how fast it is
 downloads.py  pickled_arrays.py                     published weights, never unpickled
@@ -23,6 +23,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=[
         "bench",
+        "codec_zoo",
         "codecs",
         "curves",
         "datasets",
