@@ -10,7 +10,7 @@ SNAKEMAKE = $(BIN)/snakemake --cores $(CORES) --nolock --rerun-incomplete --quie
 
 .PHONY: reproduce seeds bench smoke test lab lint lock clean
 
-reproduce: .venv/ready  ## PROFILE's studies (STUDY=finetuning or rate_task: one): tables, figures, report
+reproduce: .venv/ready  ## PROFILE's studies (STUDY=finetuning, rate_task or zoo: one): tables, figures, report
 	$(SNAKEMAKE) --config profile=$(PROFILE) study=$(STUDY)
 	@echo "report: $(CURDIR)/results/$(PROFILE)/report.html"
 

@@ -1,6 +1,6 @@
-"""Both studies as a graph of notebook runs: `make reproduce`, or snakemake --config profile=NAME.
+"""All studies as a graph of notebook runs: `make reproduce`, or snakemake --config profile=NAME.
 
-`study=finetuning` or `study=rate_task` runs one of them; a profile `NAME-seed<n>` is NAME with
+`study=finetuning`, `study=rate_task` or `study=zoo` runs one of them; a profile `NAME-seed<n>` is NAME with
 another seed. Each rule runs one notebook; the executed notebook is the rule's log, so that it
 survives a failure. The library files a stage uses are its inputs: an edit of plots.py retrains
 nothing.
@@ -32,14 +32,16 @@ BRIDGES = [
     for name in ("finetuned", *STUDY.get("bridge_rows", {}))
     for point in STUDY.get("only_at", {}).get(name, STUDY.get("bridge_at", []))
 ]
-STUDIES = {"finetuning": ROWS, "rate_task": POINTS}
+ZOO = VALUES.get("zoo", {})
+CODECS = list(ZOO.get("codecs", {}))
+STUDIES = {"finetuning": ROWS, "rate_task": POINTS, "zoo": CODECS}
 if config.get("study", "all") != "all":
     if config["study"] not in STUDIES:
         raise WorkflowError(f"unknown study {config['study']!r}; known: all, {', '.join(STUDIES)}")
     STUDIES = {config["study"]: STUDIES[config["study"]]}
 STUDIES = [name for name, has in STUDIES.items() if has]
 if not STUDIES:
-    raise WorkflowError(f"profile {PROFILE} has neither rows nor points of that study")
+    raise WorkflowError(f"profile {PROFILE} has no rows, points or codecs of that study")
 
 
 def section(*names):
@@ -276,6 +278,36 @@ rule rate_task:
         RUN
 
 
+rule zoo_codec:
+    input:
+        TASK, CODEC, METRICS, FINETUNE, f"{LIB}/codec_zoo.py",
+        expand(f"{LIB}/training/{{file}}.py", file=["steps", "base_codec"]), rules.data.output,
+        rules.task_network.output, notebook="notebooks/04b_codec_zoo.ipynb",
+    output:
+        f"{OUT}/zoo/{{codec}}/summary.json",
+    log:
+        f"{OUT}/zoo/{{codec}}/notebook.ipynb",
+    params:
+        section("data", "task", "base", "finetune", "evaluation"), ZOO.get("finetune"),
+        lambda wildcards: ZOO["codecs"][wildcards.codec],
+    threads: 1
+    shell:
+        RUN + " codec={wildcards.codec}"
+
+
+rule zoo:
+    input:
+        f"{LIB}/plots.py", f"{LIB}/study.py", expand(rules.zoo_codec.output, codec=CODECS),
+        notebook="notebooks/04c_codec_zoo_table.ipynb",
+    output:
+        f"{OUT}/zoo.csv",
+    log:
+        f"{OUT}/zoo_table/all/notebook.ipynb",
+    threads: 1
+    shell:
+        RUN
+
+
 rule speed:
     input:
         FINETUNE, CODEC, METRICS, f"{LIB}/plots.py",
@@ -307,12 +339,14 @@ rule report:
         f"{LIB}/cli.py",
         rules.figures.output if "finetuning" in STUDIES else [],
         rules.rate_task.output if "rate_task" in STUDIES else [],
+        rules.zoo.output if "zoo" in STUDIES else [],
     output:
         f"{OUT}/report.html",
     params:
         notebooks=[
             rules.data.log[0], rules.task_network.log[0],
             *(FINETUNING if "finetuning" in STUDIES else []),
+            *([rules.zoo.log[0]] if "zoo" in STUDIES else []),
             *([rules.rate_task.log[0]] if "rate_task" in STUDIES else []),
         ],
     shell:

@@ -11,7 +11,7 @@ tasks/            the machine          training/    the loops
 proxies.py        what stands in for it in base training
 metrics/          what is measured     evaluate.py  the line above, one row an image
 config.py  runs.py  plots.py  cli.py      profiles, run folders, figures, the command line
-study.py                              study 1: rows, aims
+study.py  codec_zoo.py                study 1: rows, aims; the same for other codecs
 rate_task.py  curves.py               study 2: points, curves, findings
 performance.py  bench/                              what makes it fast, and how fast it is
 processes.py                                        which of several processes this is
@@ -25,6 +25,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=[
         "bench",
+        "codec_zoo",
         "codecs",
         "curves",
         "datasets",

@@ -183,6 +183,22 @@ class RateTaskConfig:
 
 
 @dataclass(frozen=True)
+class ZooCodecConfig:
+    """One codec of the zoo: its architecture, and what its base training changes."""
+
+    codec: CodecConfig = field(default_factory=CodecConfig)
+    base: dict = field(default_factory=dict)  # changes of the profile's base
+
+
+@dataclass(frozen=True)
+class ZooConfig:
+    """The codec zoo: study 1's base training and finetuning, for other codecs."""
+
+    codecs: dict[str, ZooCodecConfig] = field(default_factory=dict)  # by name of the run
+    finetune: dict = field(default_factory=dict)  # changes of the profile's finetune
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     """How a codec is measured."""
 
@@ -221,6 +237,7 @@ class Profile:
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     rate_task: RateTaskConfig = field(default_factory=RateTaskConfig)
+    zoo: ZooConfig = field(default_factory=ZooConfig)
     speed: SpeedConfig = field(default_factory=SpeedConfig)
     rows: dict[str, dict] = field(default_factory=dict)  # Table 1: name -> what it changes
 
@@ -328,6 +345,19 @@ def check_rate_task(study: RateTaskConfig) -> None:
             raise ValueError(f"anchor {name!r} needs a list of qualities")
 
 
+def check_zoo(profile: Profile) -> None:
+    """Raises ValueError for settings of the codec zoo that its trainings would refuse."""
+    try:
+        replace(profile.finetune, profile.zoo.finetune)
+    except ValueError as error:
+        raise ValueError(f"zoo: {error}") from None
+    for name, codec in profile.zoo.codecs.items():
+        try:
+            replace(profile.base, codec.base)
+        except ValueError as error:
+            raise ValueError(f"zoo, codec {name!r}: {error}") from None
+
+
 def check_row(finetune: FinetuneConfig, row: str, changes: dict) -> None:
     """Raises ValueError, with the row's name, for wrong settings or a name that is taken."""
     if row in ("base", "gaussian", "bilateral"):
@@ -370,6 +400,7 @@ def load_profile(name: str | Path) -> Profile:
         for row, changes in profile.rows.items():
             check_row(profile.finetune, row, changes)
         check_rate_task(profile.rate_task)
+        check_zoo(profile)
     except ValueError as error:
         raise ValueError(f"profile {path}: {error}") from None
     return profile

@@ -180,14 +180,9 @@ def test_other_probabilities_are_found(codec, make_codec):
 
 
 @pytest.mark.parametrize("name", codecs.MODELS)
-def test_every_architecture_codes_and_checks_its_symbols(name):
+def test_every_architecture_codes_and_checks_its_symbols(make_codec, name):
     """Factorized, with means, autoregressive: decoded as encoded, and wrong symbols are found."""
-    codec = codecs.create(CodecConfig(name, N=8, M=12)).eval()
-    with torch.no_grad():
-        for layer in codec.model.g_a.modules():
-            if isinstance(layer, nn.Conv2d):
-                layer.weight *= 3  # an untrained one rounds every latent to zero
-    codec.update()
+    codec = make_codec(name=name)
     bitstream = codec.encode(picture(64, 80))
     assert codec.decode(bitstream).shape == (3, 64, 80)
     y_hat = codec.latents(picture(64, 80)[None])
@@ -251,14 +246,30 @@ def test_codec_by_name():
 # --- cached latents ----------------------------------------------------------------------
 
 
-def test_cached_latents_are_the_encoders(codec, scenes, tmp_path):
-    dataset = scenes("test")
+@pytest.mark.parametrize("name", codecs.MODELS)
+def test_cached_latents_are_what_the_decoder_sees(make_codec, scenes, tmp_path, name):
+    """Of real bits, to the last one, with means and medians: what is cached decodes to the very
+    same image. Integers take half the space."""
+    codec, dataset = make_codec(name=name), scenes("test")
     latents = cached_latents(codec, dataset, tmp_path)
     assert len(latents) == len(dataset)
+    integers = name in ("scale_hyperprior_s8", "bmshj2018_hyperprior")
     for index in range(len(dataset)):
         bitstream = codec.encode(dataset.image(index))
-        assert torch.equal(latents[index].float(), codec.decode_latents(bitstream)[0])
-        assert latents[index].dtype == torch.int16
+        assert latents[index].dtype == (torch.int16 if integers else torch.float32)
+        y_hat = latents[index].float()[None]
+        assert y_hat.abs().max() > 1 and torch.equal(y_hat, codec.decode_latents(bitstream))
+        x_hat = codec.synthesize(y_hat, bitstream.height, bitstream.width)
+        assert torch.equal(x_hat[0], codec.decode(bitstream))
+
+
+def test_latents_too_large_for_int16_are_kept_whole(make_codec, scenes, tmp_path):
+    codec = make_codec()
+    with torch.no_grad():
+        codec.model.g_a[4].weight *= 1e5
+    latents = cached_latents(codec, scenes("val"), tmp_path)
+    assert latents[0].abs().max() > 2**15
+    assert torch.equal(latents[0], codec.latents(scenes("val").image(0)[None])[0])
 
 
 def test_latents_are_computed_once(codec, scenes, tmp_path, monkeypatch):

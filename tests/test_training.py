@@ -19,6 +19,13 @@ FINETUNE = FinetuneConfig(
 )
 
 
+ZOO = [
+    "bmshj2018_factorized",
+    "bmshj2018_hyperprior",
+    "mbt2018_mean",
+    "mbt2018",
+    "cheng2020_anchor",
+]
 EVERYTHING = ["encoder", "decoder", "entropy", "task"]
 CHAIN = ChainConfig(EVERYTHING, steps=5, batch=2, lr=1e-3, lr_task=1e-3)
 
@@ -73,10 +80,10 @@ def train_base(make_codec, task, scenes, new_run):
 
 @pytest.fixture
 def finetune(make_codec, task, scenes, new_run, tmp_path):
-    """Finetune the tiny codec; returns it."""
+    """Finetune the tiny codec, or one of another architecture; returns it."""
 
-    def train(name: str, config=FINETUNE, machine=None):
-        codec = make_codec()
+    def train(name: str, config=FINETUNE, machine=None, architecture="scale_hyperprior_s8"):
+        codec = make_codec(name=architecture)
         latents = cached_latents(codec, scenes("train"), tmp_path / "latents")
         training.finetune_decoder(
             codec, latents, machine or task, scenes("train"), config, new_run(name)
@@ -171,11 +178,15 @@ def test_seed_decides(train_base):
 # --- what is trained, and what is not ----------------------------------------------------
 
 
-@pytest.mark.parametrize("layers", [1, 2, 3])
-def test_finetuning_changes_only_the_first_decoder_layers(finetune, make_codec, layers):
-    """Every parameter of those, and bit for bit nothing else."""
-    before = make_codec()
-    after = finetune("run", dataclasses.replace(FINETUNE, layers=layers))
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [*(("scale_hyperprior_s8", layers) for layers in (1, 2, 3)), *((name, 2) for name in ZOO)],
+)
+def test_finetuning_changes_only_the_first_decoder_layers(finetune, make_codec, name, layers):
+    """Every parameter of those, and bit for bit nothing else, whatever the architecture."""
+    before = make_codec(name=name)
+    config = dataclasses.replace(FINETUNE, layers=layers)
+    after = finetune("run", config, architecture=name)
     trained = {
         name
         for layer in decoder_layers(after.g_s)[:layers]
@@ -249,9 +260,10 @@ def test_chain_terms_of_mixed_sizes(codec, task):
     assert torch.equal(seen[2], seen[5])
 
 
-def test_finetuning_leaves_the_bits(finetune, make_codec, scenes):
+@pytest.mark.parametrize("name", ["scale_hyperprior_s8", *ZOO])
+def test_finetuning_leaves_the_bits(finetune, make_codec, scenes, name):
     """The same files, byte for byte; other pictures out of them."""
-    before, after = make_codec(), finetune("run")
+    before, after = make_codec(name=name), finetune("run", architecture=name)
     for index in range(2):
         x = scenes("test").image(index)
         bitstream = before.encode(x)

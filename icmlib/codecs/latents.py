@@ -13,7 +13,9 @@ from icmlib.runs import fingerprint, written
 
 
 class Latents:
-    """Cached latents by index: `latents[i]` is y_hat (M, h, w), int16, of the i-th image."""
+    """Cached latents by index: `latents[i]` is y_hat (M, h, w) of the i-th image, just as the
+    decoder sees it: int16 where all its values are integers, float32 where the means or medians
+    of an entropy model are in them."""
 
     def __init__(self, path: Path):
         self._path, self._file = path, safe_open(path, framework="pt")
@@ -32,10 +34,7 @@ def cached_latents(codec: LearnedCodec, dataset, folder: str | Path) -> Latents:
     """Compute and store what is not stored yet.
 
     The file's name is the fingerprint of encoder, entropy model and images: a changed codec or data
-    set never meets old latents.
-
-    Raises:
-        ValueError: the codec's latents are no integers (its entropy model has means).
+    set never meets old latents. Autoregressive models are to be updated before.
     """
     images = [dataset.path(index) for index in range(len(dataset))]  # their bytes, not their names
     content = fingerprint(codec.fingerprint_of("encoder", "entropy"), *images)
@@ -45,9 +44,13 @@ def cached_latents(codec: LearnedCodec, dataset, folder: str | Path) -> Latents:
         tensors = {}
         for index in tqdm(range(len(dataset)), "latents"):
             y_hat = codec.latents(dataset.image(index)[None])[0]
-            if not torch.equal(y_hat, y_hat.round()):
-                raise ValueError("latents are no integers; this codec's entropy model has means")
-            tensors[str(index)] = y_hat.to(torch.int16).cpu().contiguous()
+            tensors[str(index)] = _lossless(y_hat).cpu().contiguous()
         with written(path) as half:
             save_file(tensors, half)
     return Latents(path)
+
+
+def _lossless(y_hat: torch.Tensor) -> torch.Tensor:
+    """As int16, which takes half the space, where no value changes."""
+    integers = y_hat.to(torch.int16)
+    return integers if torch.equal(integers.to(y_hat.dtype), y_hat) else y_hat

@@ -1,0 +1,63 @@
+"""The codec zoo: what PatchGAN finetuning does to codecs of other architectures."""
+
+import pandas as pd
+import torch
+
+from icmlib import codecs
+from icmlib.config import BaseTrainingConfig, CodecConfig, FinetuneConfig, Profile, replace
+from icmlib.runs import read_summary, run_folder
+
+BEFORE, AFTER = "zoo_base", "zoo"  # stages of the runs: the base codec, and the finetuned one
+PAIRED = ("box_AP", "mask_AP", "psnr", "ssim")
+PATTERN = ("lpp2", "lpp4", "lpp8", "prms", "excess_prms")
+
+
+def settings(
+    profile: Profile, codec: str
+) -> tuple[CodecConfig, BaseTrainingConfig, FinetuneConfig]:
+    """Architecture, base training and finetuning of one codec of the profile's zoo.
+
+    Raises:
+        ValueError: the profile's zoo has no such codec; lists those it has.
+    """
+    if codec not in profile.zoo.codecs:
+        known = ", ".join(profile.zoo.codecs) or "none"
+        raise ValueError(f"unknown codec {codec!r}; the profile's zoo has: {known}")
+    chosen = profile.zoo.codecs[codec]
+    finetune = replace(profile.finetune, profile.zoo.finetune)
+    return chosen.codec, replace(profile.base, chosen.base), finetune
+
+
+def read_rows(profile: Profile, split: str) -> pd.DataFrame:
+    """One row a codec, indexed by name: rate; box and mask AP, PSNR and SSIM before and after, with
+    the paired difference and its 95 % interval; the pattern before and after (dB, grey levels)."""
+    rows = {}
+    for name in profile.zoo.codecs:
+        architecture, _, finetune = settings(profile, name)
+        before, after = (read_summary(profile, stage, name) for stage in (BEFORE, AFTER))
+        row = {"label": label(architecture), "layers": finetune.layers, "bpp": after[split]["bpp"]}
+        for measure in (*PAIRED, *PATTERN):
+            row[f"{measure}_before"] = before[split][measure]
+            row[measure] = after[split][measure]
+        for measure in PAIRED:
+            for end in ("", "_low", "_high"):
+                row[f"{measure}_difference{end}"] = after[split][f"{measure}_difference{end}"]
+        seconds = {"seconds_base": before["seconds"], "seconds": after["seconds"]}
+        rows[name] = row | seconds | {"trained_parameters": after["trained_parameters"]}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("codec")
+
+
+def label(config: CodecConfig) -> str:
+    """A codec's name in tables, from its architecture."""
+    return f"{config.name}, N {config.N}, M {config.M}"
+
+
+def pictures(profile: Profile, codec: str, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    """An image (3, H, W) as one codec of the zoo decodes the same bits, `base` and `finetuned`."""
+    architecture, _, _ = settings(profile, codec)
+    base, finetuned = (
+        codecs.load(architecture, run_folder(profile, stage, codec) / "final.safetensors")
+        for stage in (BEFORE, AFTER)
+    )
+    bits = base.encode(x)
+    return {"base": base.decode(bits), "finetuned": finetuned.decode(bits)}

@@ -1,0 +1,85 @@
+"""The codec zoo's bookkeeping: settings by name, and one row a codec."""
+
+import json
+
+import pytest
+
+from icmlib import codec_zoo
+from icmlib.config import CodecConfig, load_profile
+
+PROFILE = """
+base: {steps: 9, batch: 2}
+finetune: {steps: 5}
+zoo:
+  codecs:
+    small: {codec: {name: mbt2018_mean, N: 8, M: 12}, base: {steps: 3}}
+    plain: {codec: {name: cheng2020_anchor, N: 6, M: 6}}
+  finetune: {layers: 3}
+"""
+
+
+@pytest.fixture
+def load(tmp_path, monkeypatch):
+    """Write a profile and load it, by default under its own name."""
+    folder = tmp_path / "notebooks" / "profiles"
+    folder.mkdir(parents=True)
+    monkeypatch.setenv("ICM_ROOT", str(tmp_path))
+
+    def write(text: str = PROFILE, name: str = "tiny"):
+        (folder / "tiny.yaml").write_text(text)
+        return load_profile(name)
+
+    return write
+
+
+def test_a_codec_changes_what_study_1_shares(load):
+    profile = load()
+    architecture, base, finetune = codec_zoo.settings(profile, "small")
+    assert architecture == CodecConfig("mbt2018_mean", N=8, M=12)
+    assert (base.steps, base.batch, finetune.steps, finetune.layers) == (3, 2, 5, 3)
+    assert codec_zoo.settings(profile, "plain")[1] == profile.base
+    with pytest.raises(ValueError, match="unknown codec 'smal'; the profile's zoo has: small, pl"):
+        codec_zoo.settings(profile, "smal")
+    with pytest.raises(ValueError, match="the profile's zoo has: none"):
+        codec_zoo.settings(load(""), "small")
+
+
+def test_a_seed_reaches_both_trainings(load):
+    _, base, finetune = codec_zoo.settings(load(name="tiny-seed3"), "small")
+    assert (base.seed, finetune.seed) == (3, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("zoo: {finetune: {layer: 3}}", "zoo: FinetuneConfig: .*did you mean 'layers'"),
+        ("zoo: {codecs: {a: {base: {step: 3}}}}", "codec 'a': BaseTraining.*did you mean 'steps'"),
+        ("zoo: {codecs: {a: {codecs: {N: 3}}}}", r"tiny\.yaml.*\"codecs\" to any"),
+        ("zoo: {codecs: {a: {codec: {n: 3}}}}", r"tiny\.yaml.*\"n\" to any"),
+    ],
+)
+def test_what_would_fail_in_training_is_refused_at_load(load, text, message):
+    with pytest.raises(ValueError, match=message):
+        load(text)
+
+
+def test_a_row_holds_before_and_after(load, tmp_path):
+    """Of one split; the differences are those of the paired bootstrap, not of the two columns."""
+    profile = load()
+    measures = (*codec_zoo.PAIRED, *codec_zoo.PATTERN)
+    for value, name in enumerate(profile.zoo.codecs):
+        before = {"bpp": 0.5, **dict.fromkeys(measures, value)}
+        after = {"bpp": 0.5, **dict.fromkeys(measures, value + 10)}
+        for end in ("", "_low", "_high"):
+            after |= {f"{measure}_difference{end}": 7 for measure in codec_zoo.PAIRED}
+        for stage, test in (("zoo_base", before), ("zoo", after)):
+            folder = tmp_path / "results" / "tiny" / stage / name
+            folder.mkdir(parents=True)
+            summary = {"test": test, "seconds": 60, "trained_parameters": 3}
+            (folder / "summary.json").write_text(json.dumps(summary))
+    row = codec_zoo.read_rows(profile, "test").loc["plain"]
+    assert (row["label"], row["layers"], row["bpp"]) == ("cheng2020_anchor, N 6, M 6", 3, 0.5)
+    assert (row["prms_before"], row["prms"], row["box_AP_before"], row["box_AP"]) == (1, 11, 1, 11)
+    assert row["psnr_difference_low"] == 7
+    with pytest.raises(KeyError, match="val"):
+        codec_zoo.read_rows(profile, "val")
