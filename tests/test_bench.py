@@ -27,6 +27,7 @@ rate_task:
   configurations: {T-FT: {parts: [task]}, C-FT: {parts: [encoder]}}
   bridge: {steps: 5, patch_size: 32}
   bridge_at: [q1]
+zoo: {codecs: {m: {codec: {name: mbt2018_mean, N: 8, M: 12}, base: {steps: 4}}}}
 """
 
 
@@ -167,10 +168,11 @@ def test_the_cost_of_a_profile_is_that_of_all_its_stages(tmp_path, monkeypatch):
         "task network": 2 * 8,
         "base codec": 3 * 8,
         "decoder finetuning": (10 + 20) * 4,
+        "codec zoo": 4 * 8 + 10 * 4,
         "MSE codec": 6 * 8,
         "chain finetuning": 2 * 7 * 4,
         "bridge": 5 * 4,
-        "evaluation": (1 + 2 + 2 + 1 + 2 + 1) * (30 + 40),
+        "evaluation": (1 + 2 + 2 + 1 + 2 + 1 + 2) * (30 + 40),
     }
     assert (table["GFLOP an image"] > 0).all() and (table.drop("evaluation")["GB"] > 0).all()
     hours = table["hours at 15 TFLOP/s"].sum()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 from torch import nn
 
-from icmlib import codecs, rate_task, tasks, training
+from icmlib import codec_zoo, codecs, rate_task, tasks, training
 from icmlib.bench.harness import clocked, operations
 from icmlib.config import CodecConfig, Profile, replace
 from icmlib.datasets import CocoDataset, deadleaves
@@ -90,6 +90,10 @@ def works(profile: Profile, folder: Path, size: int, batch: int) -> Iterator[Wor
     for changes in profile.rows.values():
         config = replace(profile.finetune, changes)
         yield trains("decoder finetuning", training.finetune_decoder, config, profile.codec)
+    for name in profile.zoo.codecs:
+        codec, base, finetune = codec_zoo.settings(profile, name)
+        yield trains("codec zoo", training.train_base_codec, base, codec)
+        yield trains("codec zoo", training.finetune_decoder, finetune, codec)
     study = profile.rate_task
     for point in study.points:
         codec = rate_task.codec_config(profile, point)
