@@ -62,7 +62,9 @@ def exact() -> Iterator[None]:
 
 @contextlib.contextmanager
 def channels_last(*modules: nn.Module) -> Iterator[None]:
-    """Inside, the modules convolve channels-last maps; after, their weights lie as before."""
+    """Inside, the modules convolve channels-last maps; after, their weights lie as before. Those
+    stay as they are that hold a layer which would write past its memory (`_overruns`)."""
+    modules = [each for each in modules if not any(map(_overruns, each.modules()))]
     if enabled():
         for module in modules:
             module.to(memory_format=torch.channels_last)
@@ -71,3 +73,11 @@ def channels_last(*modules: nn.Module) -> Iterator[None]:
     finally:
         for module in modules:
             module.to(memory_format=torch.contiguous_format)
+
+
+def _overruns(layer: nn.Module) -> bool:
+    """Whether oneDNN's gradient of the weights overruns its workspace in this layout, and crashes or
+    is wrong: https://github.com/uxlfoundation/oneDNN/issues/6035. Cheng's encoder begins with one."""
+    if not isinstance(layer, nn.Conv2d) or layer.kernel_size != (1, 1):
+        return False
+    return max(layer.stride) > 1 and layer.in_channels < 16

@@ -4,11 +4,12 @@ import sys
 
 import pytest
 import torch
+from torch import nn
 
-from icmlib import bench, performance, tasks
+from icmlib import bench, codecs, performance, tasks
 from icmlib.bench import harness
 from icmlib.bench.finetuning import finetuning_step, untrained
-from icmlib.config import FinetuneConfig, TaskConfig, load_profile, replace
+from icmlib.config import CodecConfig, FinetuneConfig, TaskConfig, load_profile, replace
 from icmlib.losses import rate
 
 MODEL = {"N": 8, "M": 12}
@@ -132,6 +133,20 @@ def test_memory_layout_is_restored(codec):
         assert codec.g_s[0].weight.is_contiguous(memory_format=torch.channels_last)
         raise RuntimeError
     assert weight.is_contiguous() and codec.g_s[0].weight.is_contiguous()
+
+
+def test_layers_that_channels_last_would_crash_are_left_alone():
+    """Cheng's encoder begins with a strided 1x1 convolution of 3 channels: the gradient of its
+    weights is that of the plain layout."""
+    cheng = codecs.create(CodecConfig("cheng2020_anchor", N=8))
+    narrow, wide = nn.Conv2d(3, 8, 1, stride=2), nn.Conv2d(16, 8, 1, stride=2)
+    with performance.channels_last(cheng, narrow, wide):
+        assert all(weight.is_contiguous() for weight in (*cheng.parameters(), narrow.weight))
+        assert wide(torch.rand(2, 16, 8, 8)).is_contiguous(memory_format=torch.channels_last)
+        before = torch.rand(4, 3, 64, 64)
+        narrow(before).sum().backward()
+    corners = before[..., ::2, ::2].sum((0, 2, 3))
+    torch.testing.assert_close(narrow.weight.grad[0, :, 0, 0], corners)
 
 
 def test_everything_can_be_switched_off(codec, monkeypatch):
