@@ -76,8 +76,8 @@ def channels_last(*modules: nn.Module) -> Iterator[None]:
 
 
 def _overruns(layer: nn.Module) -> bool:
-    """Whether oneDNN's gradient of the weights overruns its workspace in this layout, and crashes or
-    is wrong: https://github.com/uxlfoundation/oneDNN/issues/6035. Cheng's encoder begins with one."""
+    """Whether oneDNN's gradient of the weights overruns its workspace in this layout, and crashes
+    or is wrong: https://github.com/uxlfoundation/oneDNN/issues/6035. cheng2020 begins with one."""
     if not isinstance(layer, nn.Conv2d) or layer.kernel_size != (1, 1):
         return False
     return max(layer.stride) > 1 and layer.in_channels < 16

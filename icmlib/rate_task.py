@@ -239,15 +239,19 @@ def bridge_findings(bridges: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=FINDING)
 
 
-def across_seeds(profile: Profile, found: pd.DataFrame) -> list[str]:
-    """In how many of the seeds whose tables are there each finding holds: `2 of 3`. A run of
-    another seed than the profile's own counts itself alone."""
-    tables = [found.set_index("finding")["verdict"]]
-    results = project_root() / "results"
-    for path in sorted(results.glob(f"{profile.name}-seed*/rate_task_findings.csv")):
-        tables.append(pd.read_csv(path, index_col="finding")["verdict"])
-    verdicts = [[table.get(finding) for table in tables] for finding in found["finding"]]
-    return [f"{each.count('holds')} of {len(tables)}" for each in verdicts]
+def across_seeds(profile: Profile, found: pd.DataFrame) -> pd.DataFrame:
+    """Each finding's value by seed, of those whose tables are there, and in how many of them it
+    `holds`: `2 of 3`. A run of another seed than the profile's own has itself alone."""
+    tables = {f"seed {profile.seed}": found.set_index("finding")}
+    for path in sorted((project_root() / "results").glob(f"{profile.name}-seed*")):
+        if (path / "rate_task_findings.csv").exists():
+            name = path.name.removeprefix(f"{profile.name}-seed")
+            tables[f"seed {name}"] = pd.read_csv(path / "rate_task_findings.csv", index_col=0)
+    each = [table.reindex(found["finding"]) for table in tables.values()]
+    held = np.sum([table["verdict"] == "holds" for table in each], axis=0)
+    seeds = pd.DataFrame({"finding": found["finding"].to_list()})
+    seeds["holds"] = [f"{count} of {len(each)}" for count in held]
+    return seeds.assign(**{name: t["value"].to_list() for name, t in zip(tables, each)})
 
 
 # --- pictures ----------------------------------------------------------------------------------
