@@ -61,6 +61,7 @@ CODEC = [
     *expand(f"{LIB}/codecs/{{file}}.py", file=["__init__", "learned", "zoo", "bitstream", "latents"]),
     f"{LIB}/performance.py",
 ]
+STEPS = [f"{LIB}/processes.py", *expand(f"{LIB}/training/{{file}}.py", file=["steps", "launch"])]
 METRICS = [
     f"{LIB}/evaluate.py",
     *expand(f"{LIB}/metrics/{{file}}.py", file=["fidelity", "checkerboard", "detection", "rate"]),
@@ -101,7 +102,7 @@ rule data:
 
 rule task_network:
     input:
-        TASK, METRICS, f"{LIB}/training/task_network.py", rules.data.output,
+        TASK, METRICS, STEPS, f"{LIB}/training/task_network.py", rules.data.output,
         notebook="notebooks/01_task_network.ipynb",
     output:
         f"{OUT}/task_network/given/summary.json",
@@ -117,8 +118,8 @@ rule task_network:
 rule base_codec:
     input:
         TASK, CODEC, METRICS, f"{LIB}/losses.py", f"{LIB}/proxies.py",
-        expand(f"{LIB}/training/{{file}}.py", file=["steps", "base_codec"]), rules.data.output,
-        rules.task_network.output, notebook="notebooks/02_base_codec.ipynb",
+        STEPS, f"{LIB}/training/base_codec.py", rules.data.output, rules.task_network.output,
+        notebook="notebooks/02_base_codec.ipynb",
     output:
         f"{OUT}/base_codec/base/summary.json",
     log:
@@ -189,8 +190,8 @@ rule figures:
 rule mse_codec:
     input:
         TASK, CODEC, METRICS, f"{LIB}/losses.py",
-        expand(f"{LIB}/training/{{file}}.py", file=["steps", "base_codec"]), rules.data.output,
-        rules.task_network.output, notebook="notebooks/05a_rate_points.ipynb",
+        STEPS, f"{LIB}/training/base_codec.py", rules.data.output, rules.task_network.output,
+        notebook="notebooks/05a_rate_points.ipynb",
     output:
         f"{OUT}/mse_codec/{{point}}/summary.json",
     log:
@@ -280,9 +281,9 @@ rule rate_task:
 
 rule zoo_codec:
     input:
-        TASK, CODEC, METRICS, FINETUNE, f"{LIB}/codec_zoo.py",
-        expand(f"{LIB}/training/{{file}}.py", file=["steps", "base_codec"]), rules.data.output,
-        rules.task_network.output, notebook="notebooks/04b_codec_zoo.ipynb",
+        TASK, CODEC, METRICS, FINETUNE, f"{LIB}/proxies.py",
+        STEPS, f"{LIB}/training/base_codec.py", rules.data.output, rules.task_network.output,
+        notebook="notebooks/04b_codec_zoo.ipynb",
     output:
         f"{OUT}/zoo/{{codec}}/summary.json",
     log:
@@ -297,7 +298,8 @@ rule zoo_codec:
 
 rule zoo:
     input:
-        f"{LIB}/plots.py", f"{LIB}/study.py", expand(rules.zoo_codec.output, codec=CODECS),
+        f"{LIB}/plots.py", f"{LIB}/study.py", f"{LIB}/codec_zoo.py",
+        expand(rules.zoo_codec.output, codec=CODECS),
         notebook="notebooks/04c_codec_zoo_table.ipynb",
     output:
         f"{OUT}/zoo.csv",

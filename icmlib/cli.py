@@ -43,6 +43,7 @@ def run_notebook(notebook: str | Path, executed: str | Path, parameters: dict) -
         cwd=folder,
         kernel_name="python3",
         progress_bar=False,
+        start_timeout=600,  # s; 60 are too few on a busy node with a slow disk
         extra_arguments=["--IPKernelApp.log_level=50"],  # not of shutting down
     )
     print(f"{what}: done in {(time.perf_counter() - start) / 60:.1f} min", flush=True)

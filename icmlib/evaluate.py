@@ -125,6 +125,7 @@ def load_vgg(download: bool) -> tuple[fidelity.VGGDistance | None, str]:
 
 
 @torch.no_grad()
+@performance.exact()
 def estimated_bpp(codec: LearnedCodec, dataset) -> list[float]:
     """The rate that the entropy model's likelihoods promise for each image, in bpp."""
     rates = []
@@ -222,6 +223,7 @@ def _difference(name: str, value: float, low: float, high: float) -> dict:
     return dict(zip(names, map(float, (value, low, high))))
 
 
+@processes.main_only
 def save_evaluation(evaluation: Evaluation, run: Run, split: str) -> None:
     """Per-image table, detections and pooled spectra into the run folder."""
     run.save_table(evaluation.per_image, f"{split}_per_image")

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from icmlib import processes
+
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
@@ -25,7 +27,7 @@ def enabled() -> bool:
 
 def settings() -> dict:
     """What is on here."""
-    return {"fast": enabled(), "bf16": enabled() and has_bf16(torch.device("cpu"))}
+    return {"fast": enabled(), "bf16": enabled() and has_bf16(processes.device())}
 
 
 def keep_freed_memory() -> None:
@@ -78,6 +80,6 @@ def channels_last(*modules: nn.Module) -> Iterator[None]:
 def _overruns(layer: nn.Module) -> bool:
     """Whether oneDNN's gradient of the weights overruns its workspace in this layout, and crashes
     or is wrong: https://github.com/uxlfoundation/oneDNN/issues/6035. cheng2020 begins with one."""
-    if not isinstance(layer, nn.Conv2d) or layer.kernel_size != (1, 1):
+    if not isinstance(layer, nn.Conv2d) or layer.weight.device.type != "cpu":
         return False
-    return max(layer.stride) > 1 and layer.in_channels < 16
+    return layer.kernel_size == (1, 1) and max(layer.stride) > 1 and layer.in_channels < 16

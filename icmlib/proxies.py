@@ -31,6 +31,7 @@ class VGG16(nn.Module):
     """torchvision's VGG-16 with its ImageNet weights (IMAGENET1K_V1), frozen, up to a layer.
 
     Args:
+        weights: none for an untrained one, to see what it costs.
         layers: whose outputs are the features: `relu1_2` is that after the second convolution of
             the first stage, before its pooling.
 
@@ -39,12 +40,13 @@ class VGG16(nn.Module):
         Else as `icmlib.downloads.read_state`: the weights (528 MB) are downloaded at first use.
     """
 
-    def __init__(self, layers: list[str]):
+    def __init__(self, layers: list[str], weights: str | None = "IMAGENET1K_V1"):
         super().__init__()
-        state = read_state(VGG_URL, "VGG-16")
-        with torch.device("meta"):  # neither memory nor first weights before those of the file
+        state = read_state(VGG_URL, f"VGG-16 {weights}") if weights else None
+        with torch.device("meta" if state else "cpu"):  # no first weights before the file's
             network = vgg16(weights=None)
-        network.load_state_dict(state, assign=True)
+        if state:
+            network.load_state_dict(state, assign=True)
         relus = [i for i, each in enumerate(network.features) if isinstance(each, nn.ReLU)]
         ends = {name: relus[VGG16_LAYERS.index(name)] + 1 for name in layers}
         self.blocks, start = nn.ModuleDict(), 0  # each leads from one map to the next

@@ -219,16 +219,16 @@ def read_bridges(profile: Profile) -> pd.DataFrame:
         before = read_summary(profile, "chain", f"{point}-C-FT")["test"]
         after = read_summary(profile, "bridge", f"{point}-{name}")["test"]
         row = {"point": point, "row": name, "bpp": after["bpp"]}
-        for name in ("psnr", "box_AP", "ssim", "lpp2", "lpp4", "lpp8", "prms"):
-            row |= {f"{name}_before": before[name], f"{name}_after": after[name]}
+        for measure in ("psnr", "box_AP", "ssim", "lpp2", "lpp4", "lpp8", "prms"):
+            row |= {f"{measure}_before": before[measure], f"{measure}_after": after[measure]}
         rows.append(row | bridge(profile, point, after))
     return pd.DataFrame(rows)
 
 
-def bridge_findings(bridges: pd.DataFrame) -> pd.DataFrame:
+def bridge_findings(table: pd.DataFrame) -> pd.DataFrame:
     """Whether each bridge (not its controls) reaches its aims, as `curves.findings` has it."""
     rows = []
-    for row in bridges[bridges["row"] == BRIDGE].to_dict("records") if len(bridges) else []:
+    for row in table[table["row"] == BRIDGE].to_dict("records") if len(table) else []:
         name, ends = f"the bridge at {row['point']}", {"value": "", "low": "_low", "high": "_high"}
         back = {end: 100 * row[f"back{suffix}"] for end, suffix in ends.items()}
         change = {end: row[f"box_AP_change{suffix}"] for end, suffix in ends.items()}

@@ -76,7 +76,7 @@ def written(path: Path):
         OSError: no space left; names the folder and what to do.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(f".{path.name}.half")
+    half = path.with_name(f".{path.name}.{os.getpid()}.half")
     try:
         yield half
         half.replace(path)
@@ -286,6 +286,8 @@ class Run:
             for name, part in parts.items():
                 part.load_state_dict(state[name])
             self.seconds = state["seconds"]
+        except (torch.OutOfMemoryError, MemoryError):
+            raise
         except Exception as error:  # torch has many for this, and none names the file
             raise ValueError(
                 f"checkpoint {self.path('last.pt')} is damaged, or of other networks than these; "

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from icmlib import codecs, datasets, plots
+from icmlib import codecs, datasets, plots, processes
 from icmlib.config import FinetuneConfig, Profile, project_root, replace
 from icmlib.evaluate import compare, load_evaluation
 from icmlib.runs import read_summary, run_folder, written
@@ -237,6 +237,7 @@ def headline(dataset, variants: dict, scores: pd.DataFrame, chosen: dict, index:
     return plots.crops(images, captions, (x.shape[-2] // 3, x.shape[-1] // 3, size))
 
 
+@processes.main_only
 def write_table(table: pd.DataFrame, profile: Profile, name: str) -> None:
     """A table of the study, `results/<profile>/<name>.csv`, with profile, seed and data in it."""
     facts = {"profile": profile.name, "seed": profile.base.seed, "data": profile.data.label}
@@ -245,6 +246,7 @@ def write_table(table: pd.DataFrame, profile: Profile, name: str) -> None:
         table.assign(**facts).to_csv(half, float_format="%.6g")
 
 
+@processes.main_only
 def write_figure(figure: Figure, profile: Profile, name: str) -> None:
     """A figure of the study, `results/<profile>/<name>.png`."""
     path = project_root() / "results" / profile.name / f"{name}.png"

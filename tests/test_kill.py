@@ -212,7 +212,7 @@ def test_killed_in_the_middle_of_every_file(stage, start, undisturbed, tmp_path)
         assert process.exitcode == -signal.SIGKILL
         (half,) = tmp_path.rglob(".*.half")
         half.write_bytes(half.read_bytes()[: half.stat().st_size // 2])
-        name = half.name.removeprefix(".").removesuffix(".half")
+        name = half.name.removeprefix(".").removesuffix(f".{process.pid}.half")
         assert name not in survived
         survived.add(name)
     files = {Path(name).name for name in expected} | {"run.json", "last.pt"}

@@ -97,3 +97,12 @@ def test_gradients_are_means_over_the_shards():
 def test_as_many_processes_as_share_evenly(monkeypatch, asked, shards, count):
     monkeypatch.setenv("ICM_PROCESSES", str(asked))
     assert importlib.import_module("icmlib.training.launch")._count(shards) == count
+
+
+def test_batch_norm_that_is_trained_has_one_shard():
+    """Frozen, as around published weights, it may have any number."""
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4))
+    with pytest.raises(ValueError, match="their own batch statistics; set shards to 1"):
+        Shards(ChainConfig(batch=4, shards=2), 10, network)
+    Shards(ChainConfig(batch=4), 10, network)
+    Shards(ChainConfig(batch=4, shards=2), 10, network.requires_grad_(False))

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import pickle
 
 import numpy as np
@@ -244,13 +245,13 @@ def test_full_disk_while_logging(full):
 
 
 def test_full_disk_while_saving_a_table(full):
-    run = full(".t.csv.half")
+    run = full(f".t.csv.{os.getpid()}.half")
     assert_no_space(run, lambda: run.save_table(pd.DataFrame({"a": [1]}), "t"))
 
 
 def test_full_disk_at_a_checkpoint(full):
     """torch.save of a path hides ENOSPC behind a RuntimeError of its own."""
-    run = full(".last.pt.half")
+    run = full(f".last.pt.{os.getpid()}.half")
     assert_no_space(run, lambda: run.checkpoint(1, net=nn.Linear(99, 99)))
 
 

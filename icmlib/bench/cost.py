@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 from torch import nn
 
-from icmlib import codec_zoo, codecs, rate_task, tasks, training
+from icmlib import codec_zoo, codecs, proxies, rate_task, tasks, training
 from icmlib.bench.harness import clocked, operations
 from icmlib.config import CodecConfig, Profile, replace
 from icmlib.datasets import CocoDataset, deadleaves
@@ -39,7 +39,8 @@ def cost(
     Operations are those that PyTorch counts, forward and backward.
 
     Args:
-        size: height and width in px; 554x554 are as many pixels as COCO's usual 640x480.
+        size: height and width in px; 554x554 are as many pixels as COCO's usual 640x480. Base
+            codecs are trained on crops, whose size the profile has.
         batch: images of a measured step; on a GPU take the profile's.
         repeats: steps that are timed, after one that is not.
     """
@@ -63,13 +64,19 @@ def works(profile: Profile, folder: Path, size: int, batch: int) -> Iterator[Wor
     data = CocoDataset(scenes / "train", deadleaves.annotation_file(scenes, "train"))
     task = tasks.create(replace(profile.task, {"weights": None}))
     evaluations: list[CodecConfig] = []
+    cached: set[tuple[str, CodecConfig]] = set()
 
     def trains(stage: str, train: Callable, config, codec: CodecConfig | None = None) -> Work:
         modules = [task] if codec is None else [codecs.create(codec), task]
         inputs, latents = [*modules, data], 0.0
+        if train is training.train_base_codec and config.proxy == "vgg16":
+            inputs[1] = proxies.VGG16(config.vgg16_layers, weights=None)
         if train is training.finetune_decoder:
-            inputs.insert(1, codecs.cached_latents(modules[0].eval(), data, folder))
-            latents = 2e-9 * inputs[1][0].numel() * count(profile, "train")
+            modules[0].eval().update()
+            inputs.insert(1, codecs.cached_latents(modules[0], data, folder))
+            if (stage, codec) not in cached:  # the rows of a stage share them
+                cached.add((stage, codec))
+                latents = 1e-9 * inputs[1][0].nbytes * count(profile, "train")
         if codec is not None:
             evaluations.append(codec)
 

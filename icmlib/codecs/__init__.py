@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 
+from icmlib import processes
 from icmlib.codecs.anchors import ANCHORS, anchor
 from icmlib.codecs.bitstream import Bitstream, BitstreamError
 from icmlib.codecs.conventional import FILTERS, NotMeasured, PillowCodec
@@ -80,12 +81,13 @@ def pretrained(config: CodecConfig, quality: int) -> LearnedCodec:
     """
     codec = create(zoo_config(config, quality))
     codec.model.load_state_dict(zoo_state(config.name, quality))
-    codec.eval().update()
+    codec.to(processes.device()).eval().update()
     return codec
 
 
 def load(config: CodecConfig, path: str | Path) -> LearnedCodec:
-    """A trained codec, ready to encode and decode; raises as `icmlib.runs.load_weights`."""
+    """A trained codec, ready to encode and decode, on this process's GPU, where it has one; raises
+    as `icmlib.runs.load_weights`."""
     codec = create(config)
     codec.load(path)
-    return codec.eval()
+    return codec.to(processes.device()).eval()

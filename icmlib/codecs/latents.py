@@ -39,14 +39,15 @@ def cached_latents(codec: LearnedCodec, dataset, folder: str | Path) -> Latents:
     images = [dataset.path(index) for index in range(len(dataset))]  # their bytes, not their names
     content = fingerprint(codec.fingerprint_of("encoder", "entropy"), *images)
     path = Path(folder) / f"latents-{content}.safetensors"
-    if not path.exists():
-        codec.to(processes.device())
-        tensors = {}
-        for index in tqdm(range(len(dataset)), "latents"):
-            y_hat = codec.latents(dataset.image(index)[None])[0]
-            tensors[str(index)] = _lossless(y_hat).cpu().contiguous()
-        with written(path) as half:
-            save_file(tensors, half)
+    codec.to(processes.device())
+    with processes.state().main_process_first():
+        if not path.exists():
+            tensors = {}
+            for index in tqdm(range(len(dataset)), "latents"):
+                y_hat = codec.latents(dataset.image(index)[None])[0]
+                tensors[str(index)] = _lossless(y_hat).cpu().contiguous()
+            with written(path) as half:
+                save_file(tensors, half)
     return Latents(path)
 
 

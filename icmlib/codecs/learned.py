@@ -177,6 +177,7 @@ class LearnedCodec(nn.Module):
         return seen.latents
 
     @torch.no_grad()
+    @performance.exact()
     def decode(self, bitstream: Bitstream) -> torch.Tensor:
         """Bitstream -> image (3, H, W) RGB in [0, 1], not yet rounded to 8 bits."""
         y_hat = self.decode_latents(bitstream)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import skimage
 
+from icmlib import processes
 from icmlib.config import DataConfig, project_root
 from icmlib.datasets import deadleaves
 from icmlib.datasets.coco import CocoDataset, read_ids, read_image
@@ -28,7 +29,9 @@ def create(config: DataConfig, split: str, limit: int | None = None) -> CocoData
     """
     if config.name == "deadleaves":
         counts = {"train": config.train, "val": config.val, "test": config.test}
-        folder = deadleaves.generate(project_root() / config.root, config.size, counts, config.seed)
+        root = project_root() / config.root
+        with processes.state().main_process_first():
+            folder = deadleaves.generate(root, config.size, counts, config.seed)
         return CocoDataset(folder / split, deadleaves.annotation_file(folder, split), limit)
     if config.name == "coco":
         files = config.splits[split]

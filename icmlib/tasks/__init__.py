@@ -13,6 +13,7 @@ from typing import Protocol
 
 import torch
 
+from icmlib import processes
 from icmlib.config import TaskConfig, project_root
 from icmlib.runs import load_weights
 from icmlib.tasks import detectron2, torchvision
@@ -55,10 +56,11 @@ def create(config: TaskConfig) -> torch.nn.Module:
 
 
 def load(config: TaskConfig, path: str | Path) -> torch.nn.Module:
-    """A trained task network, frozen; raises as `icmlib.runs.load_weights`."""
+    """A trained task network, frozen, on this process's GPU, where it has one; raises as
+    `icmlib.runs.load_weights`."""
     network = _build(config)
     load_weights(network, path)
-    return network.eval().requires_grad_(False)
+    return network.to(processes.device()).eval().requires_grad_(False)
 
 
 def _build(config: TaskConfig) -> torch.nn.Module:

@@ -51,7 +51,7 @@ def finetune_chain(
         "schedule": schedule,
     }
     start = run.resume(**state)
-    shards = Shards(config, len(dataset))
+    shards = Shards(config, len(dataset), codec, task)
 
     def terms_of(part: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         images, targets = zip(*(flip(*dataset[i]) for i in shards.indices(step, part)))

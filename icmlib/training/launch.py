@@ -28,23 +28,27 @@ def launch(train: Callable, *args) -> None:
         torch.multiprocessing.ProcessRaisedException: one of them failed; holds its traceback.
     """
     count = _count(next(each.shards for each in args if hasattr(each, "shards")))
-    if count == 1:
-        return train(*args)
     modules = {str(i): arg for i, arg in enumerate(args) if isinstance(arg, nn.Module)}
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        patch_environment(
-            master_addr="127.0.0.1",
-            master_port=_free_port(),
-            omp_num_threads=max(1, torch.get_num_threads() // count),
-        ),
-    ):
+    if count == 1:
+        train(*args)
+    else:
+        _together(count, train, args, modules)
+    for module in modules.values():
+        module.to(processes.device()).eval().requires_grad_(False)
+
+
+def _together(count: int, train: Callable, args: tuple, modules: dict[str, nn.Module]) -> None:
+    for module in modules.values():
+        module.cpu()
+    threads = max(1, torch.get_num_threads() // count)
+    address = {"master_addr": "127.0.0.1", "master_port": _free_port()}
+    with tempfile.TemporaryDirectory() as folder:
         work = (pickle.dumps((train, args)), count, Path(folder))
-        start_processes(_work, work, count, start_method="spawn")
+        with patch_environment(**address, omp_num_threads=threads):
+            start_processes(_work, work, count, start_method="spawn")
         for name, module in modules.items():
             load = getattr(module, "load", partial(load_weights, module))
             load(Path(folder) / f"{name}.safetensors")
-            module.eval().requires_grad_(False)
     for run in (arg for arg in args if isinstance(arg, Run)):
         run.resume()  # reads how long it took
 

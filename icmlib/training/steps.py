@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 from icmlib import processes
 
 CHECKPOINT_EVERY = 250  # steps
+BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
 
 def batch_indices(step: int, size: int, batch: int, seed: int) -> list[int]:
@@ -27,7 +28,8 @@ def batch_indices(step: int, size: int, batch: int, seed: int) -> list[int]:
 def seeded(seed: int, step: int, part: int = 0) -> Iterator[None]:
     """Inside, torch's global generator depends on seed, step and part alone; outside it is
     untouched. CompressAI and torchvision draw their training noise and samples from it."""
-    with torch.random.fork_rng():
+    device = processes.device()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed * 1_000_003 + step + part * 1_000_000_007)
         yield
 
@@ -40,10 +42,11 @@ class Shards:
     many they are changes the result of a training by the rounding of sums alone.
 
     Raises:
-        ValueError: the batch cannot be cut so, or the processes cannot share the parts evenly.
+        ValueError: the batch cannot be cut so, or the processes cannot share the parts evenly, or
+            a trained module has batch norm, whose statistics are those of a whole batch.
     """
 
-    def __init__(self, config, items: int):
+    def __init__(self, config, items: int, *trained: nn.Module):
         self.config, self.items = config, items
         self.state = processes.state()
         if config.batch % config.shards:
@@ -52,6 +55,12 @@ class Shards:
             raise ValueError(
                 f"{count} processes cannot share {config.shards} shards of a batch evenly; set "
                 f"shards to a multiple of {count}"
+            )
+        norms = [m for each in trained for m in each.modules() if isinstance(m, BATCH_NORM)]
+        if config.shards > 1 and any(p.requires_grad for m in norms for p in m.parameters()):
+            raise ValueError(
+                f"{config.shards} shards would each have their own batch statistics; set shards "
+                f"to 1, or give the network published weights, around which batch norm is frozen"
             )
         self.parts = range(self.state.process_index, config.shards, count)
 
@@ -98,11 +107,19 @@ class Shards:
                 value = value.detach().float() / self.config.shards
                 sums[name] = sums[name] + value if name in sums else value
         if self.state.num_processes > 1:
-            for weight in weights:
-                if weight.grad is None:  # another process may have one
-                    weight.grad = torch.zeros_like(weight)
-            processes.add_up([*(weight.grad for weight in weights), *sums.values()])
+            self._add_up(weights, sums)
         return sums
+
+    def _add_up(self, weights: list[nn.Parameter], sums: dict[str, torch.Tensor]) -> None:
+        """Gradients and sums over all processes; a weight has none where no process has one."""
+        have = [weight.new_tensor(weight.grad is not None) for weight in weights]
+        for weight in weights:
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+        processes.add_up([*(weight.grad for weight in weights), *sums.values(), *have])
+        for weight, count in zip(weights, have):
+            if not count:
+                weight.grad = None
 
 
 def progress(start: int, steps: int, what: str) -> Iterable[int]:

@@ -18,7 +18,7 @@ def train_task_network(network: nn.Module, dataset: Dataset, config: TaskConfig,
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, config.steps)
     parts = {"network": network, "optimizer": optimizer, "schedule": schedule}
     start = run.resume(**parts)
-    shards = Shards(config, len(dataset))
+    shards = Shards(config, len(dataset), network)
 
     def terms_of(part: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         images, targets = zip(*(flip(*dataset[i]) for i in shards.indices(step, part)))
