@@ -29,7 +29,7 @@ def main(folder: Path, scenes: Path, from_a_notebook: bool) -> None:
     latents = codecs.cached_latents(codec, data, scenes / str(folder.name))
     finetuning = (codec, latents, task, data, FINETUNE, run(folder, "finetune"))
     if from_a_notebook:
-        training.launch(training.finetune_decoder, *finetuning)
+        training.launch(finetune, *finetuning)
         codec.update()  # the trained weights have come back
         save_weights(folder / "finetune" / "returned.safetensors", codec)
         return
@@ -38,6 +38,12 @@ def main(folder: Path, scenes: Path, from_a_notebook: bool) -> None:
     training.train_task_network(task.requires_grad_(True), data, TASK, run(folder, "task"))
     training.train_base_codec(codec, task, data, BASE, run(folder, "base"))
     training.finetune_chain(codec, task, data, CHAIN, run(folder, "chain"))
+
+
+def finetune(*args) -> None:
+    """In a process of its own, which can go on from any step."""
+    training.steps.CHECKPOINT_EVERY = 1
+    training.finetune_decoder(*args)
 
 
 def run(folder: Path, name: str) -> Run:

@@ -1,8 +1,10 @@
 """Two processes that share a training give what one gives: `accelerate launch`, and `launch`."""
 
 import importlib
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import every_training
@@ -20,15 +22,16 @@ SCRIPT = every_training.__file__
 LAUNCH = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
 
 
+def start(*words, **variables) -> subprocess.Popen:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | variables
+    command = [sys.executable, *map(str, words)]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
 def python(*words, **variables) -> None:
-    done = subprocess.run(
-        [sys.executable, *map(str, words)],
-        env={**subprocess.os.environ, "OMP_NUM_THREADS": "1", **variables},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    process = start(*words, **variables)
+    _, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors[-3000:]
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +63,14 @@ def test_two_processes_of_accelerate_launch_give_what_one_gives(alone, scenes_fo
 
 
 def test_two_processes_of_a_notebook_give_what_one_gives(alone, scenes_folder, tmp_path):
-    python(SCRIPT, tmp_path, scenes_folder, "launch", ICM_PROCESSES="2")
+    """Killed after their first checkpoint, and started again."""
+    words, both = (SCRIPT, tmp_path, scenes_folder, "launch"), {"ICM_PROCESSES": "2"}
+    killed = start(*words, **both)
+    while killed.poll() is None and not (tmp_path / "finetune" / "last.pt").exists():
+        time.sleep(0.01)
+    killed.kill()
+    killed.communicate()
+    python(*words, **both)
     assert_same(tmp_path, alone, ["finetune/final"])
     trained, returned = (tmp_path / "finetune" / f"{n}.safetensors" for n in ("final", "returned"))
     assert trained.read_bytes() == returned.read_bytes()
