@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -26,6 +27,7 @@ class Work:
     stage: str
     images: int
     call: Callable[[int], None]
+    same: str  # of works that cost the same for an image, of which one is measured
     gigabytes: float = 0.0
 
 
@@ -44,18 +46,25 @@ def cost(
         batch: images of a measured step; on a GPU take the profile's.
         repeats: steps that are timed, after one that is not.
     """
-    gpu, rows = f"hours at {tflops:g} TFLOP/s", []
+    gpu, rows, measured = f"hours at {tflops:g} TFLOP/s", [], {}
     with tempfile.TemporaryDirectory() as folder:
         for work in works(profile, Path(folder), size, batch):
-            flop = operations(lambda: work.call(1)) / batch  # noqa: B023 (called at once)
-            first, more = (clocked(lambda: work.call(n)) for n in (1, 1 + repeats))  # noqa: B023
-            seconds = max(more - first, 0.0) / repeats / batch
+            if work.same not in measured:
+                measured[work.same] = _measure(work.call, batch, repeats)
+            seconds, flop = measured[work.same]
             row = {"stage": work.stage, "images": work.images, "s an image": seconds}
             row |= {"GFLOP an image": flop / 1e9, "hours here": seconds * work.images / 3600}
             rows.append(row | {gpu: flop * work.images / tflops / 3.6e15, "GB": work.gigabytes})
     dearest = dict.fromkeys(("s an image", "GFLOP an image"), "max")
     how = {name: dearest.get(name, "sum") for name in rows[0] if name != "stage"}
     return pd.DataFrame(rows).groupby("stage", sort=False).agg(how)
+
+
+def _measure(call: Callable[[int], None], batch: int, repeats: int) -> tuple[float, float]:
+    """Seconds and floating-point operations for one image."""
+    flop = operations(lambda: call(1))
+    first, more = (clocked(partial(call, steps)) for steps in (1, 1 + repeats))
+    return max(more - first, 0.0) / repeats / batch, flop / batch
 
 
 def works(profile: Profile, folder: Path, size: int, batch: int) -> Iterator[Work]:
@@ -87,7 +96,8 @@ def works(profile: Profile, folder: Path, size: int, batch: int) -> Iterator[Wor
 
         weights = sum(p.numel() for module in modules for p in module.parameters())
         kept = KEPT * 4e-9 * weights + latents
-        return Work(stage, config.steps * config.batch, call, kept)
+        same = replace(config, {"steps": 1, **({"beta": 1.0} if hasattr(config, "beta") else {})})
+        return Work(stage, config.steps * config.batch, call, f"{stage} {codec} {same}", kept)
 
     if not profile.task.weights:
         yield trains("task network", training.train_task_network, profile.task)
@@ -118,7 +128,7 @@ def works(profile: Profile, folder: Path, size: int, batch: int) -> Iterator[Wor
         codec = codecs.create(config).eval()
         codec.update()
         images = evaluations.count(config) * (count(profile, "val") + count(profile, "test"))
-        yield Work("evaluation", images, _evaluations(codec, task, data))
+        yield Work("evaluation", images, _evaluations(codec, task, data), f"evaluation {config}")
 
 
 def _evaluations(codec: nn.Module, task: nn.Module, data: CocoDataset) -> Callable[[int], None]:
