@@ -71,6 +71,7 @@ def works(profile: Profile, folder: Path, size: int, batch: int) -> Iterator[Wor
     """Everything that a profile trains and evaluates."""
     scenes = deadleaves.generate(folder, size, {"train": batch, "val": 0, "test": 0}, 0, workers=1)
     data = CocoDataset(scenes / "train", deadleaves.annotation_file(scenes, "train"))
+    data.category_ids = [*range(1, profile.task.num_classes + 1)]  # an untrained network finds any
     task = tasks.create(replace(profile.task, {"weights": None}))
     evaluations: list[CodecConfig] = []
     cached: set[tuple[str, CodecConfig]] = set()
