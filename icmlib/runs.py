@@ -5,7 +5,7 @@ results/<profile>/<stage>/<name>/
     log.csv        a row a step          summary.json   what later notebooks read
     last.pt        the resume point      final.safetensors   the weights
     figures/       pictures, each with the table it was drawn from
-    .lock          the process at work   .*.half             of a killed one: counts as nothing
+    .lock          the process at work   .*.half, .tmp*      of a killed one: count as nothing
 """
 
 import contextlib
@@ -214,8 +214,9 @@ class Run:
         self._lock.truncate(0)
         self._lock.write(str(os.getpid()))
         self._lock.flush()
-        for half in self.folder.rglob(".*.half"):  # of a killed process
-            half.unlink()
+        for pattern in (".*.half", ".tmp*"):  # of a killed process; the latter are safetensors' own
+            for half in self.folder.rglob(pattern):
+                half.unlink()
 
     # --- files ---------------------------------------------------------------------------
 

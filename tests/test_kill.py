@@ -181,7 +181,7 @@ def logged(folder: Path) -> int:
         return 0
 
 
-@pytest.mark.parametrize("stage", STAGES[1:])  # the first as a notebook, below
+@pytest.mark.parametrize("stage", STAGES)
 def test_killed_at_random_moments(stage, start, undisturbed, tmp_path):
     """At the start, half way, and once training is over; each a random time after some step."""
     expected, second = undisturbed(stage)

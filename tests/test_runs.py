@@ -2,8 +2,10 @@
 
 import errno
 import json
+import multiprocessing
 import os
 import pickle
+import time
 
 import numpy as np
 import pandas as pd
@@ -141,6 +143,22 @@ def test_half_files_of_a_killed_process_are_gone(tmp_path):
         run.path(name).write_bytes(b"half")
     assert not list(Run(tmp_path / "a", {"lr": 0.1}, {}, {"profile": "t"}).folder.rglob("*.half"))
     assert run.path("last.pt").exists()
+
+
+def test_half_weights_of_a_killed_process_are_gone(tmp_path):
+    """safetensors gives them a name of its own until they are whole."""
+    weights = {"weight": torch.zeros(20_000_000)}
+    process = multiprocessing.get_context("fork").Process(
+        target=save_weights, args=(tmp_path / "final.safetensors", weights)
+    )
+    process.start()
+    while not list(tmp_path.iterdir()):
+        time.sleep(1e-4)
+    process.kill()
+    process.join()
+    assert [file.name[0] for file in tmp_path.iterdir()] == ["."]
+    Run(tmp_path, {}, {}, {})
+    assert {file.name for file in tmp_path.iterdir()} == {".lock", "run.json"}
 
 
 def test_failed_write_leaves_nothing_behind(tmp_path):
