@@ -2,6 +2,8 @@
 
 import copy
 import dataclasses
+import time
+from collections import Counter
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from icmlib.codecs import cached_latents
 from icmlib.codecs.patches import decoder_layers
 from icmlib.config import BaseTrainingConfig, ChainConfig, FinetuneConfig, TaskConfig
 from icmlib.runs import Run, fingerprint
+from icmlib.training.steps import Shards
 
 TASK = TaskConfig(steps=5, batch=2)
 BASE = BaseTrainingConfig(steps=5, batch=2, crop=48)
@@ -398,9 +401,8 @@ def test_patches_and_latents_belong_together(make_codec, scenes, tmp_path):
     latents = cached_latents(codec, dataset, tmp_path)
     config = FinetuneConfig(patches=3, patch_size=24)
     with training.seeded(0, 0):
-        x, y_hat, corners = training.sample_patches(
-            dataset, latents, [4, 1], config, torch.device("cpu")
-        )
+        pairs = [(dataset.image(i), latents[i]) for i in (4, 1)]
+        x, y_hat, corners = training.sample_patches(pairs, config, torch.device("cpu"))
     assert x.shape == (6, 3, 24, 24) and corners.shape == (6, 2) and len(y_hat) == 6
     assert len({tuple(corner) for corner in corners.tolist()}) == 6
     for k, (top, left) in enumerate(corners.tolist()):
@@ -414,11 +416,33 @@ def test_a_patch_as_large_as_the_image_is_taken_once(make_codec, scenes, tmp_pat
     dataset = scenes("train")
     latents = cached_latents(make_codec(), dataset, tmp_path)
     config = FinetuneConfig(patches=3, patch_size=128)
-    x, y_hat, corners = training.sample_patches(
-        dataset, latents, [4, 1], config, torch.device("cpu")
-    )
+    pairs = [(dataset.image(i), latents[i]) for i in (4, 1)]
+    x, y_hat, corners = training.sample_patches(pairs, config, torch.device("cpu"))
     assert torch.equal(x, torch.stack([dataset.image(4), dataset.image(1)]))
     assert corners.tolist() == [[0, 0], [0, 0]] and len(y_hat) == 2
+
+
+def test_items_are_read_ahead():
+    """Those of the next step while this one trains; each once, in the order of the batch, and a
+    broken one fails the step that it is of."""
+    shards = Shards(ChainConfig(steps=4, batch=4), 10)
+    broken, asked = shards.indices(3, 0)[0], []
+
+    def read(index: int) -> int:
+        asked.append(index)
+        if len(asked) > 8 and index == broken:
+            raise ValueError("not a readable image")
+        return -index
+
+    items = shards.reader(read)
+    for step in (1, 2):
+        assert items(step, 0) == [-index for index in shards.indices(step, 0)]
+        while len(asked) < 4 * (step + 1):  # threads are at the next step, and do not go further
+            time.sleep(1e-3)
+    with pytest.raises(ValueError, match="not a readable image"):
+        items(3, 0)
+    batches = [shards.indices(step, 0) for step in (1, 2, 3)]
+    assert Counter(asked) == Counter(index for batch in batches for index in batch)
 
 
 def test_schedules():

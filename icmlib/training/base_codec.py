@@ -43,10 +43,10 @@ def train_base_codec(
     }
     start = run.resume(**parts)
     shards = Shards(config, len(dataset))
+    images = shards.reader(dataset.image)
 
     def terms_of(part: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        images = (dataset.image(i) for i in shards.indices(step, part))
-        x = torch.stack([random_crop(image, config.crop) for image in images])
+        x = torch.stack([random_crop(image, config.crop) for image in images(step, part)])
         terms = base_terms(codec, task, x.to(codec.device), config)
         loss = terms["rate"] + config.lambda_mse * terms["mse"]
         if config.lambda_feature:

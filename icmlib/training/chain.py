@@ -52,9 +52,10 @@ def finetune_chain(
     }
     start = run.resume(**state)
     shards = Shards(config, len(dataset), codec, task)
+    items = shards.reader(dataset.__getitem__)
 
     def terms_of(part: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        images, targets = zip(*(flip(*dataset[i]) for i in shards.indices(step, part)))
+        images, targets = zip(*(flip(*item) for item in items(step, part)))
         terms = chain_terms(codec, task, images, targets)
         return terms["task"] + config.beta * terms["rate"], terms
 

@@ -57,6 +57,7 @@ def finetune_decoder(
     }
     start = run.resume(**parts)
     shards = Shards(config, len(dataset))
+    pairs = shards.reader(lambda i: (dataset.image(i), latents[i]))
     patches: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # of each part: x and x_hat
 
     def discriminator_loss(part: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -75,8 +76,7 @@ def finetune_decoder(
     for step in progress(start, config.steps, "finetuning"):
         for part in shards.parts:
             with shards.seeded(step, part):
-                indices = shards.indices(step, part)
-                x, y_hat, corners = sample_patches(dataset, latents, indices, config, codec.device)
+                x, y_hat, corners = sample_patches(pairs(step, part), config, codec.device)
             with performance.autocast(codec.device):
                 patches[part] = x, decode(y_hat, corners, x.shape[-2:]).float()
         terms = {}
@@ -128,20 +128,16 @@ def task_loss(
 
 
 def sample_patches(
-    dataset: Dataset,
-    latents: Latents,
-    indices: list[int],
-    config: FinetuneConfig,
-    device: torch.device,
+    pairs: list[tuple[torch.Tensor, torch.Tensor]], config: FinetuneConfig, device: torch.device
 ) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:
-    """Random patches of a batch: originals (P, 3, s, s), y_hat of each, corners (P, 2) in px.
+    """Random patches of images (3, H, W) and their latents (M, h, w): originals (P, 3, s, s),
+    y_hat of each, corners (P, 2) in px.
 
     An image's patches lie at different places; a patch as large as the image is taken once.
     """
     patches, y_hat, corners = [], [], []
-    for index in indices:
-        image = dataset.image(index)
-        y = latents[index].to(device, torch.float32)
+    for image, y in pairs:
+        y = y.to(device, torch.float32)
         height, width = (min(config.patch_size, extent) for extent in image.shape[-2:])
         rows, columns = image.shape[-2] - height + 1, image.shape[-1] - width + 1
         draw = random.Random(int(torch.randint(2**31, ())))

@@ -2,7 +2,9 @@
 
 import contextlib
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 from torch import nn
@@ -11,6 +13,7 @@ from tqdm.auto import tqdm
 from icmlib import processes
 
 CHECKPOINT_EVERY = 250  # steps
+READ_AHEAD = 2  # steps
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
 
@@ -69,6 +72,20 @@ class Shards:
         batch, size = self.config.batch, self.config.batch // self.config.shards
         indices = batch_indices(step, self.items, batch, self.config.seed)
         return indices[part * size : (part + 1) * size]
+
+    def reader(self, read: Callable[[int], object]) -> Callable[[int, int], list]:
+        """`reader(read)(step, part)`: what `read` makes of each item of the part. Threads read
+        those of the next steps meanwhile: a GPU would wait for them."""
+        pool = ThreadPoolExecutor(min(8, os.cpu_count() // self.state.num_processes) or 1)
+        coming: dict[tuple[int, int], list[Future]] = {}
+
+        def items(step: int, part: int) -> list:
+            for key in [(later, p) for later in range(step, step + READ_AHEAD) for p in self.parts]:
+                if key not in coming and key >= (step, part) and key[0] < self.config.steps:
+                    coming[key] = [pool.submit(read, index) for index in self.indices(*key)]
+            return [future.result() for future in coming.pop((step, part))]
+
+        return items
 
     def seeded(self, step: int, part: int):
         return seeded(self.config.seed, step, part)

@@ -19,9 +19,10 @@ def train_task_network(network: nn.Module, dataset: Dataset, config: TaskConfig,
     parts = {"network": network, "optimizer": optimizer, "schedule": schedule}
     start = run.resume(**parts)
     shards = Shards(config, len(dataset), network)
+    items = shards.reader(dataset.__getitem__)
 
     def terms_of(part: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        images, targets = zip(*(flip(*dataset[i]) for i in shards.indices(step, part)))
+        images, targets = zip(*(flip(*item) for item in items(step, part)))
         losses = network.loss(images, targets)
         return sum(losses.values()), losses
 
