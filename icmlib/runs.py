@@ -121,6 +121,13 @@ def load_weights(module: torch.nn.Module, path: str | Path, resizable: tuple = (
         state = load_file(path)
     except Exception as error:
         raise ValueError(f"weights {path} are not a whole safetensors file ({error})") from error
+    load_state(module, state, path, resizable)
+
+
+def load_state(
+    module: torch.nn.Module, state: dict[str, torch.Tensor], path: Path, resizable: tuple = ()
+) -> None:
+    """Weights that were read from `path`; as `load_weights`."""
     for name, buffer in module.named_buffers():
         if name in state and name.endswith(tuple(resizable)):
             buffer.resize_(state[name].shape)

@@ -11,6 +11,7 @@ anchors.py        the conventional codecs by name
 folders.py        many images at once, on all cores
 latents.py        y_hat of a whole data set, computed once
 patches.py        decode only what given patches need
+decoders.py       several decoders of one codec's bits, and what lies between them
 graph.py          a decoder's layers, and what each of them sees
 """
 
@@ -24,17 +25,19 @@ from icmlib import processes
 from icmlib.codecs.anchors import ANCHORS, anchor
 from icmlib.codecs.bitstream import Bitstream, BitstreamError
 from icmlib.codecs.conventional import FILTERS, NotMeasured, PillowCodec
+from icmlib.codecs.decoders import HUMAN, SHIPPED, Decoders, read_decoders
 from icmlib.codecs.folders import decode_all, encode_all
 from icmlib.codecs.latents import cached_latents
 from icmlib.codecs.learned import LearnedCodec, ScaleHyperpriorS8
 from icmlib.codecs.zoo import ARCHITECTURES, zoo_config, zoo_state
-from icmlib.config import CodecConfig
+from icmlib.config import CodecConfig, load_profile, project_root
 
 __all__ = [
     "ANCHORS",
     "FILTERS",
     "Bitstream",
     "BitstreamError",
+    "Decoders",
     "LearnedCodec",
     "NotMeasured",
     "PillowCodec",
@@ -44,6 +47,7 @@ __all__ = [
     "decode_all",
     "encode_all",
     "load",
+    "load_decoders",
     "pretrained",
     "zoo_config",
 ]
@@ -91,3 +95,29 @@ def load(config: CodecConfig, path: str | Path) -> LearnedCodec:
     codec = create(config)
     codec.load(path)
     return codec.to(processes.device()).eval()
+
+
+def load_decoders(weights: str | Path | None = None) -> Decoders:
+    """A trained codec and the decoders that read its bits.
+
+    Args:
+        weights: a file of decoders, or a run of notebooks 02 or 03: its folder, or that below
+            `results` (`quick/finetune/p3x64`); by default the shipped ones of the `quick` profile.
+
+    Raises:
+        FileNotFoundError: no such file or run.
+        ValueError: broken, or no decoders of one codec.
+    """
+    path = Path(weights or SHIPPED)
+    if path.suffix == ".safetensors":
+        return read_decoders(path, create)
+    folder = path if path.is_dir() else project_root() / "results" / path
+    if not (folder / "final.safetensors").exists():
+        raise FileNotFoundError(f"no codec was trained in {folder}; run its notebook")
+    profile = load_profile(folder.parents[1].name)
+    base = load(profile.codec, folder.parents[1] / "base_codec" / "base" / "final.safetensors")
+    if folder.parent.name == "base_codec":
+        return Decoders(base, {})
+    if folder.parent.name != "finetune":
+        raise ValueError(f"{folder} is no run of notebooks 02 (base_codec) or 03 (finetune)")
+    return Decoders.of(base, {HUMAN: load(profile.codec, folder / "final.safetensors")})

@@ -1,0 +1,135 @@
+"""One bitstream, several decoders: a codec's own, for the machine, those that finetuning made of
+it, for people, and all that lies between.
+
+A file of decoders is safetensors: the codec under its own names, of each other decoder only the
+tensors that differ, as `<decoder>/<name>`, and in the header the architecture and fingerprints.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from icmlib.codecs.learned import TABLES, LearnedCodec
+from icmlib.config import CodecConfig, from_dict
+from icmlib.runs import fingerprint, load_state, written
+
+MACHINE, HUMAN = "machine", "human"
+SHIPPED = Path(__file__).parents[2] / "data" / "weights" / "quick_codec.safetensors"
+
+Weights = dict[str, torch.Tensor]
+
+
+class Decoders:
+    """A codec whose decoder can be turned from its own, `machine`, to others that read its bits.
+
+    Args:
+        codec: any decoder; all that others change is kept, and `turn` brings it back.
+        finetuned: name -> the weights of `codec.g_s` which that decoder has in place of the
+            codec's own. Where there is a knob, its far end is `human`.
+    """
+
+    def __init__(self, codec: LearnedCodec, finetuned: dict[str, Weights]):
+        self.codec, self.finetuned = codec, finetuned
+        own = codec.g_s.state_dict()
+        changed = {name for weights in finetuned.values() for name in weights}
+        self._own = {name: own[name].clone() for name in changed}
+
+    @property
+    def names(self) -> list[str]:
+        return [MACHINE, *self.finetuned]
+
+    def turn(self, to: str | float) -> LearnedCodec:
+        """The codec, from now on with this decoder: a name, or a place on the way from `machine`
+        (0) to `human` (1), where each weight is interpolated.
+
+        Raises:
+            ValueError: no such decoder, or a place out of [0, 1].
+        """
+        weights = dict(self._own)
+        if to in self.finetuned:
+            weights |= self._moved(self.finetuned[to])
+        elif to != MACHINE:
+            human = self._moved(self.finetuned.get(HUMAN, {}))
+            place = self._place(to)
+            weights |= {name: self._own[name].lerp(human[name], place) for name in human}
+        self.codec.g_s.load_state_dict(weights, strict=False)
+        return self.codec
+
+    def _moved(self, weights: Weights) -> Weights:
+        return {name: weight.to(self._own[name]) for name, weight in weights.items()}
+
+    def _place(self, to: str | float) -> float:
+        try:
+            place = float(to)
+        except ValueError:
+            place = float("nan")
+        if HUMAN not in self.finetuned or not 0 <= place <= 1:
+            known = ", ".join(self.names)
+            between = ", or a number from 0 (machine) to 1 (human)" * (HUMAN in self.finetuned)
+            raise ValueError(f"unknown decoder {to!r}; known: {known}{between}")
+        return place
+
+    @classmethod
+    def of(cls, codec: LearnedCodec, finetuned: dict[str, LearnedCodec]) -> "Decoders":
+        """From whole codecs; raises ValueError: one that does not read the bits of `codec`."""
+        own, changed = codec.g_s.state_dict(), {}
+        for name, other in finetuned.items():
+            if other.fingerprint != codec.fingerprint:
+                raise ValueError(
+                    f"decoder {name} is of another codec ({other.fingerprint}, this one is "
+                    f"{codec.fingerprint}), whose bits it reads; finetune it from this one"
+                )
+            weights = other.g_s.state_dict()
+            changed[name] = {n: w.clone() for n, w in weights.items() if not w.equal(own[n])}
+        return cls(codec, changed)
+
+    def fingerprints(self) -> dict[str, str]:
+        """Of encoder, entropy model and every decoder."""
+        prints = {part: self.codec.fingerprint_of(part) for part in ("encoder", "entropy")}
+        return prints | {name: fingerprint(self.turn(name).g_s) for name in reversed(self.names)}
+
+    def save(self, path: str | Path, config: CodecConfig) -> None:
+        """Everything into one file; `config` is the codec's architecture."""
+        tensors = self.turn(MACHINE).state_dict()
+        for decoder, weights in self.finetuned.items():
+            tensors |= {f"{decoder}/{name}": weight for name, weight in weights.items()}
+        header = {"codec": dataclasses.asdict(config), "fingerprints": self.fingerprints()}
+        with written(Path(path)) as half:
+            contiguous = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+            save_file(contiguous, half, {name: json.dumps(v) for name, v in header.items()})
+
+
+def read_decoders(path: Path, create: Callable[[CodecConfig], LearnedCodec]) -> Decoders:
+    """What `Decoders.save` wrote; the codec is on the CPU, ready to encode and decode.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: broken, no file of decoders, or its tensors are not those that it states.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"file of decoders {path} does not exist")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = {name: json.loads(text) for name, text in (file.metadata() or {}).items()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        config, stated = from_dict(CodecConfig, header["codec"]), header["fingerprints"]
+    except (SafetensorError, json.JSONDecodeError, KeyError) as error:
+        raise ValueError(
+            f"{path} is no whole file of decoders ({error!r}); notebook 08 makes one, and a run "
+            f"folder serves, too"
+        ) from error
+    finetuned: dict[str, Weights] = {}
+    for name in [name for name in tensors if "/" in name]:
+        decoder, _, weight = name.partition("/")
+        finetuned.setdefault(decoder, {})[weight] = tensors.pop(name)
+    codec = create(config)
+    load_state(codec, tensors, path, resizable=TABLES)
+    decoders = Decoders(codec.eval(), finetuned)
+    if decoders.fingerprints() != stated:
+        raise ValueError(f"tensors of {path} are not those that its header states; get it again")
+    return decoders

@@ -1,0 +1,175 @@
+"""Several decoders of the same bits: turning from one to another, one file of all, and the runs
+of notebooks 02 and 03."""
+
+import copy
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from icmlib import codecs
+from icmlib.codecs import Decoders
+from icmlib.codecs.patches import decoder_layers
+from icmlib.config import CodecConfig
+
+CONFIG = CodecConfig(N=8, M=12)
+
+
+@pytest.fixture
+def image():
+    return torch.rand(3, 40, 56, generator=torch.Generator().manual_seed(0))
+
+
+def finetuned(codec, seed: int, layers: int = 2):
+    """A copy whose first decoder layers are others."""
+    other = copy.deepcopy(codec)
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for layer in decoder_layers(other.g_s)[:layers]:
+            for weight in layer.parameters():
+                weight += 0.1 * weight.abs().mean() * torch.randn_like(weight)
+    return other
+
+
+@pytest.fixture
+def others(codec):
+    return {"human": finetuned(codec, 1), "low_impact": finetuned(codec, 2, layers=1)}
+
+
+@pytest.fixture
+def decoders(codec, others):
+    return Decoders.of(copy.deepcopy(codec), others)
+
+
+def test_every_decoder_reads_the_same_bits(codec, others, decoders, image):
+    """By name or by the ends of the knob, the pictures are exactly those of the whole codecs, and
+    the bits never change."""
+    bitstream = codec.encode(image)
+    pictures = {name: each.decode(bitstream) for name, each in {"machine": codec, **others}.items()}
+    assert decoders.names == list(pictures)
+    assert not pictures["machine"].equal(pictures["human"])
+    for to, name in (
+        ("0", "machine"),
+        (1, "human"),
+        ("low_impact", "low_impact"),
+        (0.0, "machine"),
+    ):
+        assert decoders.turn(to) is decoders.codec
+        assert decoders.codec.decode(bitstream).equal(pictures[name])
+        assert decoders.codec.encode(image) == bitstream
+    for name, picture in pictures.items():  # and back from any other
+        assert decoders.turn(name).decode(bitstream).equal(picture)
+
+
+def test_between_the_ends_weights_are_interpolated(codec, others, decoders):
+    own, human = codec.g_s.state_dict(), others["human"].g_s.state_dict()
+    for name, weight in decoders.turn(0.25).g_s.state_dict().items():
+        torch.testing.assert_close(weight, 0.75 * own[name] + 0.25 * human[name])
+
+
+def test_only_what_differs_is_kept(codec, others, decoders):
+    first = decoder_layers(codec.g_s)[0]
+    count = sum(weight.numel() for weight in decoders.finetuned["low_impact"].values())
+    assert count == sum(weight.numel() for weight in first.parameters())
+    assert len(decoders.finetuned["human"]) > len(decoders.finetuned["low_impact"])
+
+
+@pytest.mark.parametrize("to", ["people", -0.1, 1.01, "nan", "2"])
+def test_unknown_decoders_are_named(decoders, to):
+    known = r"known: machine, human, low_impact, or a number from 0 \(machine\) to 1 \(human\)"
+    with pytest.raises(ValueError, match=f"unknown decoder '?{to}'?; {known}"):
+        decoders.turn(to)
+
+
+def test_without_a_human_decoder_there_is_no_knob(codec):
+    alone = Decoders(codec, {})
+    assert alone.turn("machine") is codec
+    with pytest.raises(ValueError, match=r"unknown decoder 0\.5; known: machine$"):
+        alone.turn(0.5)
+
+
+def test_decoder_of_another_codec_is_refused(codec, make_codec):
+    with pytest.raises(ValueError, match="decoder human is of another codec"):
+        Decoders.of(codec, {"human": make_codec(seed=1)})
+
+
+# --- one file -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def file(decoders, tmp_path):
+    path = tmp_path / "decoders.safetensors"
+    decoders.turn("human")
+    decoders.save(path, CONFIG)
+    return path
+
+
+def test_one_file_holds_them_all(codec, others, file, image):
+    """As small as may be: the codec once, and of the others what differs."""
+    bitstream = codec.encode(image)
+    read = codecs.load_decoders(file)
+    assert read.codec.encode(image) == bitstream
+    for name, each in {"machine": codec, **others}.items():
+        assert read.turn(name).decode(bitstream).equal(each.decode(bitstream))
+    assert len(load_file(file)) == len(codec.state_dict()) + sum(map(len, read.finetuned.values()))
+
+
+@pytest.mark.parametrize("part", ["model.h_a.0.weight", "human/0.weight", "model.g_s.4.bias"])
+def test_changed_tensors_are_found(file, part):
+    tensors = load_file(file)
+    tensors[part].view(-1)[0] += 1e-3
+    with safe_open(file, framework="pt") as old:
+        header = old.metadata()
+    save_file(tensors, file, header)
+    with pytest.raises(ValueError, match="are not those that its header states; get it again"):
+        codecs.load_decoders(file)
+
+
+@pytest.mark.parametrize("header", [None, {"codec": "no JSON"}, {"fingerprints": "{}"}])
+def test_what_is_no_file_of_decoders(codec, tmp_path, header):
+    save_file(codec.state_dict(), tmp_path / "a.safetensors", header)
+    with pytest.raises(ValueError, match=r"a\.safetensors is no whole file of decoders"):
+        codecs.load_decoders(tmp_path / "a.safetensors")
+
+
+def test_broken_and_missing_files(file):
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="is no whole file of decoders"):
+        codecs.load_decoders(file)
+    with pytest.raises(FileNotFoundError, match=r"file of decoders .* does not exist"):
+        codecs.load_decoders(file.with_name("none.safetensors"))
+
+
+# --- runs -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def project(codec, others, tmp_path, monkeypatch):
+    """Runs of notebooks 02 and 03 in a project of its own."""
+    from icmlib.runs import save_weights
+
+    (tmp_path / "notebooks" / "profiles").mkdir(parents=True)
+    (tmp_path / "notebooks" / "profiles" / "tiny.yaml").write_text("codec: {N: 8, M: 12}\n")
+    results = tmp_path / "results" / "tiny"
+    save_weights(results / "base_codec" / "base" / "final.safetensors", codec)
+    save_weights(results / "finetune" / "mine" / "final.safetensors", others["human"])
+    save_weights(results / "chain" / "q1" / "final.safetensors", codec)
+    monkeypatch.setenv("ICM_ROOT", str(tmp_path))
+    return tmp_path
+
+
+def test_a_run_by_its_name_or_folder(project, decoders, image):
+    for name in ("tiny/finetune/mine", project / "results" / "tiny" / "finetune" / "mine"):
+        read = codecs.load_decoders(name)
+        assert read.names == ["machine", "human"]
+        for to in read.names:
+            assert read.turn(to).g_s[0].weight.equal(decoders.turn(to).g_s[0].weight)
+    assert codecs.load_decoders("tiny/base_codec/base").names == ["machine"]
+
+
+def test_runs_that_hold_no_decoders(project):
+    with pytest.raises(FileNotFoundError, match=r"no codec was trained in .*finetune/other"):
+        codecs.load_decoders("tiny/finetune/other")
+    with pytest.raises(ValueError, match=r"q1 is no run of notebooks 02 .* or 03"):
+        codecs.load_decoders("tiny/chain/q1")
