@@ -271,6 +271,36 @@ def ratios(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def knob(table: pd.DataFrame, panels: dict[str, str]) -> Figure:
+    """Measures along the ways from the machine's decoder to the human one, a panel a measure, with
+    intervals as bands; the low-impact model, which is no way, is a level.
+
+    Args:
+        table: `way` (knob, blend, low impact), `place` (0 to 1) and, for each measure, `<measure>`
+            and, where there are intervals, `<measure>_low` and `<measure>_high`.
+        panels: measure -> axis label.
+    """
+    columns = 3
+    figure, axes = _axes(-(-len(panels) // columns), columns, 3.1, 2.6)
+    ends = table[(table["way"] == "knob") & table["place"].isin([0, 1])]
+    level = table[table["way"] == "low impact"].iloc[0]
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
+    for axis, (measure, label) in zip(axes.flat, panels.items()):
+        for way, colour, line in (("knob", FINETUNED, "o-"), ("blend", COLOURS[1], "s--")):
+            rows = pd.concat([ends, table[table["way"] == way]]).drop_duplicates(["way", "place"])
+            rows = rows.sort_values("place")
+            axis.plot(rows["place"], rows[measure], line, color=colour, ms=4, label=way)
+            if f"{measure}_low" in rows:
+                bounds = rows[f"{measure}_low"], rows[f"{measure}_high"]
+                axis.fill_between(rows["place"], *bounds, color=colour, alpha=0.15, lw=0)
+        axis.axhline(level[measure], color=BASE, lw=1.2, ls=":", label="low impact")
+        axis.set(xlabel="machine 0 … 1 human", ylabel=label)
+        axis.grid(alpha=0.3)
+    axes[0, 0].legend(fontsize=7)
+    return figure
+
+
 def rate_curves(points: pd.DataFrame, panels: dict[str, str], kinds: dict[str, str]) -> Figure:
     """Measures over the rate, a line a curve, a panel a measure, with intervals as bands.
 
