@@ -141,35 +141,35 @@ def rate_check(per_image: pd.DataFrame) -> Figure:
     return figure
 
 
-def trade_off(table: pd.DataFrame, limit: float) -> Figure:
+def trade_off(table: pd.DataFrame, limit: float, measure: str = "mask_AP") -> Figure:
     """What each row costs the machine against what it leaves of the pattern.
 
     Args:
-        table: `label`, `removed` (%), `mask_AP_change` (%) with `_low` and `_high`.
-        limit: line at this change of mask AP in %.
+        table: `label`, `removed` (%), `<measure>_change` (%) with `_low` and `_high`.
+        limit: line at this change in %.
     """
     figure, axes = _axes(1, 1, 7.5, 4.6)
     axis = axes[0, 0]
-    for i, row in enumerate(table.itertuples()):
+    for i, (_, row) in enumerate(table.iterrows()):
         colour = COLOURS[i % len(COLOURS)]
-        error = [
-            [row.mask_AP_change - row.mask_AP_change_low],
-            [row.mask_AP_change_high - row.mask_AP_change],
-        ]
+        change, low, high = (row[f"{measure}_change{end}"] for end in ("", "_low", "_high"))
         axis.errorbar(
-            row.removed,
-            row.mask_AP_change,
-            error,
+            row["removed"],
+            change,
+            [[change - low], [high - change]],
             fmt="osD^v"[i // 10],
             color=colour,
             ms=5,
             lw=0.8,
-            label=row.label,
+            label=row["label"],
         )
     axis.axhline(0, color="0.3", lw=0.8)
     axis.axhline(limit, color=BASE, lw=0.8, ls="--")
     axis.axvline(90, color="0.6", lw=0.8, ls="--")
-    axis.set(xlabel="excess pattern removed (% of PRMS)", ylabel="mask AP against base (%)")
+    axis.set(
+        xlabel="excess pattern removed (% of PRMS)",
+        ylabel=f"{measure.replace('_', ' ')} against base (%)",
+    )
     axis.set_yscale("symlog", linthresh=2)  # a filter may cost ten times what finetuning does
     axis.yaxis.set_major_locator(SymmetricalLogLocator(base=2, linthresh=0.5))
     axis.yaxis.set_major_formatter("{x:g}")
