@@ -55,10 +55,16 @@ def has_bf16(device: torch.device) -> bool:
 
 @contextlib.contextmanager
 def exact() -> Iterator[None]:
-    """Inside (or in a function so decorated), a GPU convolves in float32 and the same way each
-    time: sender and receiver must compute the same probabilities."""
+    """Inside (or in a function so decorated), all is float32, whatever autocast the caller has on,
+    and a GPU convolves the same way each time: sender and receiver must compute the same
+    probabilities."""
     cudnn = torch.backends.cudnn
-    with cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(
+            cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+        )
+        for device in filter(torch.is_autocast_enabled, ("cpu", "cuda")):
+            stack.enter_context(torch.autocast(device, enabled=False))
         yield
 
 

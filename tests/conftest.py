@@ -53,25 +53,26 @@ def scenes(scenes_folder):
     )
 
 
-@pytest.fixture
-def make_codec():
-    """`make_codec(seed, name)`: a tiny untrained codec of that architecture, ready to code; its
-    analysis is scaled up, since an untrained one rounds every latent to zero, and medians are
-    moved, as training moves them."""
+def tiny_codec(seed: int = 0, name: str = "scale_hyperprior_s8"):
+    """An untrained codec of that architecture, ready to code; its analysis is scaled up, since an
+    untrained one rounds every latent to zero, and medians are moved, as training moves them."""
     from icmlib import codecs
     from icmlib.config import CodecConfig
 
-    def make(seed: int = 0, name: str = "scale_hyperprior_s8"):
-        made = codecs.create(CodecConfig(name, N=8, M=12), seed)
-        with torch.no_grad():
-            for layer in made.model.g_a.modules():
-                if isinstance(layer, torch.nn.Conv2d):
-                    layer.weight *= 4 if name == "scale_hyperprior_s8" else 3  # has a stage less
-            made.model.entropy_bottleneck.quantiles += 0.2
-        made.eval().update()
-        return made
+    made = codecs.create(CodecConfig(name, N=8, M=12), seed)
+    with torch.no_grad():
+        for layer in made.model.g_a.modules():
+            if isinstance(layer, torch.nn.Conv2d):
+                layer.weight *= 4 if name == "scale_hyperprior_s8" else 3  # has a stage less
+        made.model.entropy_bottleneck.quantiles += 0.2
+    made.eval().update()
+    return made
 
-    return make
+
+@pytest.fixture
+def make_codec():
+    """`make_codec(seed, name)`: see `tiny_codec`."""
+    return tiny_codec
 
 
 @pytest.fixture

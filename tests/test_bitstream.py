@@ -5,17 +5,21 @@ import struct
 import zlib
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from icmlib.codecs import Bitstream, BitstreamError
-from icmlib.codecs.bitstream import MAX_STRINGS
+from icmlib.codecs import bitstream as format
+from icmlib.codecs.bitstream import MAX_PIXELS, MAX_SIDE, MAX_STRINGS, check_image
 
+sizes = st.integers(1, MAX_SIDE).flatmap(
+    lambda side: st.tuples(st.just(side), st.integers(1, min(MAX_SIDE, MAX_PIXELS // side)))
+)
 bitstreams = st.builds(
-    Bitstream,
+    lambda size, **fields: Bitstream(height=size[0], width=size[1], **fields),
+    size=sizes,
     codec=st.binary(min_size=8, max_size=8).map(bytes.hex),
-    height=st.integers(1, 65535),
-    width=st.integers(1, 65535),
     symbols_crc=st.integers(0, 2**32 - 1),
     strings=st.lists(st.binary(max_size=40), max_size=MAX_STRINGS).map(tuple),
 )
@@ -112,3 +116,24 @@ def test_image_too_large_for_the_header_is_named():
     """Sizes have two bytes each."""
     with pytest.raises(ValueError, match="65535"):
         bytes(dataclasses.replace(EXAMPLE, width=65536))
+
+
+def test_image_size_is_bounded(monkeypatch):
+    """Sixty bytes may not ask for gigabytes: the limit holds on both sides, and is one number."""
+    largest = dataclasses.replace(EXAMPLE, height=4096, width=8192)
+    assert largest.height * largest.width == MAX_PIXELS
+    assert Bitstream.from_bytes(bytes(largest)) == largest
+    message = r"image is 4097x8192 px; .* 33554432 px in all .icmlib.codecs.bitstream.MAX_PIXELS"
+    with pytest.raises(ValueError, match=message) as raised:
+        bytes(dataclasses.replace(largest, height=4097))
+    assert not isinstance(raised.value, BitstreamError)  # nothing is damaged
+    body = bytearray(bytes(largest)[:-4])
+    body[12:14] = struct.pack(">H", 4097)
+    with pytest.raises(BitstreamError, match=message):
+        Bitstream.from_bytes(sealed(bytes(body)))
+    with pytest.raises(ValueError, match="65535 px a side"):
+        check_image(torch.zeros(()).expand(3, 1, 65536))
+    with pytest.raises(ValueError, match=message):
+        check_image(torch.zeros(()).expand(3, 4097, 8192))
+    monkeypatch.setattr(format, "MAX_PIXELS", 2**26)
+    assert Bitstream.from_bytes(sealed(bytes(body))).height == 4097

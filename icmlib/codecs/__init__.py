@@ -2,6 +2,7 @@
 
 bitstream.py      the file format
 learned.py        CompressAI's models
+rans.py           their entropy decoder, safe for any string
 zoo.py            their names, and CompressAI's own weights
 conventional.py   Pillow's formats; post-filters
 containers.py     what such a file holds besides the picture

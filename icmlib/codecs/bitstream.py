@@ -19,6 +19,7 @@ HEADER = struct.Struct(">4s8sHHIB")
 LENGTH = CRC = struct.Struct(">I")
 MAX_STRINGS = 8
 MAX_SIDE = 65535  # px
+MAX_PIXELS = 2**25  # a little over 8K UHD; who trusts the senders may set `bitstream.MAX_PIXELS`
 
 
 class BitstreamError(ValueError):
@@ -51,10 +52,7 @@ class Bitstream:
         return len(bytes(self))
 
     def __bytes__(self) -> bytes:
-        if max(self.height, self.width) > MAX_SIDE:
-            raise ValueError(
-                f"image is {self.height}x{self.width} px; the bitstream holds up to {MAX_SIDE}"
-            )
+        check_size(self.height, self.width)
         fields = (MAGIC, bytes.fromhex(self.codec), self.height, self.width, self.symbols_crc)
         head = HEADER.pack(*fields, len(self.strings))
         lengths = b"".join(LENGTH.pack(len(string)) for string in self.strings)
@@ -63,7 +61,8 @@ class Bitstream:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Bitstream":
-        """Raises BitstreamError: not a bitstream, cut short, extended, or any bit flipped."""
+        """Raises BitstreamError: not a bitstream, cut short, extended, any bit flipped, or of an
+        image of more than `MAX_PIXELS`."""
         if data[: len(MAGIC)] != MAGIC:
             raise BitstreamError(f"not an ICM bitstream: starts with {bytes(data[:4])!r}")
         if len(data) < HEADER.size + CRC.size:
@@ -76,7 +75,8 @@ class Bitstream:
         _, codec, height, width, symbols_crc, count = HEADER.unpack_from(body)
         strings_at = HEADER.size + count * LENGTH.size
         if not height or not width:
-            raise BitstreamError(f"bitstream states an image of {width}x{height} px")
+            raise BitstreamError(f"bitstream states an image of {height}x{width} px")
+        check_size(height, width, BitstreamError)
         if count > MAX_STRINGS or strings_at > len(body):
             raise BitstreamError(f"bitstream states {count} strings, which it cannot hold")
         lengths = [LENGTH.unpack_from(body, HEADER.size + i * LENGTH.size)[0] for i in range(count)]
@@ -92,13 +92,24 @@ class Bitstream:
         return cls(codec.hex(), height, width, symbols_crc, tuple(strings))
 
 
+def check_size(height: int, width: int, error: type[ValueError] = ValueError) -> None:
+    """Raises `error` for an image that no bitstream holds: sixty bytes may state any size, and
+    whoever decodes them has to have the memory."""
+    if max(height, width) > MAX_SIDE or height * width > MAX_PIXELS:
+        raise error(
+            f"image is {height}x{width} px; a bitstream holds up to {MAX_SIDE} px a side and "
+            f"{MAX_PIXELS} px in all (icmlib.codecs.bitstream.MAX_PIXELS)"
+        )
+
+
 def check_image(image: torch.Tensor) -> None:
-    """Raises ValueError for what is no image (3, H, W) of floats in [0, 1]; NaN is none (a range
-    coder would never come to its end)."""
+    """Raises ValueError for what is no image (3, H, W) of floats in [0, 1], and for one too large;
+    NaN is none (a range coder would never come to its end)."""
     if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
         raise ValueError(
             f"image is {tuple(image.shape)} of {image.dtype}; need (3, H, W) of floats in [0, 1]"
         )
+    check_size(*image.shape[1:])
     low, high = (value.item() for value in image.aminmax())
     if not (low >= 0 and high <= 1):  # so phrased, NaN fails too
         raise ValueError(f"image runs from {low:.4g} to {high:.4g}; need [0, 1]")

@@ -156,11 +156,7 @@ class PillowCodec(ConventionalCodec):
 
     def _read(self, file: bytes, height: int, width: int) -> np.ndarray:
         image = Image.open(io.BytesIO(file), formats=[self.format])
-        if image.size != (width, height):  # before anything of that size is made
-            raise BitstreamError(
-                f"the {self.format} file is {image.height}x{image.width} px; the bitstream states "
-                f"{height}x{width}"
-            )
+        check_stated(self.format, image.size, height, width)
         return np.array(image.convert("RGB"))
 
 
@@ -170,6 +166,15 @@ def check_settings(name: str, quality: int, lowest: int, highest: int, chroma: s
         raise ValueError(f"{name} quality is {quality!r}; need an integer, {lowest} to {highest}")
     if chroma not in CHROMA:
         raise ValueError(f"{name} chroma is {chroma!r}; need one of {', '.join(CHROMA)}")
+
+
+def check_stated(format: str, size: tuple[int, int], height: int, width: int) -> None:
+    """BitstreamError for a file whose own size (width, height) is not the stated one: to be called
+    before anything of that size is made."""
+    if tuple(size) != (width, height):
+        raise BitstreamError(
+            f"the {format} file is {size[1]}x{size[0]} px; the bitstream states {height}x{width}"
+        )
 
 
 class PostFiltered:

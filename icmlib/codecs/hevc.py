@@ -4,7 +4,12 @@ import io
 
 import numpy as np
 
-from icmlib.codecs.conventional import ConventionalCodec, NotMeasured, check_settings
+from icmlib.codecs.conventional import (
+    ConventionalCodec,
+    NotMeasured,
+    check_settings,
+    check_stated,
+)
 
 
 class HEVC(ConventionalCodec):
@@ -55,7 +60,9 @@ class HEVC(ConventionalCodec):
     def _read(self, file: bytes, height: int, width: int) -> np.ndarray:
         import pillow_heif
 
-        return np.array(pillow_heif.open_heif(file).to_pillow().convert("RGB"))
+        image = pillow_heif.open_heif(file)
+        check_stated("HEVC", image.size, height, width)
+        return np.array(image.to_pillow().convert("RGB"))
 
 
 def _x265_version() -> str:

@@ -18,6 +18,7 @@ from compressai.models.utils import conv, deconv
 from torch import nn
 
 from icmlib import performance
+from icmlib.codecs import rans
 from icmlib.codecs.bitstream import Bitstream, BitstreamError, check_image
 from icmlib.runs import fingerprint, load_weights
 
@@ -61,11 +62,23 @@ class LearnedCodec(nn.Module):
         super().__init__()
         self.model = model
         self._fingerprint = None
+        self._make_safe()
         for coder in self._entropy_models():
-            coder.entropy_coder = ShortTables(coder.entropy_coder)
             coder.forward = partial(in_float32, coder.forward)
             if isinstance(coder, GaussianConditional):
                 coder.build_indexes = partial(scale_indexes, coder)
+        if isinstance(model, JointAutoregressiveHierarchicalPriors):
+            model._decompress_ar = partial(
+                rans.decompress_autoregressive, model.gaussian_conditional, model._decompress_ar
+            )
+
+    def _make_safe(self) -> None:
+        for coder in self._entropy_models():
+            coder.entropy_coder = rans.SafeCoder(coder.entropy_coder)
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        self._make_safe()  # copied or pickled, CompressAI's models make their coder anew
 
     @property
     def g_s(self) -> nn.Sequential:
@@ -153,7 +166,8 @@ class LearnedCodec(nn.Module):
         """Bitstream -> y_hat (1, M, h, w).
 
         Raises:
-            BitstreamError: written by another codec, or its symbols do not decode as encoded.
+            BitstreamError: written by another codec, made up, or its symbols do not decode as
+                encoded.
         """
         if bitstream.codec != self.fingerprint:
             raise BitstreamError(
@@ -174,14 +188,20 @@ class LearnedCodec(nn.Module):
                 "this machine computes other probabilities than the encoder's; decode with its "
                 "settings (device, threads)"
             )
+        if not seen.latents.isfinite().all():
+            raise BitstreamError("the symbols decode to latents that are not finite")
         return seen.latents
 
     @torch.no_grad()
     @performance.exact()
     def decode(self, bitstream: Bitstream) -> torch.Tensor:
-        """Bitstream -> image (3, H, W) RGB in [0, 1], not yet rounded to 8 bits."""
+        """Bitstream -> image (3, H, W) RGB in [0, 1], not yet rounded to 8 bits; raises as
+        `decode_latents`, and where the latents are too large for the decoder."""
         y_hat = self.decode_latents(bitstream)
-        return self.synthesize(y_hat, bitstream.height, bitstream.width)[0].cpu()
+        image = self.synthesize(y_hat, bitstream.height, bitstream.width)[0].cpu()
+        if image.isnan().any():  # infinite, it is clamped
+            raise BitstreamError(f"latents up to {y_hat.abs().max():.3g} decode to no picture")
+        return image
 
     def synthesize(self, y_hat: torch.Tensor, height: int, width: int) -> torch.Tensor:
         """y_hat (B, M, h, w) -> images (B, 3, height, width), clamped to [0, 1]."""
@@ -248,22 +268,6 @@ class LearnedCodec(nn.Module):
         finally:
             for coder in coders:
                 delattr(coder, method)
-
-
-class ShortTables:
-    """CompressAI's range coder, each row of the tables cut to its own length: the same bytes, but
-    the padding (of 64 rows to 3,133 entries) is not copied again for every string."""
-
-    def __init__(self, coder):
-        self.coder, self.name = coder, coder.name
-
-    def encode_with_indexes(self, symbols, indexes, tables, lengths, offsets) -> bytes:
-        rows = [row[:length] for row, length in zip(tables, lengths)]
-        return self.coder.encode_with_indexes(symbols, indexes, rows, lengths, offsets)
-
-    def decode_with_indexes(self, string, indexes, tables, lengths, offsets) -> list[int]:
-        rows = [row[:length] for row, length in zip(tables, lengths)]
-        return self.coder.decode_with_indexes(string, indexes, rows, lengths, offsets)
 
 
 def scale_indexes(coder: GaussianConditional, scales: torch.Tensor) -> torch.Tensor:

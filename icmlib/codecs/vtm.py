@@ -80,12 +80,13 @@ class VVC(ConventionalCodec):
             coded, decoded = Path(folder, "coded.bin"), Path(folder, "decoded.yuv")
             coded.write_bytes(file)
             ended = self._run([self.decoder, "-b", coded, "-o", decoded, "-d", 8])
-            planes = np.fromfile(decoded, np.uint8) if decoded.is_file() else np.empty(0, np.uint8)
-        if ended.returncode or planes.size != 3 * height * width:
-            raise BitstreamError(
-                f"{self.decoder} ended with {ended.returncode} and {planes.size} bytes of picture; "
-                f"{height}x{width} px need {3 * height * width}: {_last_words(ended)}"
-            )
+            made = decoded.stat().st_size if decoded.is_file() else 0
+            if ended.returncode or made != 3 * height * width:
+                raise BitstreamError(
+                    f"{self.decoder} ended with {ended.returncode} and {made} bytes of picture; "
+                    f"{height}x{width} px need {3 * height * width}: {_last_words(ended)}"
+                )
+            planes = np.fromfile(decoded, np.uint8)
         return _to_pixels(planes.reshape(3, height, width))
 
     def _encode_command(self, source: Path, coded: Path, height: int, width: int) -> list:

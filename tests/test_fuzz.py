@@ -1,0 +1,228 @@
+"""Bitstreams from strangers, who compute right checksums: an error or a picture, nothing else."""
+
+import copy
+import dataclasses
+import pickle
+import random
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+from fuzz_bitstream import CODECS, LEARNED, check, codec, decoded, mutated, right_crc
+
+from icmlib.codecs import Bitstream, BitstreamError, PillowCodec, anchor, learned, rans
+
+CORPUS = sorted((Path(__file__).parent / "fuzz_corpus").iterdir())
+STATE = struct.pack("<Q", 2**62)
+
+
+def picture(height: int, width: int) -> torch.Tensor:
+    return torch.rand(3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def forged(name: str, bitstream: Bitstream) -> Bitstream:
+    """Under the checksum that fits."""
+    return dataclasses.replace(bitstream, symbols_crc=right_crc(name, bitstream))
+
+
+def shaken(data: bytes, rng: random.Random) -> bytes:
+    """Cut, extended, or bytes changed."""
+    data = bytearray(data)
+    for _ in range(rng.randint(1, 4)):
+        at = rng.randint(0, len(data))
+        if rng.random() < 0.2:
+            del data[at : at + rng.randint(1, 8)]
+        elif rng.random() < 0.3:
+            data[at:at] = rng.choice([b"\xff", b"\0"]) * rng.randint(1, 40)
+        elif data:
+            data[at - 1] = rng.choice([0, 255, rng.randrange(256)])
+    return bytes(data)
+
+
+@pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.stem)
+def test_corpus(path):
+    assert path.stat().st_size < 1000
+    outcome = check(path.read_bytes())
+    assert outcome == "as stated" or not path.stem.endswith("good")
+
+
+def test_corpus_is_small_and_reaches_everything():
+    assert len(CORPUS) <= 30
+    outcomes = {check(path.read_bytes()) for path in CORPUS}
+    assert outcomes == {"as stated", "forged", "no picture", "refused", "large"}
+
+
+def test_mutations():
+    rng = random.Random(0)
+    outcomes = [
+        check(mutated(rng.choice(CORPUS).read_bytes(), rng, lambda data, _: shaken(data, rng)))
+        for _ in range(200)
+    ]
+    assert {"refused", "no picture", "forged", "as stated"} <= set(outcomes)
+
+
+# --- the entropy decoder reads nothing but the string and its zeros ----------------------
+
+
+def reference_decoder(string: bytes, indexes, rows, offsets) -> tuple[list[int], int]:
+    """CompressAI's decoder, word by word: the symbols, and how many bytes it reads."""
+    at = 8
+    state = int.from_bytes(string[:8], "little")
+
+    def refilled(state: int) -> int:
+        nonlocal at
+        if state < 2**31:
+            state, at = state << 32 | int.from_bytes(string[at : at + 4], "little"), at + 4
+        return state
+
+    def nibble() -> int:
+        nonlocal state
+        value, state = state & 15, refilled(state >> 4)
+        return value
+
+    symbols = []
+    for index in indexes:
+        row = rows[index]
+        low = state & 0xFFFF
+        value = max(i for i, bound in enumerate(row) if bound <= low)
+        state = refilled((row[value + 1] - row[value]) * (state >> 16) + low - row[value])
+        if value == len(row) - 2:
+            count = last = nibble()
+            while last == 15:
+                last = nibble()
+                count += last
+            raw = 0
+            for j in range(count):
+                raw |= nibble() << (4 * j) % 32
+            raw = (raw & 2**32 - 1) - (raw & 2**31) * 2
+            value = -(raw >> 1) - 1 if raw & 1 else (raw >> 1) + value
+        symbols.append(value + offsets[index])
+    return symbols, at
+
+
+ROWS = ([0, 40000, 65535, 65536], [0, 1000, 30000, 65536], [0, 6, 65536])
+
+
+@pytest.mark.parametrize("escape_rows", [ROWS[:1], ROWS], ids=["rare", "frequent"])
+def test_padding_covers_all_that_is_read(escape_rows):
+    """Runs of ones, whose nibbles ask for fifteen times what a string holds, and noise."""
+    rng, beyond, shares = random.Random(1), 0, []
+    coder = codec(LEARNED[0]).model.entropy_bottleneck.entropy_coder.coder
+    rows, count = list(escape_rows), 30
+    for trial in range(150):
+        words = rng.choice([0, 1, 3, 10, 7 * count // 4])
+        body = [rng.randbytes(4 * words), b"\xff" * 4 * words, bytes(4 * words)][trial % 3]
+        state = rng.choice([2**31, 2**63 - 1, rng.randrange(2**31, 2**63)])
+        string = state.to_bytes(8, "little") + body
+        indexes = [rng.randrange(len(rows)) for _ in range(count)]
+        safe = rans.padded(string, count, rans.largest_escape(rows))
+        symbols, read = reference_decoder(safe, indexes, rows, [0] * len(rows))
+        assert read <= len(safe) and safe.startswith(string)
+        lengths = [len(row) for row in rows]
+        assert symbols == coder.decode_with_indexes(safe, indexes, rows, lengths, [0] * len(rows))
+        beyond += read > len(string)
+        shares.append(read / len(string))
+    assert beyond > 50 and max(shares) > 5  # which, without the zeros, is other memory
+
+
+@pytest.mark.parametrize("name", LEARNED)
+@pytest.mark.parametrize("copied", [False, True], ids=["made", "copied"])
+def test_every_string_is_padded(name, copied, monkeypatch):
+    """Also by the decoder that autoregressive models have for themselves, and in a copy, for
+    which CompressAI makes a new coder."""
+    tested = copy.deepcopy(codec(name)) if copied else codec(name)
+    seen, padded = [], rans.padded
+
+    def counted(string, count, escape):
+        seen.append((string, count))
+        return padded(string, count, escape)
+
+    monkeypatch.setattr(rans, "padded", counted)
+    bitstream = tested.encode(picture(32, 48))
+    seen.clear()
+    y_hat = tested.decode_latents(bitstream)
+    z_symbols = 8 * 1 * 2  # N channels, stride 32; or 64: one
+    z_symbols = z_symbols if name == LEARNED[0] else 8
+    sizes = [(bitstream.strings[1], z_symbols), (bitstream.strings[0], y_hat.numel())]
+    assert seen == sizes
+
+
+def test_pickled_codec_decodes_safely():
+    made = pickle.loads(pickle.dumps(codec(LEARNED[0])))
+    assert isinstance(made.model.entropy_bottleneck.entropy_coder, rans.SafeCoder)
+    bitstream = made.encode(picture(32, 48))
+    assert torch.equal(made.decode(bitstream), codec(LEARNED[0]).decode(bitstream))
+
+
+@pytest.mark.parametrize("name", LEARNED)
+@pytest.mark.parametrize(
+    ("string", "message"),
+    [
+        (b"", "a string of 0 bytes is stated for"),
+        (STATE[:4], "a string of 4 bytes"),
+        (STATE + b"\xff", "a string of 9 bytes .* need a multiple of 4"),
+        (STATE + bytes(100_000), "a string of 100008 bytes"),
+        (bytes(8), "a string starts with 0000000000000000, as no encoder's does"),
+        (b"\xff" * 8, "a string starts with ffffffffffffffff"),
+    ],
+)
+def test_strings_that_no_encoder_writes_are_refused(name, string, message):
+    good = codec(name).encode(picture(32, 32))
+    for strings in ((string, good.strings[1]), (good.strings[0], string)):
+        with pytest.raises(BitstreamError, match=message):
+            codec(name).decode(forged(name, dataclasses.replace(good, strings=strings)))
+
+
+def test_longest_string_of_an_encoder_is_read(make_codec):
+    """Every symbol far beyond its table."""
+    model = make_codec().model
+    coder = model.entropy_bottleneck
+    z = 2.0**26 * torch.ones(1, 8, 3, 3)
+    z[:, ::2] *= -1
+    (string,) = coder.compress(z)
+    assert len(string) > 4 * z.numel()
+    made = codec(LEARNED[0]).model.entropy_bottleneck.decompress([string], (3, 3))
+    assert torch.equal(made, codec(LEARNED[0]).model.entropy_bottleneck.quantize(z, "dequantize"))
+
+
+# --- no picture of what is none ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "where", "message"),
+    [(LEARNED[0], "g_s", "to no picture"), (LEARNED[1], "h_s", "latents that are not finite")],
+)
+def test_what_is_not_finite_is_an_error(make_codec, monkeypatch, name, where, message):
+    """Symbols run up to 2^30: whatever layer they overflow, no NaN is given out as a picture."""
+    tested = make_codec(name=name)
+    bitstream = tested.encode(picture(32, 32))
+    with torch.no_grad():
+        [*getattr(tested.model, where).parameters()][-1].fill_(float("nan"))
+    tested.eval()  # the fingerprint is of these weights
+    bitstream = dataclasses.replace(bitstream, codec=tested.fingerprint)
+    monkeypatch.setattr(learned, "_crc", lambda _: bitstream.symbols_crc)
+    with pytest.raises(BitstreamError, match=message):
+        tested.decode(bitstream)
+
+
+# --- files of other formats --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["PNG", "JPEG", "WebP", "AVIF", "HEVC"])
+def test_file_of_another_size_is_refused_before_it_is_decoded(name, monkeypatch):
+    tested = PillowCodec("PNG") if name == "PNG" else anchor(name, quality=50)
+    large = tested.encode(picture(64, 64))
+    monkeypatch.setattr("PIL.Image.Image.convert", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr("pillow_heif.heif.HeifFile.to_pillow", lambda *_: pytest.fail("decoded"))
+    with pytest.raises(BitstreamError, match="file is 64x64 px; the bitstream states 16x64"):
+        tested.decode(dataclasses.replace(large, height=16))
+
+
+@pytest.mark.parametrize("name", CODECS[2:])
+def test_changed_files_under_right_checksums(name):
+    rng, good = random.Random(2), codec(name).encode(picture(16, 16))
+    for _ in range(30):
+        changed = dataclasses.replace(good, strings=(shaken(good.strings[0], rng),))
+        outcome = decoded(name, changed)
+        assert outcome in ("forged", "no picture") or changed == good

@@ -1,0 +1,130 @@
+"""Decoded with other settings than it was encoded with: the same symbols, or an error."""
+
+import contextlib
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import tiny_codec
+
+from icmlib.codecs import Bitstream, BitstreamError, decode_all
+
+NAMES = ["scale_hyperprior_s8", "mbt2018_mean", "mbt2018"]
+
+
+@contextlib.contextmanager
+def threads(count: int):
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def matmul_precision(precision: str):
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@contextlib.contextmanager
+def deterministic():
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+# a setting, and whether the picture is the same to the last bit; else its symbols are
+SETTINGS = {
+    "1 thread": (lambda: threads(1), True),
+    "2 threads": (lambda: threads(2), False),
+    "bf16 autocast": (lambda: torch.autocast("cpu", torch.bfloat16), True),
+    "fp16 autocast": (lambda: torch.autocast("cpu", torch.float16), True),
+    "bf16 matmul": (lambda: matmul_precision("medium"), True),
+    "deterministic": (deterministic, True),
+    "no oneDNN": (lambda: torch.backends.mkldnn.flags(enabled=False), False),
+}
+
+
+def picture(height: int = 96, width: int = 160) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(1, 3, height // 8, width // 8, generator=generator)
+    return torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear")[0]
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("name", NAMES)
+def test_settings_decode_alike_or_not_at_all(name, setting):
+    """Encoded plainly and decoded so, and the other way round."""
+    codec, x = tiny_codec(name=name), picture()
+    switched, exactly = SETTINGS[setting]
+    plain = codec.encode(x)
+    expected = codec.decode(plain)
+    assert codec.decode_latents(plain).abs().max() > 1
+    with switched():
+        other = codec.encode(x)
+    for inside, bitstream in ((switched, plain), (contextlib.nullcontext, other)):
+        try:
+            with inside():
+                decoded = codec.decode(bitstream)
+        except BitstreamError as error:
+            assert not exactly and "symbols differ" in str(error)
+        else:
+            torch.testing.assert_close(decoded, expected, atol=0 if exactly else 1e-4, rtol=0)
+    assert bytes(other) == bytes(plain) or not exactly
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_channels_last_weights_decode_alike_or_not_at_all(name):
+    codec = tiny_codec(name=name)
+    bitstream = codec.encode(picture())
+    expected = codec.decode(bitstream)
+    codec.to(memory_format=torch.channels_last)
+    with contextlib.suppress(BitstreamError):
+        torch.testing.assert_close(codec.decode(bitstream), expected, atol=1e-4, rtol=0)
+
+
+def test_other_precision_is_an_error_not_a_picture():
+    """What `performance.exact` prevents: probabilities in bf16 are others."""
+    codec = tiny_codec(name="mbt2018")
+    bitstream = codec.encode(picture())
+    with torch.no_grad():
+        for part in (codec.model.h_s, codec.model.entropy_parameters):
+            for parameter in part.parameters():
+                parameter.copy_(parameter.bfloat16())
+    with pytest.raises(BitstreamError):
+        codec.decode(bitstream)
+
+
+def test_alone_in_a_batch_and_in_other_processes(tmp_path):
+    """One after the other, by two workers, and by a process that has two threads."""
+    codec = tiny_codec()
+    files = [bytes(codec.encode(picture(64, side))) for side in (64, 96, 64)]
+    alone = [codec.decode(Bitstream.from_bytes(file)) for file in files]
+    for workers in (0, 2):
+        assert all(map(torch.equal, decode_all(codec, files, workers), alone))
+    y_hat = torch.cat([codec.decode_latents(Bitstream.from_bytes(files[i])) for i in (0, 2)])
+    with torch.no_grad():
+        together = codec.synthesize(y_hat, 64, 64)
+    torch.testing.assert_close(together, torch.stack([alone[0], alone[2]]), atol=1e-5, rtol=0)
+
+    (tmp_path / "file.icm").write_bytes(files[1])
+    program = (
+        "import sys, torch; sys.path.insert(0, sys.argv[1])\n"
+        "from conftest import tiny_codec; from icmlib.codecs import Bitstream\n"
+        "torch.set_num_threads(2)\n"
+        "bitstream = Bitstream.from_bytes(open(sys.argv[2] + '/file.icm', 'rb').read())\n"
+        "torch.save(tiny_codec().decode(bitstream), sys.argv[2] + '/decoded.pt')\n"
+    )
+    here = __file__.rpartition("/")[0]
+    subprocess.run([sys.executable, "-c", program, here, str(tmp_path)], check=True)
+    decoded = torch.load(tmp_path / "decoded.pt")
+    torch.testing.assert_close(decoded, alone[1], atol=1e-5, rtol=0)
