@@ -338,7 +338,7 @@ FINETUNING = [  # notebooks of study 1 in the report: the first row stands for a
 
 rule report:
     input:
-        f"{LIB}/cli.py",
+        f"{LIB}/notebooks.py",
         rules.figures.output if "finetuning" in STUDIES else [],
         rules.rate_task.output if "rate_task" in STUDIES else [],
         rules.zoo.output if "zoo" in STUDIES else [],
