@@ -126,7 +126,7 @@ def _code(
     codec = _decoders(weights).turn(decoder or "machine")
     results = files.code_folder(code, codec, left, workers if folder else 0)
     done, errors = [], []
-    for _, result in tqdm(results, total=len(left), unit="file", disable=not folder):
+    for _, result in tqdm(results, total=len(left), unit="file", disable=not folder or not left):
         (errors if isinstance(result, Exception) else done).append(result)
     if errors and not folder:
         raise errors[0]

@@ -88,7 +88,7 @@ def crops(variants: dict[str, torch.Tensor], captions: dict[str, str], box: tupl
     """
     top, left, size = box
     height, width = next(iter(variants.values())).shape[-2:]
-    heights = (2.0 * height / width + 0.3, 2.0)  # of wholes, with their titles, and of crops
+    heights = (2.0 * height / width + 0.4, 2.1)  # of wholes, with their titles, and of crops
     figure, axes = plt.subplots(
         2,
         len(variants),

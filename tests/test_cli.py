@@ -292,6 +292,15 @@ def test_folders_that_hold_nothing_or_cannot_be(icm, album, photo, tmp_path):
     assert_error(icm("encode", album, photo), "album is a folder and ")
 
 
+def test_full_disk_ends_a_folder(icm, album, tmp_path):
+    (tmp_path / "coded").mkdir()
+    (tmp_path / "coded" / f".a.icm.{os.getpid()}.half").symlink_to("/dev/full")
+    result = icm("encode", album, tmp_path / "coded", "--workers", 0)
+    assert result.exit_code == 2 and isinstance(result.exception, SystemExit)
+    assert "error: " in result.stderr and "(No space left on device)" in result.stderr
+    assert below(tmp_path / "coded") == []
+
+
 # --- info ---------------------------------------------------------------------------------------
 
 
@@ -310,6 +319,9 @@ def test_info(icm, decoders, file, other_weights):
     }
     out = done(icm("info", file, "--weights", other_weights))
     assert "do not read it: they are of codec " in out and "decoders  machine\n" in out
+    without = icm("info", file, "--weights", file.with_name("none.safetensors"))
+    assert_error(without, "none.safetensors does not exist")
+    assert "image     40x24 px" in without.stdout
 
 
 def test_help_is_there_without_pytorch():
