@@ -51,6 +51,7 @@ def section(*names):
 
 OUT = f"results/{PROFILE}"
 FILTERS = ["gaussian", "bilateral"]
+DECODERS = [row for row in ("p3x64", "low_impact") if row in ROWS]  # of notebook 08; it needs both
 LIB = "icmlib"
 DATA = [f"{LIB}/config.py", *expand(f"{LIB}/datasets/{{file}}.py", file=["__init__", "coco", "deadleaves"])]
 TASK = [*DATA, *expand(f"{LIB}/tasks/{{file}}.py", file=["__init__", "torchvision", "batch_norm"])]
@@ -182,6 +183,20 @@ rule figures:
         f"{OUT}/figures/photographs/notebook.ipynb",
     params:
         section("evaluation"),
+    threads: workflow.cores
+    shell:
+        RUN
+
+
+rule knob:
+    input:
+        f"{LIB}/plots.py", f"{LIB}/study.py", f"{LIB}/knob.py", f"{LIB}/codecs/decoders.py",
+        expand(rules.finetune.output, row=DECODERS),
+        notebook="notebooks/08_one_bitstream_two_decoders.ipynb",
+    output:
+        f"{OUT}/knob.csv",
+    log:
+        f"{OUT}/knob/p3x64/notebook.ipynb",
     threads: workflow.cores
     shell:
         RUN
@@ -332,7 +347,7 @@ rule speed:
 
 FINETUNING = [  # notebooks of study 1 in the report: the first row stands for all
     rules.base_codec.log[0], *expand(rules.finetune.log, row=ROWS[:1]), rules.ablations.log[0],
-    rules.figures.log[0],
+    rules.figures.log[0], *([rules.knob.log[0]] if len(DECODERS) == 2 else []),
 ]
 
 
@@ -340,6 +355,7 @@ rule report:
     input:
         f"{LIB}/notebooks.py",
         rules.figures.output if "finetuning" in STUDIES else [],
+        rules.knob.output if "finetuning" in STUDIES and len(DECODERS) == 2 else [],
         rules.rate_task.output if "rate_task" in STUDIES else [],
         rules.zoo.output if "zoo" in STUDIES else [],
     output:

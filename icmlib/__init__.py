@@ -12,7 +12,7 @@ proxies.py        what stands in for it in base training
 metrics/          what is measured     evaluate.py  the line above, one row an image
 config.py  runs.py  plots.py              profiles, run folders, figures
 cli.py  notebooks.py  comparison.py       the command line `icm`, and what it runs
-study.py  codec_zoo.py                study 1: rows, aims; the same for other codecs
+study.py  codec_zoo.py  knob.py       study 1: rows, aims; other codecs; between two decoders
 rate_task.py  curves.py               study 2: points, curves, findings
 performance.py  bench/                              what makes it fast, and how fast it is
 processes.py                                        which of several processes this is
@@ -30,6 +30,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "codecs",
         "curves",
         "datasets",
+        "knob",
         "performance",
         "plots",
         "proxies",

@@ -36,10 +36,11 @@ def read_rows(profile: Profile, split: str) -> pd.DataFrame:
         architecture, _, finetune = settings(profile, name)
         before, after = (read_summary(profile, stage, name) for stage in (BEFORE, AFTER))
         row = {"label": label(architecture), "layers": finetune.layers, "bpp": after[split]["bpp"]}
-        for measure in (*PAIRED, *PATTERN):
+        paired = [measure for measure in PAIRED if measure in after[split]]  # masks, or none
+        for measure in (*paired, *PATTERN):
             row[f"{measure}_before"] = before[split][measure]
             row[measure] = after[split][measure]
-        for measure in PAIRED:
+        for measure in paired:
             for end in ("", "_low", "_high"):
                 row[f"{measure}_difference{end}"] = after[split][f"{measure}_difference{end}"]
         seconds = {"seconds_base": before["seconds"], "seconds": after["seconds"]}

@@ -268,15 +268,27 @@ def from_dict(cls: type, values: dict):
             )
         if isinstance(values[key], bool) and types[key] in (int, float):
             raise ValueError(f'{cls.__name__}: field "{key}" is a number, not {values[key]}')
-    parts = {
-        key: from_dict(types[key], value)
-        for key, value in values.items()
-        if dataclasses.is_dataclass(types[key]) and isinstance(value, dict)
-    }
+    parts = {key: _part(types[key], value) for key, value in values.items()}
     try:
-        return dacite.from_dict(cls, {**values, **parts}, dacite.Config(strict=True))
+        return dacite.from_dict(cls, parts, dacite.Config(strict=True))
     except dacite.DaciteError as error:
         raise ValueError(f"{cls.__name__}: {error}") from None
+
+
+def _part(cls: type, value):
+    """A config within a config, or a dict of them by name; what is neither, as it is."""
+    if dataclasses.is_dataclass(cls) and isinstance(value, dict):
+        return from_dict(cls, value)
+    named = get_args(cls)[-1] if get_origin(cls) is dict else None
+    if not dataclasses.is_dataclass(named) or not isinstance(value, dict):
+        return value
+    parts = {}
+    for name, part in value.items():
+        try:
+            parts[name] = _part(named, part)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    return parts
 
 
 def replace(config, changes: dict):

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from icmlib import losses, performance, processes
 from icmlib.codecs import Bitstream, LearnedCodec
+from icmlib.datasets import has_masks
 from icmlib.metrics import checkerboard, detection, fidelity, rate, resample_counts
 from icmlib.runs import Run, written
 from icmlib.tasks import TaskNetwork
@@ -43,10 +44,11 @@ class Evaluation:
 
     @cached_property
     def matches(self) -> dict[str, detection.Matches]:
-        """Detections matched to the ground truth, by prefix: `mask` (where there are masks) and
+        """Detections matched to the ground truth, by prefix: `mask` (where both have masks) and
         `box`."""
         kinds = {"box": "bbox"}
-        if not self.detections or "segmentation" in self.detections[0]:
+        found = not self.detections or "segmentation" in self.detections[0]
+        if found and has_masks(self.ground_truth):
             kinds = {"mask": "segm", **kinds}
         return {
             prefix: detection.match(self.ground_truth, self.detections, kind)

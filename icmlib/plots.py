@@ -150,35 +150,35 @@ def rate_check(per_image: pd.DataFrame) -> Figure:
     return figure
 
 
-def trade_off(table: pd.DataFrame, limit: float) -> Figure:
+def trade_off(table: pd.DataFrame, limit: float, measure: str = "mask_AP") -> Figure:
     """What each row costs the machine against what it leaves of the pattern.
 
     Args:
-        table: `label`, `removed` (%), `mask_AP_change` (%) with `_low` and `_high`.
-        limit: line at this change of mask AP in %.
+        table: `label`, `removed` (%), `<measure>_change` (%) with `_low` and `_high`.
+        limit: line at this change in %.
     """
     figure, axes = _axes(1, 1, 7.5, 4.6)
     axis = axes[0, 0]
-    for i, row in enumerate(table.itertuples()):
+    for i, (_, row) in enumerate(table.iterrows()):
         colour = COLOURS[i % len(COLOURS)]
-        error = [
-            [row.mask_AP_change - row.mask_AP_change_low],
-            [row.mask_AP_change_high - row.mask_AP_change],
-        ]
+        change, low, high = (row[f"{measure}_change{end}"] for end in ("", "_low", "_high"))
         axis.errorbar(
-            row.removed,
-            row.mask_AP_change,
-            error,
+            row["removed"],
+            change,
+            [[change - low], [high - change]],
             fmt="osD^v"[i // 10],
             color=colour,
             ms=5,
             lw=0.8,
-            label=row.label,
+            label=row["label"],
         )
     axis.axhline(0, color="0.3", lw=0.8)
     axis.axhline(limit, color=BASE, lw=0.8, ls="--")
     axis.axvline(90, color="0.6", lw=0.8, ls="--")
-    axis.set(xlabel="excess pattern removed (% of PRMS)", ylabel="mask AP against base (%)")
+    axis.set(
+        xlabel="excess pattern removed (% of PRMS)",
+        ylabel=f"{measure.replace('_', ' ')} against base (%)",
+    )
     axis.set_yscale("symlog", linthresh=2)  # a filter may cost ten times what finetuning does
     axis.yaxis.set_major_locator(SymmetricalLogLocator(base=2, linthresh=0.5))
     axis.yaxis.set_major_formatter("{x:g}")
@@ -277,6 +277,36 @@ def ratios(table: pd.DataFrame) -> Figure:
     axis.set(xscale="log", xlim=(None, 1.5 * table[["ratio", "aim"]].max().max()))
     axis.set(xlabel="times faster than what one would otherwise run")
     axis.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def knob(table: pd.DataFrame, panels: dict[str, str]) -> Figure:
+    """Measures along the ways from the machine's decoder to the human one, a panel a measure, with
+    intervals as bands; the low-impact model, which is no way, is a level.
+
+    Args:
+        table: `way` (knob, blend, low impact), `place` (0 to 1) and, for each measure, `<measure>`
+            and, where there are intervals, `<measure>_low` and `<measure>_high`.
+        panels: measure -> axis label.
+    """
+    columns = 3
+    figure, axes = _axes(-(-len(panels) // columns), columns, 3.1, 2.6)
+    ends = table[(table["way"] == "knob") & table["place"].isin([0, 1])]
+    level = table[table["way"] == "low impact"].iloc[0]
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
+    for axis, (measure, label) in zip(axes.flat, panels.items()):
+        for way, colour, line in (("knob", FINETUNED, "o-"), ("blend", COLOURS[1], "s--")):
+            rows = pd.concat([ends, table[table["way"] == way]]).drop_duplicates(["way", "place"])
+            rows = rows.sort_values("place")
+            axis.plot(rows["place"], rows[measure], line, color=colour, ms=4, label=way)
+            if f"{measure}_low" in rows:
+                bounds = rows[f"{measure}_low"], rows[f"{measure}_high"]
+                axis.fill_between(rows["place"], *bounds, color=colour, alpha=0.15, lw=0)
+        axis.axhline(level[measure], color=BASE, lw=1.2, ls=":", label="low impact")
+        axis.set(xlabel="machine 0 … 1 human", ylabel=label)
+        axis.grid(alpha=0.3)
+    axes[0, 0].legend(fontsize=7)
     return figure
 
 

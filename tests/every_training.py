@@ -7,7 +7,7 @@ does it: the finetuning of a decoder alone.
 import sys
 from pathlib import Path
 
-from icmlib import codecs, tasks, training
+from icmlib import codecs, processes, tasks, training
 from icmlib.config import BaseTrainingConfig, ChainConfig, CodecConfig, FinetuneConfig, TaskConfig
 from icmlib.datasets import CocoDataset, deadleaves
 from icmlib.runs import Run, save_weights
@@ -33,6 +33,7 @@ def main(folder: Path, scenes: Path, from_a_notebook: bool) -> None:
         codec.update()  # the trained weights have come back
         save_weights(folder / "finetune" / "returned.safetensors", codec)
         return
+    note_processes(finetuning[-1])
     training.finetune_decoder(*finetuning)
     codec.requires_grad_(True)
     training.train_task_network(task.requires_grad_(True), data, TASK, run(folder, "task"))
@@ -42,8 +43,15 @@ def main(folder: Path, scenes: Path, from_a_notebook: bool) -> None:
 
 def finetune(*args) -> None:
     """In a process of its own, which can go on from any step."""
+    note_processes(args[-1])
     training.steps.CHECKPOINT_EVERY = 1
     training.finetune_decoder(*args)
+
+
+def note_processes(run: Run) -> None:
+    """Says how many of them share the training."""
+    if processes.main():
+        run.path("processes.txt").write_text(str(processes.state().num_processes))
 
 
 def run(folder: Path, name: str) -> Run:

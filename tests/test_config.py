@@ -45,10 +45,11 @@ def test_empty_profile_is_all_defaults(profile):
         ("finetune: {lambda_mes: 3.0}", "lambda_mes", "lambda_mse"),
         ("data: {trian: 3}", "trian", "train"),
         ("rows: {long: {stesp: 3}}", "stesp", "steps"),
+        ("rate_task: {points: {q1: {lamda_mse: 3.0}}}", "lamda_mse", "lambda_mse"),
     ],
 )
 def test_unknown_key_gets_the_nearest_name(profile, text, wrong, right):
-    """At the top, in a stage and in a row of the table."""
+    """At the top, in a stage, in a row of the table and in a point of the curves."""
     with pytest.raises(ValueError, match=rf"quick.yaml.*{wrong!r}.*did you mean {right!r}"):
         profile(text)
 

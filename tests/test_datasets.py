@@ -4,15 +4,17 @@ import hashlib
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from icmlib import datasets
-from icmlib.config import DataConfig
+from icmlib import datasets, tasks, training
+from icmlib.config import DataConfig, TaskConfig
 from icmlib.datasets import CocoDataset, deadleaves, read_image
+from icmlib.evaluate import Evaluation
 from icmlib.metrics import detection
 
 COUNTS = {"train": 3, "val": 2, "test": 2}
@@ -298,6 +300,15 @@ def test_list_of_ids_that_cannot_be_meant(shared, monkeypatch, tmp_path, ids, me
         datasets.check(DataConfig("coco", root="coco", splits={"val": files}))
 
 
+def test_classes_that_the_task_network_does_not_have(shared, monkeypatch):
+    coco_split(shared, monkeypatch)
+    files = {"images": "val2017", "annotations": "annotations/instances_val2017.json"}
+    config = DataConfig("coco", root="coco", splits=dict.fromkeys(("train", "val", "test"), files))
+    datasets.check(config, 80)
+    with pytest.raises(ValueError, match=r"has 80 categories; .* task\.num_classes is 4"):
+        datasets.check(config, 4)
+
+
 # --- made sets ---------------------------------------------------------------------------
 
 
@@ -313,9 +324,36 @@ def write_set(folder, annotations: list[dict], **extra) -> CocoDataset:
 
 
 def annotation(segmentation, **extra) -> dict:
-    return {
-        "image_id": 5, "category_id": 7, "bbox": [1, 0, 2, 3], "segmentation": segmentation, **extra
-    }  # fmt: skip
+    facts = {"id": 1, "image_id": 5, "category_id": 7, "bbox": [1, 0, 2, 3]}
+    return {**facts, "segmentation": segmentation, **extra}
+
+
+@pytest.mark.parametrize("segmentation", [None, []])
+def test_one_box_without_a_mask_makes_it_a_set_of_boxes(tmp_path, segmentation):
+    """Read, flipped and measured by boxes; a network that trains on masks says what it lacks."""
+    boxes = [annotation([[1, 0, 3, 0, 3, 3, 1, 3]]), annotation(segmentation, id=2)]
+    for each in boxes:
+        each.pop("segmentation") if each["segmentation"] is None else None
+    data = write_set(tmp_path, boxes)
+    image, target = training.flip(*data[0])
+    assert not data.with_masks and target["boxes"].shape == (2, 4) and "masks" not in target
+    assert [a["area"] for a in data.ground_truth["annotations"]] == [6, 6]
+    score = {"score": 1.0, "image_id": 5, "category_id": 7, "bbox": [1, 0, 2, 3]}
+    mask = {"segmentation": {"size": [4, 6], "counts": "43103d0"}}
+    for found in ([], [score], [score | mask]):
+        matches = Evaluation(pd.DataFrame(), {}, found, data.ground_truth).matches
+        assert list(matches) == ["box"]
+    network = tasks.create(TaskConfig())
+    with pytest.raises(ValueError, match="trains on masks, and not every box of the data set has"):
+        network.loss(image[None], [target])
+
+
+@pytest.mark.parametrize("key", ["id", "bbox", "image_id", "category_id"])
+def test_annotation_without_what_it_needs_is_named(tmp_path, key):
+    broken = annotation([[1, 0, 3, 0, 3, 3, 1, 3]])
+    del broken[key]
+    with pytest.raises(ValueError, match=rf"a\.json: annotation (1|None) has no {key}"):
+        write_set(tmp_path, [broken])
 
 
 MASK = np.zeros((4, 6), np.uint8)

@@ -2,6 +2,7 @@
 of notebooks 02 and 03."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from icmlib import codecs
 from icmlib.codecs import Decoders
 from icmlib.codecs.patches import decoder_layers
 from icmlib.config import CodecConfig
+from icmlib.datasets import deadleaves
+from icmlib.metrics import fidelity
 
 CONFIG = CodecConfig(N=8, M=12)
 
@@ -139,6 +142,19 @@ def test_broken_and_missing_files(file):
         codecs.load_decoders(file)
     with pytest.raises(FileNotFoundError, match=r"file of decoders .* does not exist"):
         codecs.load_decoders(file.with_name("none.safetensors"))
+
+
+def test_shipped_weights_are_those_of_their_card():
+    """And they do what it says: people's picture is the better one, of low impact in between."""
+    read = codecs.load_decoders()
+    card = codecs.SHIPPED.with_suffix(".md").read_text()
+    assert dict(re.findall(r"^\| (\w+) \| `([0-9a-f]{16})` \|$", card, re.M)) == read.fingerprints()
+    array, _ = deadleaves.scene(0, "test", 2, 128)
+    x = torch.from_numpy(array).permute(2, 0, 1) / 255
+    bitstream, psnr = read.codec.encode(x), {}
+    for name in read.names:
+        psnr[name] = float(fidelity.psnr(x[None], read.turn(name).decode(bitstream)[None]))
+    assert 20 < psnr["machine"] < psnr["low_impact"] < psnr["human"] < 26
 
 
 # --- runs -----------------------------------------------------------------------------------

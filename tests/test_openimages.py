@@ -269,6 +269,10 @@ def test_files_that_are_missing_or_broken(official):
     report = official.convert()
     assert left_out(report) == dict.fromkeys(openimages.MASKS, 1)
     assert report["annotations"] == 3 and len(official.dataset()) == 2
+    assert report["examples"].keys() == set(openimages.MASKS)
+    assert all(len(paths) == 1 for paths in report["examples"].values())
+    with pytest.warns(UserWarning, match="is there already and left as it is; .* remove it"):
+        assert official.convert() == report
 
 
 def test_cut_or_flipped_mask_never_crashes(official):

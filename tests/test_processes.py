@@ -19,7 +19,8 @@ from icmlib.training.steps import Shards
 
 WEIGHTS = ("task/final", "finetune/final", "base/final", "chain/final", "chain/task")
 SCRIPT = every_training.__file__
-LAUNCH = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+# with --cpu in place of --multi_gpu, Accelerate starts one, whatever the number
+LAUNCH = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
 
 
 def start(*words, **variables) -> subprocess.Popen:
@@ -43,6 +44,9 @@ def alone(tmp_path_factory, scenes_folder) -> Path:
 
 
 def assert_same(ours: Path, theirs: Path, weights=WEIGHTS) -> None:
+    """What two processes made is what one made."""
+    shared = [(folder / "finetune" / "processes.txt").read_text() for folder in (ours, theirs)]
+    assert shared == ["2", "1"]
     for name in weights:
         mine, other = (load_file(folder / f"{name}.safetensors") for folder in (ours, theirs))
         assert mine.keys() == other.keys()

@@ -45,7 +45,12 @@ def cost(
             codecs are trained on crops, whose size the profile has.
         batch: images of a measured step; on a GPU take the profile's.
         repeats: steps that are timed, after one that is not.
+
+    Raises:
+        ValueError: no image in a batch.
     """
+    if batch < 1:
+        raise ValueError(f"batch is {batch}; a step is measured with at least one image")
     gpu, rows, measured = f"hours at {tflops:g} TFLOP/s", [], {}
     with tempfile.TemporaryDirectory() as folder:
         for work in works(profile, Path(folder), size, batch):

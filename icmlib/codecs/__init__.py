@@ -26,7 +26,7 @@ from icmlib import processes
 from icmlib.codecs.anchors import ANCHORS, anchor
 from icmlib.codecs.bitstream import Bitstream, BitstreamError
 from icmlib.codecs.conventional import FILTERS, NotMeasured, PillowCodec
-from icmlib.codecs.decoders import HUMAN, SHIPPED, Decoders, read_decoders
+from icmlib.codecs.decoders import HUMAN, SHIPPED, Blend, Decoders, read_decoders
 from icmlib.codecs.folders import decode_all, encode_all
 from icmlib.codecs.latents import cached_latents
 from icmlib.codecs.learned import LearnedCodec, ScaleHyperpriorS8
@@ -38,6 +38,7 @@ __all__ = [
     "FILTERS",
     "Bitstream",
     "BitstreamError",
+    "Blend",
     "Decoders",
     "LearnedCodec",
     "NotMeasured",

@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from icmlib.codecs.bitstream import Bitstream
 from icmlib.codecs.learned import TABLES, LearnedCodec
 from icmlib.config import CodecConfig, from_dict
 from icmlib.runs import fingerprint, load_state, written
@@ -102,6 +103,20 @@ class Decoders:
         with written(Path(path)) as half:
             contiguous = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
             save_file(contiguous, half, {name: json.dumps(v) for name, v in header.items()})
+
+
+class Blend:
+    """The knob's rival: both decoders run, and their pictures are mixed, `place` of the human's."""
+
+    def __init__(self, decoders: Decoders, place: float):
+        self.decoders, self.place = decoders, place
+
+    def encode(self, image: torch.Tensor) -> Bitstream:
+        return self.decoders.codec.encode(image)
+
+    def decode(self, bitstream: Bitstream) -> torch.Tensor:
+        machine = self.decoders.turn(MACHINE).decode(bitstream)
+        return machine.lerp(self.decoders.turn(HUMAN).decode(bitstream), self.place)
 
 
 def read_decoders(path: Path, create: Callable[[CodecConfig], LearnedCodec]) -> Decoders:

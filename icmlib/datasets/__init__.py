@@ -13,10 +13,10 @@ import skimage
 from icmlib import processes
 from icmlib.config import DataConfig, project_root
 from icmlib.datasets import deadleaves
-from icmlib.datasets.coco import CocoDataset, read_ids, read_image
+from icmlib.datasets.coco import CocoDataset, has_masks, read_ids, read_image
 from icmlib.datasets.missing import check
 
-__all__ = ["CocoDataset", "check", "create", "photographs", "read_image"]
+__all__ = ["CocoDataset", "check", "create", "has_masks", "photographs", "read_image"]
 
 
 def create(config: DataConfig, split: str, limit: int | None = None) -> CocoDataset:

@@ -75,7 +75,20 @@ def read_annotations(path: str | Path) -> dict:
         )
     if not coco["images"]:
         raise ValueError(f"annotation file {path} lists no images")
+    for annotation in coco["annotations"]:
+        missing = {"id", "image_id", "category_id", "bbox"} - annotation.keys()
+        if missing:
+            raise ValueError(
+                f"annotation file {path}: annotation {annotation.get('id')} has no "
+                f"{', '.join(sorted(missing))}"
+            )
+        annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
     return coco
+
+
+def has_masks(coco: dict) -> bool:
+    """Whether every instance of a COCO dict has a mask; crowd regions may be without."""
+    return all(a.get("segmentation") for a in coco["annotations"] if not a.get("iscrowd"))
 
 
 def folder_annotations(folder: Path, names: list[str] | None = None) -> dict:
@@ -167,8 +180,13 @@ class CocoDataset(Dataset):
 
     Each item is `(image, target)`: image (3, H, W) RGB float in [0, 1]; target a dict of
     `image_id` int, `boxes` (N, 4) xyxy in pixels, `labels` (N,) in 1..K (contiguous; see
-    `category_ids`), `masks` (N, H, W) uint8. Crowd regions and boxes without area are in
-    `ground_truth`, which evaluation reads, but not in the target, which training reads.
+    `category_ids`) and, of a data set `with_masks`, `masks` (N, H, W) uint8. Crowd regions and
+    boxes without area are in `ground_truth`, which evaluation reads, but not in the target, which
+    training reads. A data set is one of boxes alone as soon as one of its boxes has no mask.
+
+    Raises:
+        FileNotFoundError: no annotation file.
+        ValueError: it is broken, or an annotation lacks what it needs.
     """
 
     def __init__(
@@ -203,6 +221,7 @@ class CocoDataset(Dataset):
                     f"{annotation['category_id']}, which the file does not list"
                 )
             self._instances[annotation["image_id"]].append(annotation)
+        self.with_masks = has_masks(self.ground_truth)
 
     def __len__(self) -> int:
         return len(self.ground_truth["images"])
@@ -245,12 +264,12 @@ class CocoDataset(Dataset):
         boxes = torch.tensor([a["bbox"] for a in usable], dtype=torch.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]  # xywh -> xyxy
         labels = [self._labels[a["category_id"]] for a in usable]
-        masks = [_decode(a["segmentation"], height, width) for a in usable]
-        return {
-            "boxes": boxes,
-            "labels": torch.tensor(labels, dtype=torch.int64),
-            "masks": torch.from_numpy(np.array(masks, np.uint8).reshape(-1, height, width)),
-        }
+        target = {"boxes": boxes, "labels": torch.tensor(labels, dtype=torch.int64)}
+        if self.with_masks:
+            masks = [_decode(a["segmentation"], height, width) for a in usable]
+            masks = np.array(masks, np.uint8).reshape(-1, height, width)
+            target["masks"] = torch.from_numpy(masks)
+        return target
 
 
 def _decode(segmentation: list | dict, height: int, width: int) -> np.ndarray:

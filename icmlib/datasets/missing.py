@@ -9,10 +9,13 @@ from icmlib.config import DataConfig, project_root
 from icmlib.datasets.coco import first_few, read_annotations, read_ids, select
 
 
-def check(config: DataConfig) -> None:
+def check(config: DataConfig, num_classes: int | None = None) -> None:
     """Look for every file that the three splits of a profile need; dead leaves need none.
 
     Whether images can be read is not tried: there are too many.
+
+    Args:
+        num_classes: of the task network, where it is to know all categories of the data.
 
     Raises:
         ValueError: names everything that is missing or empty, and the archives that lie beside it.
@@ -23,7 +26,7 @@ def check(config: DataConfig) -> None:
     root = project_root() / config.root
     problems: dict[str, list[str]] = {}
     for split in ("train", "val", "test"):
-        for problem in _split_problems(root, config.splits.get(split), read):
+        for problem in _split_problems(root, config.splits.get(split), read, num_classes):
             problems.setdefault(problem, []).append(split)
     if problems:
         lines = [
@@ -34,7 +37,7 @@ def check(config: DataConfig) -> None:
         raise ValueError("\n- ".join(lines))
 
 
-def _split_problems(root: Path, files: dict | None, read) -> Iterator[str]:
+def _split_problems(root: Path, files: dict | None, read, num_classes: int | None) -> Iterator[str]:
     unnamed = [key for key in ("images", "annotations") if key not in (files or {})]
     if unnamed:
         yield f"the profile's data.splits names no {' and no '.join(unnamed)}"
@@ -47,11 +50,16 @@ def _split_problems(root: Path, files: dict | None, read) -> Iterator[str]:
         return
     try:
         ids = read_ids(files.get("ids"), root)
-        listed = read(annotations)["images"]
-        images = select(listed, annotations, ids, files.get("skip", 0), files.get("limit"))
+        coco = read(annotations)
+        images = select(coco["images"], annotations, ids, files.get("skip", 0), files.get("limit"))
     except (FileNotFoundError, ValueError) as error:
         yield str(error)
         return
+    if num_classes not in (None, len(coco["categories"])):
+        yield (
+            f"{annotations} has {len(coco['categories'])} categories; the profile's "
+            f"task.num_classes is {num_classes}"
+        )
     if folder.is_dir():
         yield from _image_problems(folder, images)
 

@@ -18,6 +18,7 @@ import hashlib
 import json
 import re
 import sqlite3
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -76,7 +77,8 @@ def convert(root: str | Path, split: str, image_list: str | Path | None = None) 
 
     Returns:
         The report, also in `instances_<split>.report.json`: how many `rows` there were, how many
-        `annotations` and `images` they gave, and for each reason how many rows did not.
+        `annotations` and `images` they gave, and for each reason how many rows did not, with the
+        names of the first masks among the `examples`.
 
     Raises:
         FileNotFoundError: an input is not there.
@@ -88,14 +90,21 @@ def convert(root: str | Path, split: str, image_list: str | Path | None = None) 
     inputs = {name: path and _sha256(path) for name, path in files.items()}
     target = root / "annotations" / f"instances_{split}.json"
     if target.exists():
-        return _report_of(target, inputs)
+        report = _report_of(target, inputs)
+        warnings.warn(
+            f"{target} is there already and left as it is; after more images or masks have come, "
+            f"remove it and run again",
+            stacklevel=2,
+        )
+        return report
     with closing(_work_file(target, inputs, files)) as db:
         _encode_masks(db, root, split)
         counts = _count(db)
         if not counts["annotations"]:
             raise ValueError(f"no mask of {files['masks']} can be used: {counts}")
         with written(_report_file(target)) as half:
-            half.write_text(json.dumps({**counts, "inputs": inputs}, indent=2))
+            report = {**counts, "examples": _examples(db), "inputs": inputs}
+            half.write_text(json.dumps(report, indent=2))
         _write(db, target, f"Open Images V6, {split}, in COCO's categories")
     for each in target.parent.glob(f"*.{target.stem}.*.work*"):
         each.unlink()
@@ -327,6 +336,13 @@ def _count(db: sqlite3.Connection) -> dict[str, int]:
         "images": db.execute(images).fetchone()[0],
         **{reason: found.get(reason, 0) for reason in ROWS + MASKS},
     }
+
+
+def _examples(db: sqlite3.Connection, most: int = 3) -> dict[str, list[str]]:
+    """The first masks that each reason left out."""
+    query = "SELECT path FROM masks WHERE outcome = ? ORDER BY path LIMIT ?"
+    examples = {reason: [path for (path,) in db.execute(query, (reason, most))] for reason in MASKS}
+    return {reason: paths for reason, paths in examples.items() if paths}
 
 
 # --- the JSON ------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
     torchvision.py   the small Mask R-CNN of the embedded data; torchvision's own detectors
     detectron2.py    detectron2's, by the names of its model zoo, where it is installed
     batch_norm.py    when it is trained and when it is not, in both
+    targets.py       what both ask of a target
 
 A task network takes RGB images in [0, 1] and does its own channel order, scaling and resizing,
 differentiably: a task loss reaches the codec that produced the image.

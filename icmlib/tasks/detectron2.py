@@ -14,6 +14,7 @@ from icmlib import pickled_arrays
 from icmlib.config import TaskConfig
 from icmlib.downloads import read_state
 from icmlib.tasks import batch_norm
+from icmlib.tasks.targets import masks_of
 
 PREFIX = "detectron2:"  # before the config's name, in TaskConfig.name
 PUBLISHED = ("DEFAULT",)  # the weights that the model zoo has for a config
@@ -105,7 +106,7 @@ class Detectron2Task(nn.Module):
         instances.gt_boxes = Boxes((target["boxes"] * scale).to(weight))
         instances.gt_classes = target["labels"].to(self.device) - 1
         if self.has_masks:
-            masks = target["masks"][:, None].to(self.device).float()  # (N, 1, H, W)
+            masks = masks_of(target)[:, None].to(self.device).float()  # (N, 1, H, W)
             instances.gt_masks = BitMasks(F.interpolate(masks, resized)[:, 0] > 0)
         return instances
 

@@ -17,6 +17,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from icmlib.config import TaskConfig
 from icmlib.downloads import read_state
 from icmlib.tasks import batch_norm
+from icmlib.tasks.targets import masks_of
 
 DETECTORS = (
     "fasterrcnn_resnet50_fpn",
@@ -58,9 +59,10 @@ class TorchvisionTask(nn.Module):
 
     def _target(self, target: dict) -> dict[str, torch.Tensor]:
         """What torchvision reads, with its own labels."""
-        keys = ["boxes", "labels"] + ["masks"] * self.model.roi_heads.has_mask()
-        target = {key: target[key].to(self.device) for key in keys}
-        return {**target, "labels": self._outputs[target["labels"] - 1]}
+        read = {"boxes": target["boxes"], "labels": self._outputs[target["labels"] - 1]}
+        if self.model.roi_heads.has_mask():
+            read["masks"] = masks_of(target)
+        return {key: value.to(self.device) for key, value in read.items()}
 
     def features(self, images) -> dict[str, torch.Tensor]:
         """The backbone's (FPN) maps, finest first."""

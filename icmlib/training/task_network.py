@@ -38,13 +38,13 @@ def train_task_network(network: nn.Module, dataset: Dataset, config: TaskConfig,
 
 
 def flip(image: torch.Tensor, target: dict) -> tuple[torch.Tensor, dict]:
-    """Image, boxes and masks mirrored left-right and top-bottom, each with probability 1/2."""
-    height, width = image.shape[-2:]
-    boxes, masks = target["boxes"].clone(), target["masks"]
-    if torch.rand(()) < 0.5:
-        image, masks = image.flip(-1), masks.flip(-1)
-        boxes[:, [0, 2]] = width - boxes[:, [2, 0]]
-    if torch.rand(()) < 0.5:
-        image, masks = image.flip(-2), masks.flip(-2)
-        boxes[:, [1, 3]] = height - boxes[:, [3, 1]]
-    return image, {**target, "boxes": boxes, "masks": masks}
+    """Image, boxes and masks, where there are any, mirrored left-right and top-bottom, each with
+    probability 1/2."""
+    boxes = target["boxes"].clone()
+    axes = []
+    for axis, sides in ((-1, [0, 2]), (-2, [1, 3])):
+        if torch.rand(()) < 0.5:
+            axes.append(axis)
+            boxes[:, sides] = image.shape[axis] - boxes[:, sides[::-1]]
+    masks = {"masks": target["masks"].flip(axes)} if "masks" in target else {}
+    return image.flip(axes), {**target, "boxes": boxes, **masks}

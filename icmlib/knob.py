@@ -1,0 +1,99 @@
+"""Study 1 beyond the paper: one bitstream, two decoders, and the knob between them, set beside its
+rivals, a mixture of both pictures and the low-impact model."""
+
+from collections.abc import Callable
+
+import pandas as pd
+
+from icmlib import codecs
+from icmlib.codecs import Decoders
+from icmlib.config import Profile
+from icmlib.evaluate import Evaluation, compare, evaluate, save_evaluation, summarize
+from icmlib.runs import Run, read_summary
+
+BETTER = {"mask_AP": 1, "box_AP": 1, "psnr": 1, "ssim": 1, "feature": -1}  # up, or down
+Turn = Callable[[float], object]  # place between the decoders, 0 to 1 -> codec
+
+
+def ways(decoders: Decoders) -> dict[str, Turn]:
+    """From machine (0) to human (1): by the decoder's weights, or by mixing both pictures."""
+    return {"knob": decoders.turn, "blend": lambda place: codecs.Blend(decoders, place)}
+
+
+def same_pattern(turn: Turn, excess: float, data, halvings: int = 6) -> float:
+    """The place at which the excess pattern (PRMS, grey levels) over `data` is `excess`, found by
+    bisection; 0 or 1 where it is out of reach."""
+    low, high = 0.0, 1.0
+    for _ in range(halvings):
+        place = (low + high) / 2
+        found = summarize(evaluate(turn(place), None, data), resamples=2)["excess_prms"]
+        low, high = (place, high) if found > excess else (low, place)
+    return low if high == 1 else high
+
+
+def trace(
+    turns: dict[str, Turn], places: dict[str, list[float]], task, data, base: Evaluation, run: Run
+) -> dict[str, Evaluation]:
+    """Every way at each of its places, measured; what the detections were goes to `run`."""
+    evaluations = {}
+    for way, turn in turns.items():
+        for place in places[way]:
+            name = f"{way} {place:.3g}"
+            evaluations[name] = evaluate(turn(place), task, data)
+            save_evaluation(evaluations[name], run, name.replace(" ", "_"))
+    return evaluations
+
+
+def table(
+    profile: Profile,
+    human: str,
+    low_impact: str,
+    evaluations: dict[str, Evaluation],
+    base: Evaluation,
+) -> pd.DataFrame:
+    """A row an evaluation of `trace`, both decoders and the low-impact model: all measures, and
+    paired differences from the machine's decoder with their 95 % intervals.
+
+    Columns `way` (knob, blend, low impact) and `place` (0 to 1; none for low impact) say which.
+    """
+    ends = {
+        "machine": ("knob", 0.0, read_summary(profile, "base_codec", "base")),
+        "human": ("knob", 1.0, read_summary(profile, "finetune", human)),
+        "low impact": ("low impact", None, read_summary(profile, "finetune", low_impact)),
+    }
+    rows = {
+        n: {"way": way, "place": place} | found["test"] for n, (way, place, found) in ends.items()
+    }
+    resamples = profile.evaluation.resamples
+    for name, each in evaluations.items():
+        way, place = name.split()
+        rows[name] = {"way": way, "place": float(place)}
+        rows[name] |= summarize(each, resamples) | compare(base, each, resamples)
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("row")
+
+
+def against(
+    reference: Evaluation, evaluations: dict[str, Evaluation], resamples: int
+) -> pd.DataFrame:
+    """Paired differences from `reference` with 95 % intervals, and what they say: `better`,
+    `worse`, or `undecided` where the interval holds zero."""
+    rows = []
+    for name, each in evaluations.items():
+        paired = compare(reference, each, resamples)
+        for measure in [m for m in BETTER if f"{m}_difference" in paired]:
+            value, low, high = (
+                paired[f"{measure}_difference{end}"] for end in ("", "_low", "_high")
+            )
+            sign = (low > 0) - (high < 0)
+            verdict = {0: "undecided", 1: "better", -1: "worse"}[sign * BETTER[measure]]
+            rows.append(
+                {
+                    "row": name,
+                    "measure": measure,
+                    "difference": value,
+                    "low": low,
+                    "high": high,
+                    "verdict": verdict,
+                }
+            )
+    return pd.DataFrame(rows).set_index(["row", "measure"])
