@@ -353,7 +353,7 @@ FINETUNING = [  # notebooks of study 1 in the report: the first row stands for a
 
 rule report:
     input:
-        f"{LIB}/cli.py",
+        f"{LIB}/notebooks.py",
         rules.figures.output if "finetuning" in STUDIES else [],
         rules.knob.output if "finetuning" in STUDIES and len(DECODERS) == 2 else [],
         rules.rate_task.output if "rate_task" in STUDIES else [],

@@ -10,7 +10,8 @@ discriminator.py  PatchGAN             losses.py    named terms
 tasks/            the machine          training/    the loops
 proxies.py        what stands in for it in base training
 metrics/          what is measured     evaluate.py  the line above, one row an image
-config.py  runs.py  plots.py  cli.py      profiles, run folders, figures, the command line
+config.py  runs.py  plots.py              profiles, run folders, figures
+cli.py  notebooks.py  comparison.py       the command line `icm`, and what it runs
 study.py  codec_zoo.py  knob.py       study 1: rows, aims; other codecs; between two decoders
 rate_task.py  curves.py               study 2: points, curves, findings
 performance.py  bench/                              what makes it fast, and how fast it is

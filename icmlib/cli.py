@@ -1,174 +1,286 @@
-"""Run notebooks headlessly, bind them into a report, convert Open Images, say what a profile costs.
+"""The command line `icm`: pictures to bits and back; notebooks, their report, what they cost.
 
-python -m icmlib.cli run notebooks/03_patchgan_finetuning.ipynb out.ipynb profile=quick row=p3x64
-python -m icmlib.cli report out.html a.ipynb b.ipynb ...
-python -m icmlib.cli openimages data/openimages validation
-python -m icmlib.cli cost coco
+icm encode photo.png photo.icm
+icm decode photo.icm out.png --decoder machine
+icm run notebooks/03_patchgan_finetuning.ipynb out.ipynb profile=quick row=p3x64
 """
 
-import argparse
 import json
-import re
 import sys
 import time
-from difflib import get_close_matches
+from collections.abc import Callable
 from pathlib import Path
 
-import nbformat
-import papermill
-import yaml
+import click
 
-WIDGET = "application/vnd.jupyter.widget-view+json"
+# what is slow to import, PyTorch above all, is imported by the command that needs it
 
-
-def run_notebook(notebook: str | Path, executed: str | Path, parameters: dict) -> None:
-    """Execute a notebook with parameters; the executed copy survives a failure, traceback and all.
-
-    Raises:
-        ValueError: a parameter that the notebook does not have (papermill only warns), or one of
-            another type than its default.
-        papermill.exceptions.PapermillExecutionError: a cell failed.
-    """
-    check_parameters(notebook, parameters)
-    executed = Path(executed).resolve()
-    executed.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(notebook).resolve().parent
-    what = " ".join([Path(notebook).stem, *(f"{k}={v}" for k, v in parameters.items())])
-    print(f"{what}: started", flush=True)
-    start = time.perf_counter()
-    papermill.execute_notebook(
-        notebook,
-        executed,
-        parameters,
-        cwd=folder,
-        kernel_name="python3",
-        progress_bar=False,
-        start_timeout=600,  # s; 60 are too few on a busy node with a slow disk
-        extra_arguments=["--IPKernelApp.log_level=50"],  # not of shutting down
-    )
-    print(f"{what}: done in {(time.perf_counter() - start) / 60:.1f} min", flush=True)
+PATH = click.Path(path_type=Path)
+WEIGHTS = click.option(
+    "--weights",
+    help="A file of decoders, or a run of notebooks 02 or 03: its folder, or its name below "
+    "results (quick/finetune/p3x64).  [default: the codec of profile quick that comes with icmlib]",
+)
+WORKERS = click.option(
+    "--workers", type=click.IntRange(min=0), help="Processes for a folder.  [default: all cores]"
+)
+FORCE = click.option(
+    "--force", is_flag=True, help="In a folder: also what is there already, which else is left."
+)
 
 
-def check_parameters(notebook: str | Path, parameters: dict) -> None:
-    """Raises ValueError for an unknown parameter or a value of another type than the default."""
-    if not Path(notebook).exists():
-        raise FileNotFoundError(f"notebook {notebook} does not exist")
-    known = papermill.inspect_notebook(str(notebook))
-    for name, value in parameters.items():
-        if name not in known:
-            near = get_close_matches(name, known, 1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise ValueError(
-                f"{notebook} has no parameter {name!r}{hint}; it has: {', '.join(known)}"
-            )
-        default = yaml.safe_load(known[name]["default"])
-        if type(value) is not type(default):
-            raise ValueError(
-                f"{notebook}: parameter {name} is {value!r}; its default is {default!r}, "
-                f"a {type(default).__name__}"
-            )
+class Commands(click.Group):
+    """Errors that a user can mend are one line, exit code 2; all others keep their traceback."""
 
-
-def parse_parameters(words: list[str]) -> dict:
-    """`name=value` words; values as YAML reads them, but strings stay strings (`row=07`)."""
-    parameters = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not equals:
-            raise ValueError(f"parameter {word!r} is not of the form name=value")
+    def invoke(self, context: click.Context):
         try:
-            read = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ValueError(f"parameter {word!r} is not valid YAML: {error}") from None
-        same = isinstance(read, bool | list | dict) or str(read) == value
-        parameters[name] = read if same and read is not None else value
-    return parameters
+            return super().invoke(context)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except (ValueError, OSError, RuntimeError) as error:  # BitstreamError: a ValueError
+            if isinstance(error, RuntimeError) and not _mendable(error):
+                raise
+            click.echo(f"error: {error}", err=True)
+            context.exit(2)
 
 
-def build_report(html: str | Path, notebooks: list[str | Path], title: str) -> Path:
-    """One self-contained HTML page of executed notebooks: text, tables and pictures, no code."""
-    from nbconvert import HTMLExporter  # slow to import, and only needed here
+def _mendable(error: RuntimeError) -> bool:
+    from icmlib.codecs import NotMeasured
+    from icmlib.downloads import WeightsUnavailable
 
-    report = nbformat.v4.new_notebook()
-    for path in notebooks:
-        if not Path(path).exists():
-            raise FileNotFoundError(f"executed notebook {path} does not exist; run it first")
-        for cell in nbformat.read(path, as_version=4).cells:
-            if cell.cell_type == "code":
-                cell.outputs = [output for output in cell.outputs if _is_result(output)]
-                if not cell.outputs:
-                    continue
-            else:  # the notebooks that the text points to do not lie beside the report
-                cell.source = re.sub(r"\[([^\]]*)\]\([^)]*\.ipynb\)", r"\1", cell.source)
-            cell.id = f"cell-{len(report.cells)}"  # unique in the report
-            report.cells.append(cell)
-    exporter = HTMLExporter(
-        exclude_input=True,
-        exclude_input_prompt=True,
-        exclude_output_prompt=True,
-        embed_images=True,
-        mathjax_url="",
-        require_js_url="",
-        jquery_url="",
-        mermaid_js_url="",
-    )
-    report.metadata["title"] = title
-    body, _ = exporter.from_notebook_node(report, {"metadata": {"name": title}})
-    Path(html).write_text(body)
-    return Path(html).resolve()
+    return isinstance(error, NotMeasured | WeightsUnavailable)
 
 
-def _is_result(output: dict) -> bool:
-    """Neither a progress bar nor a warning."""
-    return output.get("name") != "stderr" and WIDGET not in output.get("data", {})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Image coding for machines, and for the people who look at the same bits."""
 
 
-def main(words: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="icmlib.cli", description=__doc__.split("\n")[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="execute one notebook")
-    run.add_argument("notebook")
-    run.add_argument("executed")
-    run.add_argument("parameters", nargs="*", metavar="name=value")
-    report = commands.add_parser("report", help="bind executed notebooks into one HTML page")
-    report.add_argument("html")
-    report.add_argument("notebooks", nargs="+")
-    report.add_argument("--title", default="icmlib")
-    convert = commands.add_parser("openimages", help="masks of Open Images to COCO instances")
-    convert.add_argument("root", help="folder of the official files; see data/README.md")
-    convert.add_argument("split", choices=["train", "validation", "test"])
-    convert.add_argument("--images", metavar="list", help="only these: CSV or a line an id")
-    cost = commands.add_parser("cost", help="hours and disk of a profile, from measured steps")
-    cost.add_argument("profile")
-    cost.add_argument("--size", type=int, default=554, help="height and width in px (554)")
-    cost.add_argument("--batch", type=int, default=1, help="images of a measured step (1)")
-    cost.add_argument("--tflops", type=float, default=15.0, help="that a GPU sustains (15)")
-    options = parser.parse_args(words)
+# --- pictures -------------------------------------------------------------------------------
+
+
+@main.command()
+@click.argument("source", metavar="IMAGE|FOLDER", type=PATH)
+@click.argument("target", metavar="OUT", type=PATH)
+@WEIGHTS
+@WORKERS
+@FORCE
+def encode(source: Path, target: Path, weights: str, workers: int, force: bool) -> None:
+    """Images to .icm files.
+
+    One, or all below a folder to files below another folder. Photographs are turned upright, as
+    their EXIF orientation says; 16 bits become 8, transparency is dropped. In a folder, images that
+    cannot be read are named at the end (exit code 1), and those whose .icm file is there already
+    are left.
+    """
+    from icmlib.codecs import files
+
+    kinds = (files.IMAGE_SUFFIXES, files.SUFFIX)
+    _code(files.encode_file, kinds, (source, target), weights, None, workers, force)
+
+
+@main.command()
+@click.argument("source", metavar="FILE|FOLDER", type=PATH)
+@click.argument("target", metavar="OUT", type=PATH)
+@click.option(
+    "--decoder",
+    default="human",
+    show_default=True,
+    help="For whom: human, machine, a number from 0 (machine) to 1 (human) between them, or "
+    "another name that the weights have (icm info).",
+)
+@WEIGHTS
+@WORKERS
+@FORCE
+def decode(
+    source: Path, target: Path, decoder: str, weights: str, workers: int, force: bool
+) -> None:
+    """Pictures of .icm files.
+
+    One, in the format of its suffix (.png, .jpg, .webp, .bmp, .tif), or all below a folder to PNG
+    files below another folder.
+    """
+    from icmlib.codecs import files
+
+    kinds = ({files.SUFFIX}, ".png")
+    _code(files.decode_file, kinds, (source, target), weights, decoder, workers, force)
+
+
+def _code(
+    code: Callable,
+    kinds: tuple[set[str], str],
+    job: tuple[Path, Path],
+    weights: str | None,
+    decoder: str | None,
+    workers: int | None,
+    force: bool,
+) -> None:
+    """`code` one file, or a folder of files with the first of `kinds` to files of the second."""
+    from tqdm import tqdm
+
+    from icmlib.codecs import files
+
+    folder = job[0].is_dir()
+    jobs = files.pairs(*job, *kinds) if folder else [job]
+    left = [each for each in jobs if force or not folder or not each[1].exists()]
+    codec = _decoders(weights).turn(decoder or "machine")
+    results = files.code_folder(code, codec, left, workers if folder else 0)
+    done, errors = [], []
+    for _, result in tqdm(results, total=len(left), unit="file", disable=not folder or not left):
+        (errors if isinstance(result, Exception) else done).append(result)
+    if errors and not folder:
+        raise errors[0]
+    click.echo(f"{job[1]}: {_rate(done)}")
+    if len(left) < len(jobs):
+        click.echo(f"{len(jobs) - len(left)} were there already (--force codes them again)")
+    for error in errors:
+        click.echo(f"error: {error}", err=True)
+    if errors:
+        sys.exit(1)
+
+
+def _rate(bitstreams: list) -> str:
+    """What was coded, and the size of its files."""
+    size = sum(each.total_bytes for each in bitstreams)
+    pixels = sum(each.width * each.height for each in bitstreams)
+    what = f"{len(bitstreams)} images"
+    if len(bitstreams) == 1:
+        what = f"{bitstreams[0].width}x{bitstreams[0].height} px"
+    return f"{what}, {size:,} bytes" + (f", {8 * size / pixels:.3f} bpp" if pixels else "")
+
+
+def _decoders(weights: str | None):
+    """On the CPU, where every machine computes the same bits."""
+    from icmlib import codecs
+
+    decoders = codecs.load_decoders(weights)
+    decoders.codec.to("cpu")
+    return decoders
+
+
+@main.command()
+@click.argument("file", metavar="FILE", type=PATH)
+@WEIGHTS
+def info(file: Path, weights: str) -> None:
+    """What a .icm file holds.
+
+    And whether the weights at hand read it, with which decoders.
+    """
+    from icmlib.codecs.files import read_bitstream
+
+    bitstream = read_bitstream(file)
+    per_pixel = 8 / (bitstream.width * bitstream.height)
+    payload, total = bitstream.payload_bytes, bitstream.total_bytes
+    strings = " + ".join(f"{len(string):,}" for string in bitstream.strings)
+    _tell("image", f"{bitstream.width}x{bitstream.height} px")
+    _tell("file", f"{total:,} bytes, {total * per_pixel:.3f} bpp")
+    _tell("payload", f"{payload:,} bytes, {payload * per_pixel:.3f} bpp")
+    _tell("strings", f"{len(bitstream.strings)} of {strings} bytes")
+    _tell("codec", bitstream.codec)
+    decoders = _decoders(weights)
+    read = decoders.codec.fingerprint == bitstream.codec
+    other = f"do not read it: they are of codec {decoders.codec.fingerprint}"
+    _tell("weights", f"{weights or 'those of icmlib'} " + ("read it" if read else other))
+    _tell("decoders", ", ".join(decoders.names))
+
+
+def _tell(what: str, value: str) -> None:
+    click.echo(f"{what:<9} {value}")
+
+
+@main.command()
+@click.argument("photo", metavar="IMAGE", type=PATH)
+@click.option(
+    "--out",
+    type=PATH,
+    default="compare.png",
+    show_default=True,
+    help="The picture (.png, .jpg, .pdf, .svg); the table lies beside it as .csv.",
+)
+@click.option("--crop", help="TOP,LEFT,SIZE in px of the part that is enlarged.")
+@WEIGHTS
+@click.option("--task", type=PATH, help="Weights of another small_mask_rcnn of four classes.")
+def compare(photo: Path, out: Path, crop: str, weights: str, task: Path) -> None:
+    """Every decoder of one bitstream, side by side.
+
+    A picture, and a table of rate, fidelity, pattern and detections. Beside the decoders of the
+    weights there is the machine's with a Gaussian filter (sigma 1) after it, and with a bilateral
+    one (sigma 2). bpp is of the payload, bpp_total of the whole file; the original's are those of a
+    PNG.
+    """
+    from icmlib import comparison
+
+    table = comparison.compare(photo, out, _decoders(weights), crop, task)
+    click.echo(table.round(3).to_string())
+    click.echo(f"\n{comparison.NOTE}\n{out}, {out.with_suffix('.csv')}")
+
+
+# --- the study ------------------------------------------------------------------------------
+
+
+@main.command()
+@click.argument("notebook", type=PATH)
+@click.argument("executed", type=PATH)
+@click.argument("parameters", nargs=-1, metavar="[NAME=VALUE]...")
+def run(notebook: Path, executed: Path, parameters: tuple[str, ...]) -> None:
+    """Execute one notebook.
+
+    Its parameters are checked against those that the notebook has.
+    """
+    import papermill
+
+    from icmlib import notebooks
+
+    start = time.perf_counter()
+    values = notebooks.parse_parameters(parameters)
+    what = " ".join([notebook.stem, *(f"{name}={value}" for name, value in values.items())])
+    click.echo(f"{what}: started")
     try:
-        if options.command == "run":
-            run_notebook(options.notebook, options.executed, parse_parameters(options.parameters))
-        elif options.command == "openimages":
-            from icmlib.datasets import openimages  # loads PyTorch
-
-            report = openimages.convert(options.root, options.split, options.images)
-            print(json.dumps(report, indent=2))
-        elif options.command == "cost":
-            from icmlib import bench, load_profile
-
-            settings = {"size": options.size, "batch": options.batch, "tflops": options.tflops}
-            print(bench.cost(load_profile(options.profile), **settings).round(3).to_string())
-        else:
-            print(build_report(options.html, options.notebooks, options.title))
-    except (ValueError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        notebooks.run_notebook(notebook, executed, values)
     except papermill.exceptions.PapermillExecutionError as error:
-        print(f"error in {options.notebook}, cell {error.exec_count}:", file=sys.stderr)
-        print(f"{error.ename}: {error.evalue}", file=sys.stderr)
-        print(f"traceback: {options.executed}", file=sys.stderr)
-        return 1
-    return 0
+        click.echo(f"error in {notebook}, cell {error.exec_count}:", err=True)
+        click.echo(f"{error.ename}: {error.evalue}", err=True)
+        click.echo(f"traceback: {executed}", err=True)
+        sys.exit(1)
+    click.echo(f"{what}: done in {(time.perf_counter() - start) / 60:.1f} min")
+
+
+@main.command()
+@click.argument("html", type=PATH)
+@click.argument("executed", nargs=-1, required=True, type=PATH)
+@click.option("--title", default="icmlib", show_default=True)
+def report(html: Path, executed: tuple[Path, ...], title: str) -> None:
+    """Bind executed notebooks into one HTML page."""
+    from icmlib import notebooks
+
+    click.echo(notebooks.build_report(html, executed, title))
+
+
+@main.command()
+@click.argument("root", type=PATH)
+@click.argument("split", type=click.Choice(["train", "validation", "test"]))
+@click.option("--images", type=PATH, metavar="LIST", help="Only these: CSV, or a line an id.")
+def openimages(root: Path, split: str, images: Path) -> None:
+    """Masks of Open Images to COCO instances.
+
+    ROOT is the folder of the official files; see data/README.md.
+    """
+    from icmlib.datasets import openimages
+
+    click.echo(json.dumps(openimages.convert(root, split, images), indent=2))
+
+
+@main.command()
+@click.argument("profile")
+@click.option("--size", default=554, show_default=True, help="Height and width in px.")
+@click.option("--batch", default=1, show_default=True, help="Images of a measured step.")
+@click.option("--tflops", default=15.0, show_default=True, help="That a GPU sustains.")
+def cost(profile: str, **settings: float) -> None:
+    """Hours and disk of a profile, from measured steps."""
+    from icmlib import bench, load_profile
+
+    click.echo(bench.cost(load_profile(profile), **settings).round(3).to_string())
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main(prog_name="icm")

@@ -63,6 +63,7 @@ def evaluate(
     dataset,
     vgg: fidelity.VGGDistance | None = None,
     batch: int = 10,
+    progress: bool = True,
 ) -> Evaluation:
     """Code and measure every image of a data set, on this process's GPU, where it has one.
 
@@ -72,6 +73,7 @@ def evaluate(
         dataset: a `CocoDataset`.
         vgg: the VGG distance, where its weights can be had.
         batch: images of one size that are measured together.
+        progress: show a bar.
     """
     device = processes.device()
     for network in (codec, task, vgg):
@@ -80,7 +82,7 @@ def evaluate(
     tile = checkerboard.tile_size(dataset.sizes())
     tables, detections = [], [] if task is not None else None
     spectra = {"decoded": [], "original": [], "residual": []}
-    for indices in tqdm(_batches(dataset.sizes(), batch), "evaluate"):
+    for indices in tqdm(_batches(dataset.sizes(), batch), "evaluate", disable=not progress):
         x = torch.stack([dataset.image(i) for i in indices])
         files = [bytes(codec.encode(image)) for image in x]
         bitstreams = [Bitstream.from_bytes(data) for data in files]

@@ -87,7 +87,16 @@ def crops(variants: dict[str, torch.Tensor], captions: dict[str, str], box: tupl
         box: top, left and size of the crop in px.
     """
     top, left, size = box
-    figure, axes = _axes(2, len(variants), 2.0, 2.15)
+    height, width = next(iter(variants.values())).shape[-2:]
+    heights = (2.0 * height / width + 0.4, 2.1)  # of wholes, with their titles, and of crops
+    figure, axes = plt.subplots(
+        2,
+        len(variants),
+        figsize=(2.0 * len(variants), sum(heights)),
+        height_ratios=heights,
+        squeeze=False,
+        layout="constrained",
+    )
     for column, (name, image) in enumerate(variants.items()):
         _show(axes[0, column], image, f"{name}\n{captions.get(name, '')}")
         frame = plt.Rectangle((left - 0.5, top - 0.5), size, size, fill=False, ec="w", lw=1)

@@ -1,99 +1,398 @@
-"""The strict papermill wrapper and the report."""
+"""The command line: pictures to bits and back, folders, what a file holds, decoders side by side.
 
-import nbformat
-import papermill
+`run`, `report` and `openimages` are in test_notebooks.py and test_openimages.py.
+"""
+
+import copy
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
 import pytest
+import torch
+from click.testing import CliRunner, Result
+from PIL import Image
 
-from icmlib import cli
+from icmlib import cli, comparison, tasks
+from icmlib.codecs import Bitstream, Decoders, folders
+from icmlib.config import CodecConfig, TaskConfig
+from icmlib.datasets import read_image
+
+CONFIG = CodecConfig(N=8, M=12)
 
 
 @pytest.fixture
-def notebook(tmp_path):
-    """A notebook with two parameters that prints their product."""
-    cells = [
-        nbformat.v4.new_markdown_cell("# A title"),
-        nbformat.v4.new_code_cell(
-            "steps = 3  # how many\nname = 'a'", metadata={"tags": ["parameters"]}
-        ),
-        nbformat.v4.new_code_cell(
-            "import sys\nprint('noise', file=sys.stderr)\nprint('said')\nname * steps"
-        ),
-    ]
-    path = tmp_path / "small.ipynb"
-    kernel = {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}}
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
+def decoders(codec):
+    """Of a tiny codec: machine, human, and another."""
+    human, other = copy.deepcopy(codec), copy.deepcopy(codec)
+    with torch.no_grad():
+        human.g_s[0].weight *= 0.5
+        other.g_s[0].weight *= 2
+    return Decoders.of(codec, {"human": human, "other": other})
+
+
+@pytest.fixture
+def weights(decoders, tmp_path):
+    path = tmp_path / "weights" / "tiny.safetensors"
+    decoders.save(path, CONFIG)
     return path
 
 
-def test_parameters_reach_the_notebook(notebook, tmp_path):
-    executed = tmp_path / "out" / "executed.ipynb"
-    cli.run_notebook(notebook, executed, {"steps": 2, "name": "xy"})
-    outputs = nbformat.read(executed, as_version=4).cells[-1].outputs
-    assert outputs[-1]["data"]["text/plain"] == "'xyxy'"
+@pytest.fixture
+def other_weights(make_codec, tmp_path):
+    path = tmp_path / "weights" / "other.safetensors"
+    Decoders(make_codec(seed=1), {}).save(path, CONFIG)
+    return path
 
 
-def test_unknown_parameter_names_the_nearest(notebook, tmp_path):
-    with pytest.raises(ValueError, match=r"no parameter 'step' \(did you mean 'steps'"):
-        cli.run_notebook(notebook, tmp_path / "out.ipynb", {"step": 2})
-    assert not (tmp_path / "out.ipynb").exists()
+@pytest.fixture
+def icm(weights, monkeypatch):
+    """`icm("encode", ...)`: the command line, its shipped codec the tiny one."""
+    monkeypatch.setattr("icmlib.codecs.SHIPPED", weights)
+    return lambda *words: CliRunner().invoke(cli.main, [str(word) for word in words])
 
 
-def test_parameter_of_another_type_is_refused(notebook, tmp_path):
-    with pytest.raises(ValueError, match="steps is 'two'"):
-        cli.run_notebook(notebook, tmp_path / "out.ipynb", {"steps": "two"})
+def pixels(height: int = 24, width: int = 40, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
-def test_missing_notebook_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"none.ipynb does not exist"):
-        cli.run_notebook(tmp_path / "none.ipynb", tmp_path / "out.ipynb", {})
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "photo.png"
+    Image.fromarray(pixels()).save(path)
+    return path
 
 
-def test_failed_run_leaves_its_traceback(notebook, tmp_path):
-    book = nbformat.read(notebook, as_version=4)
-    book.cells.append(nbformat.v4.new_code_cell("1 / 0"))
-    nbformat.write(book, notebook)
-    executed = tmp_path / "out.ipynb"
-    with pytest.raises(papermill.exceptions.PapermillExecutionError):
-        cli.run_notebook(notebook, executed, {})
-    assert "ZeroDivisionError" in executed.read_text()
+@pytest.fixture
+def file(icm, photo, tmp_path):
+    assert icm("encode", photo, tmp_path / "photo.icm").exit_code == 0
+    return tmp_path / "photo.icm"
 
 
-def test_command_line_reports_errors_without_traceback(notebook, tmp_path, capsys):
-    code = cli.main(["run", str(notebook), str(tmp_path / "out.ipynb"), "stepz=1"])
-    assert code == 2
-    assert "did you mean 'steps'" in capsys.readouterr().err
+@pytest.fixture
+def album(tmp_path):
+    """A folder of three images, one of them in a folder of its own."""
+    for seed, name in enumerate(("a.png", "b.JPG", "sub/a.webp")):
+        path = tmp_path / "album" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels(seed=seed)).save(path)
+    (tmp_path / "album" / "notes.txt").write_text("no image")
+    return tmp_path / "album"
+
+
+def done(result: Result) -> str:
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def assert_error(result: Result, text: str) -> None:
+    """One line, no traceback."""
+    assert result.exit_code == 2 and isinstance(result.exception, SystemExit)
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+    assert text in result.stderr
+
+
+def below(folder) -> list[str]:
+    return sorted(str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file())
+
+
+# --- one file -------------------------------------------------------------------------------
+
+
+def test_there_and_back(icm, decoders, photo, file, tmp_path):
+    """The very bits and pictures of the library; by default the picture for people."""
+    bitstream = decoders.codec.encode(read_image(photo))
+    assert file.read_bytes() == bytes(bitstream)
+    for words, decoder in (
+        ((), "human"),
+        (("--decoder", "machine"), "machine"),
+        (("--decoder", "0.3"), 0.3),
+        (("--decoder", "other"), "other"),
+    ):
+        out = done(icm("decode", file, tmp_path / "out.png", *words))
+        size = bitstream.total_bytes
+        assert out == f"{tmp_path}/out.png: 40x24 px, {size} bytes, {size / 120:.3f} bpp\n"
+        expected = decoders.turn(decoder).decode(bitstream)
+        assert read_image(tmp_path / "out.png").equal((expected * 255).round() / 255)
+
+
+@pytest.mark.parametrize("suffix, format", [("JPG", "JPEG"), ("webp", "WEBP"), ("tiff", "TIFF")])
+def test_format_of_the_picture_is_that_of_its_name(icm, file, tmp_path, suffix, format):
+    done(icm("decode", file, tmp_path / f"out.{suffix}"))
+    with Image.open(tmp_path / f"out.{suffix}") as image:
+        assert image.format == format and image.size == (40, 24)
+
+
+@pytest.mark.parametrize("kind", ["grey", "alpha", "16 bits", "palette"])
+def test_images_of_other_kinds_have_the_bits_of_their_colours(icm, tmp_path, kind):
+    """16 bits hold the grey of 8, and are no white picture."""
+    grey, rgb = pixels()[..., 0], pixels()
+    made, same = {
+        "grey": (Image.fromarray(grey), np.stack([grey] * 3, -1)),
+        "alpha": (Image.fromarray(np.concatenate([rgb, grey[..., None]], -1)), rgb),
+        "16 bits": (Image.fromarray(grey.astype(np.uint16) * 257), np.stack([grey] * 3, -1)),
+        "palette": (Image.fromarray(rgb // 128 * 255).quantize(), rgb // 128 * 255),
+    }[kind]
+    made.save(tmp_path / "a.png")
+    Image.fromarray(same).save(tmp_path / "b.png")
+    for name in "ab":
+        done(icm("encode", tmp_path / f"{name}.png", tmp_path / f"{name}.icm"))
+    assert (tmp_path / "a.icm").read_bytes() == (tmp_path / "b.icm").read_bytes()
+
+
+def test_photographs_come_upright(icm, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees, clockwise
+    Image.fromarray(pixels()).save(tmp_path / "a.png", exif=exif)
+    Image.fromarray(np.rot90(pixels(), -1)).save(tmp_path / "b.png")
+    for name in "ab":
+        out = done(icm("encode", tmp_path / f"{name}.png", tmp_path / f"{name}.icm"))
+        assert "24x40 px" in out
+    assert (tmp_path / "a.icm").read_bytes() == (tmp_path / "b.icm").read_bytes()
+
+
+def test_one_thread_codes_whatever_pytorch_has(monkeypatch):
+    """The bits depend on it."""
+    torch.set_num_threads(3)
+    try:
+        seen = list(folders.on_all_cores(None, lambda _: torch.get_num_threads(), [0], 0))
+        assert seen == [1] and torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(1)
+
+
+# --- what goes wrong --------------------------------------------------------------------------
+
+
+def test_what_is_no_image(icm, file, tmp_path):
+    out = tmp_path / "out.icm"
+    assert_error(icm("encode", tmp_path / "none.png", out), "none.png does not exist")
+    assert_error(icm("encode", file, out), "photo.icm cannot be read")
+    Image.fromarray(pixels(5, 3)).save(tmp_path / "small.png")
+    assert_error(icm("encode", tmp_path / "small.png", out), "small.png: image is 5x3 px; the")
+    Image.fromarray(np.ones((24, 40), np.float32)).save(tmp_path / "floats.tif")
+    assert_error(icm("encode", tmp_path / "floats.tif", out), "32-bit pixels, mode F")
+    assert not out.exists()
+
+
+def test_what_is_no_bitstream(icm, photo, file, tmp_path):
+    out = tmp_path / "out.png"
+    assert_error(icm("decode", tmp_path / "none.icm", out), "none.icm does not exist")
+    assert_error(icm("decode", photo, out), "photo.png: not an ICM bitstream")
+    assert_error(icm("info", photo), "photo.png: not an ICM bitstream")
+    assert_error(icm("info", tmp_path), "cannot be read (Is a directory)")
+    file.write_bytes(file.read_bytes()[:-1])
+    for words in (("decode", file, out), ("info", file)):
+        assert_error(icm(*words), "photo.icm: bitstream of ")
+    assert not out.exists()
+
+
+def test_outputs_of_other_names(icm, photo, file, tmp_path):
+    """A typing error would else overwrite the photograph."""
+    before = photo.read_bytes()
+    assert_error(icm("encode", photo, photo), "its name has to end in .icm")
+    assert_error(icm("decode", file, tmp_path / "out.icm"), "end in .bmp, .jpeg, .jpg, .png, .tif")
+    assert_error(icm("compare", photo, "--out", photo), "would be overwritten")
+    assert_error(icm("compare", photo, "--out", tmp_path / "a.csv"), "end in .jpg, .pdf, .png")
+    assert photo.read_bytes() == before
+
+
+def test_weights_and_decoders_that_are_not_there(icm, photo, file, other_weights, tmp_path):
+    out = tmp_path / "out.png"
+    known = "known: machine, human, other, or a number from 0 (machine) to 1 (human)"
+    assert_error(icm("decode", file, out, "--decoder", "people"), known)
+    assert_error(icm("decode", file, out, "--decoder", "1.5"), known)
+    none = tmp_path / "none.safetensors"
+    assert_error(icm("decode", file, out, "--weights", none), "none.safetensors does not exist")
+    assert_error(icm("encode", photo, file, "--weights", photo), "no codec was trained in")
+    words = ("--decoder", "machine", "--weights", other_weights)
+    assert_error(icm("decode", file, out, *words), "photo.icm: bitstream was written by codec")
+    assert not out.exists()
+
+
+def test_outputs_that_cannot_be_written(icm, photo, file, tmp_path):
+    assert_error(icm("encode", photo, photo / "out.icm"), "out.icm cannot be written (")
+    assert_error(icm("decode", file, photo / "out.png"), "out.png cannot be written (")
+    (tmp_path / f".full.png.{os.getpid()}.half").symlink_to("/dev/full")
+    result = icm("decode", file, tmp_path / "full.png")
+    assert_error(result, "full.png cannot be written (No space left on device)")
+    assert not (tmp_path / "full.png").exists()
+
+
+# --- folders ----------------------------------------------------------------------------------
+
+
+def test_folders_there_and_back(icm, decoders, album, tmp_path):
+    """On several processes; sub-folders stay, and every file is that of the image by itself."""
+    coded, back = tmp_path / "coded", tmp_path / "back"
+    out = done(icm("encode", album, coded, "--workers", 2))
+    assert below(coded) == ["a.icm", "b.icm", "sub/a.icm"]
+    size = sum(f.stat().st_size for f in coded.rglob("*.icm"))
+    assert out == f"{coded}: 3 images, {size:,} bytes, {8 * size / (3 * 960):.3f} bpp\n"
+    for source in ("a.png", "b.JPG", "sub/a.webp"):
+        bits = bytes(decoders.codec.encode(read_image(album / source)))
+        assert (coded / source).with_suffix(".icm").read_bytes() == bits
+    done(icm("decode", coded, back, "--decoder", "machine", "--workers", 2))
+    assert below(back) == ["a.png", "b.png", "sub/a.png"]
+    bits = Bitstream.from_bytes((coded / "sub" / "a.icm").read_bytes())
+    expected = decoders.turn("machine").decode(bits)
+    assert read_image(back / "sub" / "a.png").equal((expected * 255).round() / 255)
+
+
+def test_what_is_there_already_is_left(icm, album, tmp_path):
+    coded = tmp_path / "coded"
+    words = ("encode", album, coded, "--workers", 0)
+    done(icm(*words))
+    (coded / "b.icm").unlink()
+    (coded / "a.icm").write_text("mine")
+    assert "40x24 px" in (out := done(icm(*words)))
+    assert "2 were there already (--force codes them again)" in out
+    assert below(coded) == ["a.icm", "b.icm", "sub/a.icm"]
+    assert (coded / "a.icm").read_text() == "mine"
+    assert "0 images, 0 bytes\n3 were there already" in done(icm(*words))
+    assert "were there already" not in done(icm(*words, "--force"))
+    assert (coded / "a.icm").read_bytes()[:4] == b"ICM1"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_broken_files_are_named_and_the_others_go_on(icm, album, tmp_path, workers):
+    (album / "broken.png").write_bytes((album / "a.png").read_bytes()[:500])
+    Image.fromarray(pixels(5, 3)).save(album / "small.png")
+    coded = tmp_path / "coded"
+    result = icm("encode", album, coded, "--workers", workers)
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 2 and "broken.png cannot be read" in errors[0]
+    assert "small.png: image is 5x3 px" in errors[1]
+    assert below(coded) == ["a.icm", "b.icm", "sub/a.icm"]
+    assert "coded: 3 images" in result.stdout
+
+
+def test_broken_bitstream_in_a_folder(icm, album, tmp_path):
+    coded, back = tmp_path / "coded", tmp_path / "back"
+    done(icm("encode", album, coded, "--workers", 0))
+    (coded / "b.icm").write_bytes((coded / "b.icm").read_bytes()[:-3])
+    result = icm("decode", coded, back, "--workers", 0)
+    assert result.exit_code == 1
+    assert "b.icm: bitstream of" in result.stderr and "damaged" in result.stderr
+    assert below(back) == ["a.png", "sub/a.png"]
+
+
+def test_images_that_would_become_one_file(icm, album, tmp_path):
+    Image.fromarray(pixels()).save(album / "a.bmp")
+    coded = tmp_path / "coded"
+    assert_error(icm("encode", album, coded), "a.bmp and ")
+    assert not coded.exists()
+
+
+def test_folders_that_hold_nothing_or_cannot_be(icm, album, photo, tmp_path):
+    assert_error(icm("decode", album, tmp_path / "out"), "holds no .icm file")
+    assert_error(icm("encode", album, photo), "album is a folder and ")
+
+
+def test_full_disk_ends_a_folder(icm, album, tmp_path):
+    (tmp_path / "coded").mkdir()
+    (tmp_path / "coded" / f".a.icm.{os.getpid()}.half").symlink_to("/dev/full")
+    result = icm("encode", album, tmp_path / "coded", "--workers", 0)
+    assert result.exit_code == 2 and isinstance(result.exception, SystemExit)
+    assert "error: " in result.stderr and "(No space left on device)" in result.stderr
+    assert below(tmp_path / "coded") == []
+
+
+# --- info ---------------------------------------------------------------------------------------
+
+
+def test_info(icm, decoders, file, other_weights):
+    bitstream = Bitstream.from_bytes(file.read_bytes())
+    facts = dict(line.split(maxsplit=1) for line in done(icm("info", file)).splitlines())
+    payload, total = bitstream.payload_bytes, bitstream.total_bytes
+    assert facts == {
+        "image": "40x24 px",
+        "file": f"{total} bytes, {8 * total / 960:.3f} bpp",
+        "payload": f"{payload} bytes, {8 * payload / 960:.3f} bpp",
+        "strings": f"2 of {len(bitstream.strings[0])} + {len(bitstream.strings[1])} bytes",
+        "codec": decoders.codec.fingerprint,
+        "weights": "those of icmlib read it",
+        "decoders": "machine, human, other",
+    }
+    out = done(icm("info", file, "--weights", other_weights))
+    assert "do not read it: they are of codec " in out and "decoders  machine\n" in out
+    without = icm("info", file, "--weights", file.with_name("none.safetensors"))
+    assert_error(without, "none.safetensors does not exist")
+    assert "image     40x24 px" in without.stdout
+
+
+def test_help_is_there_without_pytorch():
+    code = "import sys; from icmlib import cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+# --- compare ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def scene(scenes):
+    return scenes("test").path(0)
+
+
+def test_compare(icm, decoders, scene, tmp_path):
+    out = tmp_path / "made" / "picture.png"
+    printed = done(icm("compare", scene, "--out", out, "--crop", "8,4,32"))
+    table = pd.read_csv(out.with_suffix(".csv"), index_col="decoder")
+    names = ["machine", "human", "other", "machine + gaussian", "machine + bilateral"]
+    assert list(table.index) == ["original", *names]
+    image = read_image(scene)
+    bitstream = decoders.codec.encode(image)
+    assert table["bpp"][1:].unique() == pytest.approx([8 * bitstream.payload_bytes / 64**2])
+    assert table["bpp_total"][1:].unique() == pytest.approx([8 * bitstream.total_bytes / 64**2])
+    for name in ("machine", "human", "other"):
+        decoded = (decoders.turn(name).decode(bitstream) * 255).round() / 255
+        mse = ((decoded - image) ** 2).mean().item()
+        assert table.loc[name, "psnr"] == pytest.approx(-10 * np.log10(mse), abs=1e-3)
+    assert table["psnr"].is_unique and table.loc["original", "psnr"] == np.inf
+    assert "machine + bilateral" in printed and "on a photograph they only hint" in printed
+    with Image.open(out) as picture:
+        assert picture.width > 1500 and picture.height > 500
+
+
+def test_what_is_found_again(scene):
+    """All in the image itself, also without its colours' last bit; nothing in a grey one."""
+    image = read_image(scene)
+    bitstream = Bitstream("0" * 16, 64, 64, 0, (b"1",))
+    pictures = {"same": image, "near": (image * 127).round() / 127, "grey": image * 0 + 0.5}
+    received = {name: comparison.Received(bitstream, each) for name, each in pictures.items()}
+    task = tasks.load(TaskConfig(), comparison.TASK)
+    table = comparison.measure(received, image, task)
+    assert table.loc["original", "detections"] > 0
+    assert list(table["found"]) == [1, 1, 1, 0]
+    photograph = comparison.Photograph(image)
+    assert np.isnan(comparison._found([], [], photograph.ground_truth))
 
 
 @pytest.mark.parametrize(
-    ("word", "value"),
-    [("a=07", "07"), ("a=7", 7), ("a=0.5", 0.5), ("a=true", True), ("a=x_1", "x_1"),
-     ("a={b: 1}", {"b": 1}), ("a=", ""), ("a=1e-3", "1e-3"), ("a=1_000", "1_000")],
+    "crop, text",
+    [("1,2", "is not of the form"), ("a,b,c", "is not of the form"), ("-1,0,9", "not of the form"),
+     ("40,0,32", "is not inside the image of 64x64 px"), ("0,0,0", "is not inside")],
 )  # fmt: skip
-def test_values_read_as_yaml_but_identifiers_stay(word, value):
-    assert cli.parse_parameters([word]) == {"a": value}
+def test_crops_that_are_none(icm, scene, tmp_path, crop, text):
+    out = tmp_path / "out.png"
+    assert_error(icm("compare", scene, "--out", out, f"--crop={crop}"), text)
+    assert not out.exists()
 
 
-def test_word_that_is_no_yaml_is_refused():
-    with pytest.raises(ValueError, match=r"parameter 'changes=\{a: 1' is not valid YAML"):
-        cli.parse_parameters(["changes={a: 1"])
+@pytest.mark.parametrize("height, width", [(512, 768), (128, 128), (16, 300), (1, 1)])
+def test_default_crop_is_inside(height, width):
+    top, left, size = comparison.default_crop(height, width)
+    assert 0 < size <= 96
+    assert comparison.read_crop(f"{top},{left},{size}", height, width) == (top, left, size)
 
 
-def test_word_without_equals_is_refused():
-    with pytest.raises(ValueError, match="not of the form name=value"):
-        cli.parse_parameters(["profile"])
-
-
-def test_report_is_self_contained_without_code_and_progress(notebook, tmp_path):
-    executed = tmp_path / "executed.ipynb"
-    cli.run_notebook(notebook, executed, {})
-    html = cli.build_report(tmp_path / "report.html", [executed], "a title").read_text()
-    assert "A title" in html and "aaa" in html
-    assert "said" in html
-    assert "noise" not in html and "name * steps" not in html
-    for tag in ('src="http', "src='http", 'href="http', "@import"):
-        assert tag not in html
-
-
-def test_report_of_a_missing_run_says_so(tmp_path):
-    with pytest.raises(FileNotFoundError, match="run it first"):
-        cli.build_report(tmp_path / "report.html", [tmp_path / "none.ipynb"], "x")
+def test_compare_of_what_cannot_be(icm, photo, scene, weights, tmp_path):
+    Image.fromarray(pixels(9, 9)).save(tmp_path / "small.png")
+    words = ("--out", tmp_path / "out.png")
+    assert_error(icm("compare", tmp_path / "small.png", *words), "needs at least 16x16")
+    assert_error(icm("compare", scene, *words, "--task", weights), "are of another architecture")
+    assert_error(icm("compare", scene, "--out", photo / "out.png"), "cannot be written (")
+    assert not (tmp_path / "out.png").exists()

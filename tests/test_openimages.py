@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
@@ -182,11 +183,13 @@ def test_only_the_listed_images(official, tmp_path, text):
     assert [image["open_images_id"] for image in official.read()["images"]] == [image_id(2)]
 
 
-def test_command_line(official, capsys):
-    assert cli.main(["openimages", str(official.root), "validation"]) == 0
-    assert json.loads(capsys.readouterr().out)["annotations"] == 3
-    assert cli.main(["openimages", str(official.root), "test"]) == 2
-    assert "no " in capsys.readouterr().err
+def test_command_line(official):
+    done = CliRunner().invoke(cli.main, ["openimages", str(official.root), "validation"])
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["annotations"] == 3
+    done = CliRunner().invoke(cli.main, ["openimages", str(official.root), "test"])
+    assert done.exit_code == 2
+    assert "no " in done.stderr
 
 
 # --- the table ---------------------------------------------------------------------------

@@ -10,6 +10,7 @@ hevc.py           HEVC by x265
 vtm.py            VVC by a VTM build
 anchors.py        the conventional codecs by name
 folders.py        many images at once, on all cores
+files.py          image files to .icm files and back
 latents.py        y_hat of a whole data set, computed once
 patches.py        decode only what given patches need
 decoders.py       several decoders of one codec's bits, and what lies between them

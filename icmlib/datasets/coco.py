@@ -8,22 +8,27 @@ from pathlib import Path
 import numpy as np
 import torch
 from faster_coco_eval.core import mask as rle
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch.utils.data import Dataset
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
 
-def read_image(path: str | Path) -> torch.Tensor:
-    """(3, H, W) RGB float in [0, 1]; grey-scale, palette and alpha images are converted.
+def read_image(path: str | Path, upright: bool = False) -> torch.Tensor:
+    """(3, H, W) RGB float in [0, 1]; grey-scale, palette and 16-bit images are converted, and
+    transparency is dropped.
+
+    Args:
+        upright: turn it as its EXIF orientation says; annotations are of the image as it is stored.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file is not a readable image, or is cut short.
+        ValueError: the file is not a readable image, is cut short, or its pixels have no known
+            range.
     """
     try:
         with Image.open(path) as image:
-            pixels = np.array(image.convert("RGB"))
+            pixels = _pixels(ImageOps.exif_transpose(image) if upright else image)
     except FileNotFoundError:
         raise FileNotFoundError(f"image {path} does not exist") from None
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
@@ -31,6 +36,17 @@ def read_image(path: str | Path) -> torch.Tensor:
             f"image {path} cannot be read ({error}); replace it or remove it"
         ) from error
     return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    """(H, W, 3) uint8. Of 16 bits the upper 8 count, as Pillow reads 16-bit colour; its own
+    conversion of 16-bit grey makes everything above 255 white."""
+    if image.mode in ("I", "F"):
+        raise UnidentifiedImageError(f"32-bit pixels, mode {image.mode}, have no known range")
+    if image.mode.startswith("I;16"):
+        grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
+        return np.stack([grey] * 3, -1)
+    return np.array(image.convert("RGB"))
 
 
 def read_annotations(path: str | Path) -> dict:
