@@ -13,7 +13,6 @@ from icmlib import plots, tasks
 from icmlib.codecs import FILTERS, Bitstream, Decoders, PillowCodec
 from icmlib.codecs.decoders import MACHINE, SHIPPED
 from icmlib.codecs.files import check_suffix, whole
-from icmlib.codecs.folders import one_thread
 from icmlib.config import TaskConfig
 from icmlib.datasets import read_image
 from icmlib.datasets.deadleaves import CATEGORIES
@@ -104,8 +103,7 @@ def receive(decoders: Decoders, image: torch.Tensor) -> dict[str, Received]:
     Raises:
         ValueError: the image is too small for the codec.
     """
-    with one_thread():  # the very bits of `icm encode`
-        bitstream = decoders.codec.encode(image)
+    bitstream = decoders.codec.encode(image)
     received = {
         name: Received(bitstream, decoders.turn(name).decode(bitstream)) for name in decoders.names
     }

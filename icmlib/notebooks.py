@@ -1,5 +1,6 @@
 """Run notebooks headlessly and bind the executed ones into a report."""
 
+import os
 import re
 from difflib import get_close_matches
 from pathlib import Path
@@ -7,8 +8,21 @@ from pathlib import Path
 import nbformat
 import papermill
 import yaml
+from papermill.iorw import LocalHandler, papermill_io
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+class WholeFiles(LocalHandler):
+    """Notebooks that are whole on disk at every moment: papermill's own way empties the file at
+    each save, and a kill at that moment leaves it so."""
+
+    def write(self, text: str, path: str) -> None:
+        super().write(text, f"{path}.part")
+        os.replace(f"{path}.part", path)
+
+
+papermill_io.register("/", WholeFiles())  # absolute paths, which executed notebooks have
 
 
 def run_notebook(notebook: str | Path, executed: str | Path, parameters: dict) -> None:

@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from icmlib import cli, comparison, tasks
-from icmlib.codecs import Bitstream, Decoders, folders
+from icmlib.codecs import Bitstream, Decoders
 from icmlib.config import CodecConfig, TaskConfig
 from icmlib.datasets import read_image
 
@@ -151,16 +151,6 @@ def test_photographs_come_upright(icm, tmp_path):
         out = done(icm("encode", tmp_path / f"{name}.png", tmp_path / f"{name}.icm"))
         assert "24x40 px" in out
     assert (tmp_path / "a.icm").read_bytes() == (tmp_path / "b.icm").read_bytes()
-
-
-def test_one_thread_codes_whatever_pytorch_has(monkeypatch):
-    """The bits depend on it."""
-    torch.set_num_threads(3)
-    try:
-        seen = list(folders.on_all_cores(None, lambda _: torch.get_num_threads(), [0], 0))
-        assert seen == [1] and torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(1)
 
 
 # --- what goes wrong --------------------------------------------------------------------------

@@ -49,7 +49,7 @@ def test_every_notebook_rule_has_its_resources_and_no_other_rule_has():
     "profile, rules",
     [
         ("coco", {"mse_codec", "chain", "anchor", "bridge", "rate_task"}),
-        ("openimages", {"base_codec", "finetune", "post_filter", "ablations", "figures"}),
+        ("openimages", {"base_codec", "finetune", "post_filter", "ablations", "figures", "knob"}),
     ],
 )
 def test_every_run_of_a_study_is_a_job_with_the_profiles_resources(folder, profile, rules):

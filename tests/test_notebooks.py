@@ -1,5 +1,7 @@
 """The strict papermill wrapper and the report."""
 
+import os
+
 import nbformat
 import papermill
 import pytest
@@ -24,6 +26,21 @@ def notebook(tmp_path):
     kernel = {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}}
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
     return path
+
+
+def test_executed_notebook_is_whole_at_every_moment(notebook, tmp_path, monkeypatch):
+    """A save that does not come to its end leaves the one before."""
+    executed = tmp_path / "executed.ipynb"
+    notebooks.run_notebook(notebook, executed, {})
+    whole = executed.read_text()
+
+    def killed(*names):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        notebooks.run_notebook(notebook, executed, {"name": "b"})
+    assert executed.read_text() == whole
 
 
 def test_parameters_reach_the_notebook(notebook, tmp_path):

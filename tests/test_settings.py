@@ -8,7 +8,8 @@ import pytest
 import torch
 from conftest import tiny_codec
 
-from icmlib.codecs import Bitstream, BitstreamError, decode_all
+from icmlib.codecs import Bitstream, BitstreamError, decode_all, load_decoders
+from icmlib.datasets import read_image
 
 NAMES = ["scale_hyperprior_s8", "mbt2018_mean", "mbt2018"]
 
@@ -58,6 +59,16 @@ def picture(height: int = 96, width: int = 160) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(1, 3, height // 8, width // 8, generator=generator)
     return torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear")[0]
+
+
+@pytest.mark.parametrize("name", ["kodim01", "kodim11"])
+def test_bits_do_not_depend_on_the_threads(shared, name):
+    """Of these photographs three threads would write other bits than one."""
+    codec = load_decoders().codec
+    x = read_image(shared / "kodak" / f"{name}.png")
+    with threads(3):
+        bitstream = codec.encode(x)
+    assert bitstream == codec.encode(x)
 
 
 @pytest.mark.parametrize("setting", SETTINGS)

@@ -1,11 +1,5 @@
-"""Many images to bitstreams and back, on all cores: one process a core, one thread a process.
+"""Many images to bitstreams and back, on all cores: one process a core, one thread a process."""
 
-Sums that are split among other numbers of threads give other probabilities (of 12 photographs of
-Kodak that the quick codec codes with three threads, one thread cannot decode 2): one thread writes
-what every machine's one thread reads.
-"""
-
-import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
@@ -24,19 +18,7 @@ class _Calls(Dataset):
         return len(self.items)
 
     def __getitem__(self, index: int):
-        with one_thread():  # a worker has one; this process, without workers, may have more
-            return self.function(self.items[index])
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Inside, PyTorch computes with one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+        return self.function(self.items[index])
 
 
 def encode_all(codec, images, workers: int | None = None) -> Iterator[bytes]:

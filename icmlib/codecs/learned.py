@@ -152,6 +152,7 @@ class LearnedCodec(nn.Module):
 
     @torch.no_grad()
     @performance.exact()
+    @performance.one_thread()
     def encode(self, image: torch.Tensor) -> Bitstream:
         """image (3, H, W) RGB in [0, 1] -> Bitstream; raises ValueError for anything else."""
         check_image(image)
@@ -162,6 +163,7 @@ class LearnedCodec(nn.Module):
 
     @torch.no_grad()
     @performance.exact()
+    @performance.one_thread()
     def decode_latents(self, bitstream: Bitstream) -> torch.Tensor:
         """Bitstream -> y_hat (1, M, h, w).
 

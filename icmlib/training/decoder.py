@@ -57,7 +57,7 @@ def finetune_decoder(
     }
     start = run.resume(**parts)
     shards = Shards(config, len(dataset))
-    pairs = shards.reader(lambda i: (dataset.image(i), latents[i]))
+    images = shards.reader(dataset.image)
     patches: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # of each part: x and x_hat
 
     def discriminator_loss(part: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -76,7 +76,9 @@ def finetune_decoder(
     for step in progress(start, config.steps, "finetuning"):
         for part in shards.parts:
             with shards.seeded(step, part):
-                x, y_hat, corners = sample_patches(pairs(step, part), config, codec.device)
+                y_hat = (latents[i] for i in shards.indices(step, part))
+                pairs = list(zip(images(step, part), y_hat))
+                x, y_hat, corners = sample_patches(pairs, config, codec.device)
             with performance.autocast(codec.device):
                 patches[part] = x, decode(y_hat, corners, x.shape[-2:]).float()
         terms = {}
