@@ -17,14 +17,15 @@ from icmlib.plots import COLOURS
 
 MAP = colormaps["cividis"]
 SIDE = 258  # px of the spectrum on the screen: two for each of 129 frequencies
+SPECTRUM_SIZE = {"width": f"{SIDE + 32}px", "height": f"{SIDE + 122}px"}  # with what is around it
 RADII = {2: 9, 4: 7, 8: 4.5}  # px of the circle around a lattice point of period S
 COLUMNS = {
-    "psnr": ("PSNR (dB)", ".2f"),
+    "psnr": ("PSNR<br>dB", ".2f"),
     "ssim": ("SSIM", ".3f"),
-    "lpp2": ("LPP 2 (dB)", ".1f"),
-    "lpp4": ("LPP 4 (dB)", ".1f"),
-    "lpp8": ("LPP 8 (dB)", ".1f"),
-    "prms": ("PRMS (grey levels)", ".2f"),
+    "lpp2": ("LPP 2<br>dB", ".1f"),
+    "lpp4": ("LPP 4<br>dB", ".1f"),
+    "lpp8": ("LPP 8<br>dB", ".1f"),
+    "prms": ("PRMS<br>grey levels", ".2f"),
 }
 
 
@@ -94,9 +95,10 @@ def spectrum_marks(tile: int, low: float, high: float) -> str:
         for i, S in enumerate(SCALES)
     )
     what = "spectrum of the residual; circles mark the lattice of periods 2, 4 and 8 px"
-    size = f'width="{SIDE + 32}" height="{SIDE + 108}" viewBox="-16 -16 {SIDE + 32} {SIDE + 108}"'
+    size = f'width="{SIDE + 32}" height="{SIDE + 122}" viewBox="-16 -32 {SIDE + 32} {SIDE + 122}"'
     return f"""<svg {size} role="img" aria-label="{what}">
 <defs><linearGradient id="icm-colours">{stops}</linearGradient></defs>
+<text x="0" y="-16" class="icm-heading">residual's spectrum</text>
 <g>{circles}</g>{ticks}<text x="{SIDE / 2}" y="{SIDE + 40}" text-anchor="middle">cycles / px</text>
 {legend}<rect x="40" y="{SIDE + 80}" width="{SIDE - 80}" height="8" fill="url(#icm-colours)"/>
 <text x="34" y="{SIDE + 88}" text-anchor="end">{low:.0f}</text>

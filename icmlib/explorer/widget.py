@@ -63,16 +63,14 @@ class Explorer(widgets.VBox):
             tooltip="an image of your own; it stays on this machine",
             layout={"width": "120px"},
         )
-        self.before = widgets.ToggleButtons(
-            options=[ORIGINAL, MACHINE],
-            description="left side",
-            style={"button_width": "80px"},
+        self.before = widgets.Dropdown(
+            options=[ORIGINAL, MACHINE], description="left side", layout={"width": "190px"}
         )
         self.detections = widgets.Checkbox(
             description="detections", indent=False, disabled=self.task is None
         )
         self.knob = widgets.FloatSlider(
-            min=0, max=1, step=0.01, description="machine", layout={"width": "460px"}
+            min=0, max=1, step=0.01, description=MACHINE, readout=False, layout={"width": "460px"}
         )
         self.decoder = widgets.Dropdown(
             options=ways, description="decoder", layout={"width": "220px"}
@@ -96,21 +94,18 @@ class Explorer(widgets.VBox):
 
     def _arranged(self) -> list[widgets.Widget]:
         rows = {"flex_flow": "row wrap", "align_items": "center", "grid_gap": "4px 16px"}
-        human = widgets.HTML(HUMAN)
-        knob = [self.knob, human] + [self.decoder] * (len(self.decoder.options) > 1)
-        spectrum = widgets.Box([self.spectrum, self.marks])
+        controls = [self.image, self.upload, self.before, self.detections]
+        knob = [self.knob, widgets.HTML(HUMAN)] + [self.decoder] * (len(self.decoder.options) > 1)
+        spectrum = widgets.Box([self.spectrum, self.marks], layout=pictures.SPECTRUM_SIZE)
         spectrum.add_class("icm-spectrum")
-        heading = widgets.HTML('<div class="icm-labels">spectrum of the residual</div>')
+        self.divider.add_class("icm-divider")
+        facts = widgets.VBox([self.bits, self.table, self.status], layout={"flex": "1 1 440px"})
         return [
-            widgets.Box([self.image, self.upload, self.before, self.detections], layout=rows),
+            widgets.Box(controls, layout=rows),
             widgets.Box(knob, layout=rows),
             widgets.Box(
-                [self.divider, widgets.VBox([heading, spectrum])],
-                layout=rows | {"align_items": "flex-start"},
+                [self.divider, spectrum, facts], layout=rows | {"align_items": "flex-start"}
             ),
-            self.bits,
-            self.table,
-            self.status,
         ]
 
     # --- what a control does -------------------------------------------------------------
