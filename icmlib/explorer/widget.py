@@ -70,7 +70,7 @@ class Explorer(widgets.VBox):
             description="detections", indent=False, disabled=self.task is None
         )
         self.knob = widgets.FloatSlider(
-            min=0, max=1, step=0.01, description=MACHINE, readout=False, layout={"width": "460px"}
+            min=0, max=1, step=0.01, description=MACHINE, readout=False, layout={"width": "440px"}
         )
         self.decoder = widgets.Dropdown(
             options=ways, description="decoder", layout={"width": "220px"}
@@ -94,14 +94,15 @@ class Explorer(widgets.VBox):
 
     def _arranged(self) -> list[widgets.Widget]:
         rows = {"flex_flow": "row wrap", "align_items": "center", "grid_gap": "4px 16px"}
-        controls = [self.image, self.upload, self.before, self.detections]
-        knob = [self.knob, widgets.HTML(HUMAN)] + [self.decoder] * (len(self.decoder.options) > 1)
+        knob = [self.knob, widgets.HTML(HUMAN), self.decoder, self.detections]
+        if len(self.decoder.options) == 1:
+            knob.remove(self.decoder)
         spectrum = widgets.Box([self.spectrum, self.marks], layout=pictures.SPECTRUM_SIZE)
         spectrum.add_class("icm-spectrum")
         self.divider.add_class("icm-divider")
-        facts = widgets.VBox([self.bits, self.table, self.status], layout={"flex": "1 1 440px"})
+        facts = widgets.VBox([self.bits, self.table, self.status], layout={"flex": "1 1 420px"})
         return [
-            widgets.Box(controls, layout=rows),
+            widgets.Box([self.image, self.upload, self.before], layout=rows),
             widgets.Box(knob, layout=rows),
             widgets.Box(
                 [self.divider, spectrum, facts], layout=rows | {"align_items": "flex-start"}
@@ -177,8 +178,8 @@ class Explorer(widgets.VBox):
             self._show_after()
         self.marks.value = pictures.spectrum_marks(coded.tile, low, high)
         self.bits.value = (
-            f"{width}x{height} px, one bitstream for every decoder: {len(coded.file):,} bytes, "
-            f"<b>{coded.bpp:.3f} bpp</b>, SHA-256 <code>{coded.sha256[:16]}</code>"
+            f"{width}x{height} px, {len(coded.file):,} bytes: <b>{coded.bpp:.3f} bpp</b><br>"
+            f"SHA-256 <code>{coded.sha256[:16]}</code>, one bitstream for every decoder"
         )
 
     def _show_before(self) -> None:
