@@ -218,9 +218,11 @@ def test_detections_are_looked_for_only_when_asked(explorer, task):
     assert divider.before_boxes[0]["text"] != divider.after_boxes[0]["text"]
     assert task.calls == 2
     explorer.knob.value = 0.7
-    assert task.calls == 3  # the left side did not change
+    assert task.calls == 3
     explorer.detections.value = False
     assert divider.before_boxes == divider.after_boxes == []
+    explorer.detections.value = True
+    assert task.calls == 4  # the left side has not changed
 
 
 def test_another_image_is_shown_whole(explorer):
@@ -236,11 +238,12 @@ def test_another_image_is_shown_whole(explorer):
 
 def test_an_own_file_is_shown_and_kept(explorer):
     image = random_image(33, 47, seed=5)
-    for _ in range(2):  # the same one may come again
-        upload(explorer, "mine.png", file(image))
-        assert explorer.image.options == ("first", "second", "mine.png")
-        assert explorer.image.value == explorer.name == "mine.png"
+    for name in ("mine.png", "mine.png", "other.png"):  # the same one may come again
+        upload(explorer, name, file(image))
+        assert explorer.image.value == explorer.name == name
         assert explorer.divider.before == pictures.png(image)
+        assert explorer.upload.value == ()
+    assert explorer.image.options == ("first", "second", "mine.png", "other.png")
     explorer.image.value = "first"
     assert explorer.divider.before == pictures.png(explorer.images["first"])
 

@@ -60,7 +60,7 @@ class Explorer(widgets.VBox):
         self.upload = widgets.FileUpload(
             accept=",".join(sorted(IMAGE_SUFFIXES)),
             description="own file",
-            tooltip="an image of your own; it stays on this machine",
+            tooltip="an image of your own, up to 10 MB: Jupyter's limit",
             layout={"width": "120px"},
         )
         self.before = widgets.Dropdown(
