@@ -14,7 +14,7 @@ function render({ model, el }) {
   const sides = {};
   for (const side of ["before", "after"]) {
     const layer = make(stage, "div", `icm-layer icm-${side}`);
-    const img = make(layer, "img", "", { draggable: "false" });
+    const img = make(layer, "img", "");
     const svg = layer.appendChild(document.createElementNS(SVG, "svg"));
     sides[side] = { label: make(labels, "span", ""), img, svg };
   }
@@ -30,15 +30,21 @@ function render({ model, el }) {
     handle.setAttribute("aria-valuenow", Math.round(at));
   }
 
-  function picture(side) {
-    const { img } = sides[side];
-    const old = img.src;
-    img.src = URL.createObjectURL(new Blob([model.get(side)], { type: "image/png" }));
-    if (old) img.decode().catch(() => {}).finally(() => URL.revokeObjectURL(old));
+  async function picture(side) {
+    const next = new Image();
+    next.draggable = false;
+    next.alt = model.get(`${side}_label`);
+    next.src = URL.createObjectURL(new Blob([model.get(side)], { type: "image/png" }));
+    sides[side].next = next;
+    await next.decode().catch(() => {}); // until then the old one stays: nothing flickers
+    URL.revokeObjectURL(next.src);
+    if (sides[side].next !== next) return; // a later one is on its way
+    sides[side].img.replaceWith(next);
+    sides[side].img = next;
   }
 
   function label(side) {
-    sides[side].label.textContent = sides[side].img.alt = model.get(`${side}_label`);
+    sides[side].label.textContent = model.get(`${side}_label`);
     const [before, after] = [model.get("before_label"), model.get("after_label")];
     handle.setAttribute("aria-label", `divider: ${before} on the left, ${after} on the right`);
   }
@@ -102,7 +108,6 @@ function render({ model, el }) {
   for (const name of ["width", "height", "zoom"]) model.on(`change:${name}`, resize);
   resize();
   moveTo(at);
-  return () => Object.values(sides).forEach(({ img }) => URL.revokeObjectURL(img.src));
 }
 
 export default { render };
