@@ -24,6 +24,7 @@ seeds:  ## the same with other seeds (SEEDS="1 2"), then again: findings count i
 smoke:  ## every notebook at its smallest
 	$(MAKE) reproduce PROFILE=smoke
 	$(MAKE) bench PROFILE=smoke
+	$(SNAKEMAKE) --config profile=smoke -- results/smoke/explorer/knob/summary.json
 
 test: .venv/ready  ## unit tests
 	$(BIN)/python -m pytest

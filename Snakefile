@@ -345,6 +345,20 @@ rule speed:
         RUN
 
 
+rule explorer:
+    input:
+        CODEC, METRICS, f"{LIB}/plots.py", f"{LIB}/codecs/decoders.py",
+        sorted(glob(f"{LIB}/explorer/*.*")), expand(rules.finetune.output, row=ROWS[:1]),
+        notebook="notebooks/09_explorer.ipynb",
+    output:
+        f"{OUT}/explorer/knob/summary.json",
+    log:
+        f"{OUT}/explorer/knob/notebook.ipynb",
+    threads: 1
+    shell:
+        RUN + f" weights={PROFILE}/finetune/{ROWS[0] if ROWS else None}"
+
+
 FINETUNING = [  # notebooks of study 1 in the report: the first row stands for all
     rules.base_codec.log[0], *expand(rules.finetune.log, row=ROWS[:1]), rules.ablations.log[0],
     rules.figures.log[0], *([rules.knob.log[0]] if len(DECODERS) == 2 else []),

@@ -16,6 +16,7 @@ study.py  codec_zoo.py  knob.py       study 1: rows, aims; other codecs; between
 rate_task.py  curves.py               study 2: points, curves, findings
 performance.py  bench/                              what makes it fast, and how fast it is
 processes.py                                        which of several processes this is
+explorer/                             one image, every decoder of its bits, in a notebook
 downloads.py  pickled_arrays.py                     published weights, never unpickled
 """
 
@@ -30,6 +31,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "codecs",
         "curves",
         "datasets",
+        "explorer",
         "knob",
         "performance",
         "plots",

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -14,12 +15,15 @@ from torch.utils.data import Dataset
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
 
-def read_image(path: str | Path, upright: bool = False) -> torch.Tensor:
+def read_image(
+    path: str | Path, upright: bool = False, file: BinaryIO | None = None
+) -> torch.Tensor:
     """(3, H, W) RGB float in [0, 1]; grey-scale, palette and 16-bit images are converted, and
     transparency is dropped.
 
     Args:
         upright: turn it as its EXIF orientation says; annotations are of the image as it is stored.
+        file: read it from here; the path is then a name for messages.
 
     Raises:
         FileNotFoundError: no such file.
@@ -27,13 +31,14 @@ def read_image(path: str | Path, upright: bool = False) -> torch.Tensor:
             range.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(file or path) as image:
             pixels = _pixels(ImageOps.exif_transpose(image) if upright else image)
     except FileNotFoundError:
         raise FileNotFoundError(f"image {path} does not exist") from None
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
+        reason = str(error).partition(" <_io.")[0]  # no addresses in memory
         raise ValueError(
-            f"image {path} cannot be read ({error}); replace it or remove it"
+            f"image {path} cannot be read ({reason}); replace it or remove it"
         ) from error
     return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
 

@@ -1,0 +1,92 @@
+"""An image coded once, and what each decoder makes of its bits."""
+
+import hashlib
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from icmlib import datasets, performance
+from icmlib.codecs import Bitstream, Decoders
+from icmlib.codecs.decoders import MACHINE
+from icmlib.config import DataConfig
+from icmlib.datasets import deadleaves
+from icmlib.metrics import checkerboard, fidelity
+
+
+class CodedImage:
+    """An image whose bits were written once: `decode` reads them with any decoder.
+
+    Args:
+        decoders: of one codec.
+        x: (3, H, W) RGB in [0, 1].
+
+    Raises:
+        ValueError: too small to be coded or measured, or too large.
+    """
+
+    def __init__(self, decoders: Decoders, x: torch.Tensor):
+        height, width = x.shape[-2:]
+        self.decoders, self.x = decoders, x
+        self.tile = checkerboard.tile_size([(height, width)])
+        self.luma = checkerboard.luma(x)
+        codec = decoders.codec
+        self.file = bytes(codec.encode(x))
+        bitstream = Bitstream.from_bytes(self.file)
+        self.bpp = 8 * bitstream.payload_bytes / (height * width)
+        self._y_hat = codec.decode_latents(bitstream)
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.file).hexdigest()
+
+    @cached_property
+    def machine(self) -> torch.Tensor:
+        """What the codec's own decoder makes of the bits."""
+        return self.decode(MACHINE)
+
+    @torch.no_grad()
+    @performance.exact()
+    def decode(self, to: str | float) -> torch.Tensor:
+        """x_hat (3, H, W) of 8 bits, by a decoder's name or a place of the knob: the bits are
+        read already, so that only g_s is left to run. Raises as `Decoders.turn`."""
+        x_hat = self.decoders.turn(to).synthesize(self._y_hat, *self.x.shape[-2:])
+        return fidelity.to_8bit(x_hat[0].cpu())
+
+    def measure(self, x_hat: torch.Tensor) -> dict[str, float]:
+        """Fidelity of a decoded image, and its pattern."""
+        x, x_hat = self.x[None], x_hat[None]
+        quality = {"psnr": fidelity.psnr(x, x_hat).item(), "ssim": fidelity.ssim(x, x_hat).item()}
+        return quality | self.pattern(x_hat[0])
+
+    def pattern(self, image: torch.Tensor) -> dict[str, float]:
+        """LPP at periods 2, 4, 8 (dB) and PRMS (grey levels) of an image of this size. Noisier
+        than of a whole test set: a scene of 128 px is a single tile."""
+        spectrum = checkerboard.welch_spectrum(checkerboard.luma(image), self.tile)
+        pattern = checkerboard.read_pattern(spectrum[None])
+        return {f"lpp{S}": value for S, value in pattern.lpp.items()} | {"prms": pattern.prms}
+
+    def residual_spectrum(self, x_hat: torch.Tensor) -> np.ndarray:
+        """(N, N) Welch spectrum of what the codec added to the luma."""
+        return checkerboard.welch_spectrum(checkerboard.luma(x_hat) - self.luma, self.tile)
+
+
+def examples(data: DataConfig, count: int = 4) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """A few test images of a profile's data and scikit-image's photographs, by name; and the names
+    of the data's classes.
+
+    Dead leaves are painted here, the same as in the test split, so that no data set is made.
+    """
+    if data.name == "deadleaves":
+        painted = [deadleaves.scene(data.seed, "test", i, data.size)[0] for i in range(count)]
+        images = [torch.from_numpy(each).permute(2, 0, 1) / 255 for each in painted]
+        names = list(deadleaves.CATEGORIES)
+    else:
+        test = datasets.create(data, "test", count)
+        images = [test.image(i) for i in range(len(test))]
+        names = [test.categories[i] for i in test.category_ids]
+    by_name = {f"test image {i}": image for i, image in enumerate(images)}
+    photographs = datasets.photographs()
+    for i in range(len(photographs)):
+        by_name[photographs.path(i).stem] = photographs.image(i)
+    return by_name, names

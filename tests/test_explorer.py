@@ -1,0 +1,280 @@
+"""The explorer without a browser: what a change of each control shows anew, and what it leaves."""
+
+import hashlib
+import io
+import re
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from icmlib import datasets
+from icmlib.codecs import Bitstream, Decoders, bitstream
+from icmlib.config import DataConfig
+from icmlib.datasets import deadleaves
+from icmlib.explorer import CodedImage, Explorer, examples, pictures
+from icmlib.metrics import checkerboard, fidelity
+
+
+class OneBox:
+    """A task network that finds one object, as bright as the image, and counts its calls."""
+
+    calls = 0
+
+    def predict(self, images):
+        self.calls += 1
+        return [
+            {
+                "boxes": torch.tensor([[4.0, 8.0, 20.0, 24.0], [0.0, 0.0, 9.0, 9.0]]),
+                "labels": torch.tensor([2, 1]),
+                "scores": torch.stack([0.5 + image.mean() / 2, torch.tensor(0.4)]),
+            }
+            for image in images
+        ]
+
+
+def random_image(height: int, width: int, seed: int = 0) -> torch.Tensor:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    return torch.from_numpy(pixels).permute(2, 0, 1) / 255
+
+
+def file(image: torch.Tensor, format: str = "png", **options) -> bytes:
+    content = io.BytesIO()
+    Image.open(io.BytesIO(pictures.png(image))).save(content, format, **options)
+    return content.getvalue()
+
+
+def upload(explorer: Explorer, name: str, content: bytes) -> None:
+    given = {"name": name, "type": "", "size": len(content), "content": memoryview(content)}
+    explorer.upload.value = [given | {"last_modified": datetime.now(UTC)}]
+
+
+@pytest.fixture
+def decoders(codec):
+    own, generator = codec.g_s.state_dict(), torch.Generator().manual_seed(0)
+    changed = {
+        name: {
+            key: own[key] * (1 + 0.3 * torch.randn(own[key].shape, generator=generator))
+            for key in ("0.weight", "0.bias")
+        }
+        for name in ("human", "low_impact")
+    }
+    return Decoders(codec, changed)
+
+
+@pytest.fixture
+def task():
+    return OneBox()
+
+
+@pytest.fixture
+def explorer(decoders, task):
+    images = {"first": random_image(40, 56), "second": random_image(64, 64, seed=1)}
+    return Explorer(decoders, task, images, ["disk", "square"])
+
+
+def error(explorer: Explorer) -> str:
+    return re.search(r'role="alert">(.*)</span>', explorer.status.value)[1]
+
+
+# --- what is computed -----------------------------------------------------------------------
+
+
+def test_the_bits_are_written_once_and_read_by_every_decoder(decoders):
+    x = random_image(40, 56)
+    image = CodedImage(decoders, x)
+    bitstream = Bitstream.from_bytes(image.file)
+    for to in ("machine", 0.3, 1.0, "low_impact", 0):
+        x_hat = fidelity.to_8bit(decoders.turn(to).decode(bitstream))
+        assert image.decode(to).equal(x_hat)
+        assert bytes(decoders.codec.encode(x)) == image.file
+    assert image.machine.equal(image.decode(0)) and not image.machine.equal(image.decode(1))
+    assert image.bpp == 8 * bitstream.payload_bytes / (40 * 56)
+    assert image.sha256 == hashlib.sha256(image.file).hexdigest()
+
+
+def test_readings_are_those_of_the_metrics(decoders):
+    x = random_image(40, 56)
+    image = CodedImage(decoders, x)
+    row, plane = image.measure(image.machine), checkerboard.luma(image.machine)
+    pattern = checkerboard.read_pattern(checkerboard.welch_spectrum(plane, 32)[None])
+    assert row["psnr"] == fidelity.psnr(x[None], image.machine[None]).item()
+    assert (row["lpp4"], row["prms"]) == (pattern.lpp[4], pattern.prms)
+    assert not image.residual_spectrum(x).any()
+    residual = plane - checkerboard.luma(x)
+    expected = checkerboard.welch_spectrum(residual, 32)
+    np.testing.assert_allclose(image.residual_spectrum(image.machine), expected)
+
+
+@pytest.mark.parametrize("shape, reason", [((15, 40), "40x15 px"), ((50, 60), "2999 px in all")])
+def test_images_of_no_use_are_refused(decoders, monkeypatch, shape, reason):
+    monkeypatch.setattr(bitstream, "MAX_PIXELS", 2999)
+    with pytest.raises(ValueError, match=reason):
+        CodedImage(decoders, random_image(*shape))
+
+
+def test_examples_are_the_test_images(tmp_path):
+    config = DataConfig(root=str(tmp_path), size=64, train=1, val=1, test=2, seed=3)
+    images, names = examples(config, count=2)
+    test = datasets.create(config, "test")
+    assert images["test image 1"].equal(test.image(1)) and "astronaut" in images
+    assert tuple(names) == deadleaves.CATEGORIES
+
+
+def test_own_files_are_read_the_way_up_that_the_camera_noted(decoders):
+    image = random_image(40, 56)
+    shown = Explorer(decoders, None, {"a": image}, [])
+    upload(shown, "own.png", file(image))
+    assert shown.images["own.png"].equal(image)
+    turned = Image.Exif()
+    turned[0x0112] = 6  # to be turned by 90 degrees clockwise
+    upload(shown, "turned.png", file(image, exif=turned))
+    assert shown.images["turned.png"].equal(image.rot90(-1, (1, 2)))
+
+
+# --- what is drawn --------------------------------------------------------------------------
+
+
+def test_the_lattice_is_marked_where_its_peaks_are():
+    """A wave of period 2 along x: the brightest picture element lies in a circle of period 2."""
+    wave = 0.1 * (-1.0) ** np.arange(64) * np.ones((64, 1))
+    spectrum = checkerboard.welch_spectrum(wave, 64)
+    low, high = -60, 20
+    content = pictures.spectrum_png(spectrum, low, high)
+    pixels = np.asarray(Image.open(io.BytesIO(content))).astype(int)
+    assert pixels.shape == (65, 65, 3)
+    y, x = np.argwhere(pixels.sum(-1) == pixels.sum(-1).max()).T  # at both ends: -1/2 and 1/2
+    assert (set(y), {0, 64} <= set(x)) == ({31, 32, 33} & set(y), True)
+    marks = pictures.spectrum_marks(64, low, high)
+    circles = re.findall(r'cx="([\d.]+)" cy="([\d.]+)" r="\S+" data-period="(\d)"', marks)
+    assert [len({c for c in circles[:160] if c[2] == S}) for S in "248"] == [8, 16, 56]
+    where = [f"{pictures.SIDE * (place + 0.5) / 65:.1f}" for place in (64, 32)]
+    assert (*where, "2") in circles
+
+
+def test_boxes_are_of_what_the_network_is_sure_of():
+    (prediction,) = OneBox().predict([torch.ones(3, 32, 32)])
+    (box,) = pictures.boxes(prediction, ["disk", "<square>"])
+    assert box["box"] == [4, 8, 20, 24] and box["text"] == "<square> 1.00"
+
+
+def test_names_of_files_are_no_markup():
+    assert "<b>" not in pictures.table({"<b>": {"psnr": 30.0}})
+
+
+# --- what the controls do -------------------------------------------------------------------
+
+
+def test_the_knob_turns_the_picture_and_leaves_the_bits(explorer):
+    divider, bits = explorer.divider, explorer.bits.value
+    before, seen = divider.before, [(divider.after, explorer.spectrum.value, explorer.table.value)]
+    for place in (0.5, 1.0):
+        explorer.knob.value = place
+        assert (
+            divider.after_label == f"knob {place:.2f}"
+            and divider.after_label in explorer.table.value
+        )
+        assert divider.after == pictures.png(explorer.coded.decode(place))
+        seen.append((divider.after, explorer.spectrum.value, explorer.table.value))
+    assert all(len(set(each)) == 3 for each in zip(*seen))
+    assert (divider.before, explorer.bits.value) == (before, bits)
+    assert explorer.coded.sha256[:16] in bits and "shown in" in explorer.status.value
+
+
+def test_other_decoders_of_the_file_go_by_name(explorer):
+    explorer.decoder.value = "low_impact"
+    assert explorer.divider.after == pictures.png(explorer.coded.decode("low_impact"))
+    assert explorer.divider.after_label == "low_impact" and explorer.knob.disabled
+    explorer.decoder.value = "knob"
+    assert explorer.divider.after_label == "knob 0.00" and not explorer.knob.disabled
+
+
+def test_without_a_human_decoder_there_is_no_knob(codec):
+    explorer = Explorer(Decoders(codec, {}), None, {"first": random_image(40, 56)}, [])
+    assert explorer.knob.disabled and explorer.detections.disabled
+    assert explorer.divider.after_label == "machine"
+
+
+def test_the_decoders_given_are_left_alone(decoders, explorer):
+    own = decoders.turn("machine").g_s.state_dict()["0.weight"].clone()
+    explorer.knob.value = 1.0
+    assert decoders.codec.g_s.state_dict()["0.weight"].equal(own)
+
+
+def test_left_side_is_the_original_or_the_machines(explorer):
+    assert explorer.divider.before == pictures.png(explorer.images["first"])
+    explorer.before.value = "machine"
+    assert explorer.divider.before == pictures.png(explorer.coded.machine)
+    assert explorer.divider.before_label == "machine"
+
+
+def test_detections_are_looked_for_only_when_asked(explorer, task):
+    explorer.knob.value = 0.5
+    assert task.calls == 0 and explorer.divider.after_boxes == []
+    explorer.detections.value = True
+    divider = explorer.divider
+    assert [box["box"] for box in divider.before_boxes + divider.after_boxes] == 2 * [
+        [4, 8, 20, 24]
+    ]
+    assert divider.before_boxes[0]["text"] != divider.after_boxes[0]["text"]
+    assert task.calls == 2
+    explorer.knob.value = 0.7
+    assert task.calls == 3
+    explorer.detections.value = False
+    assert divider.before_boxes == divider.after_boxes == []
+    explorer.detections.value = True
+    assert task.calls == 4  # the left side has not changed
+
+
+def test_another_image_is_shown_whole(explorer):
+    explorer.knob.value, explorer.detections.value = 0.5, True
+    bits = explorer.bits.value
+    explorer.image.value = "second"
+    divider = explorer.divider
+    assert (divider.width, divider.height, divider.zoom) == (64, 64, 8)
+    assert divider.before == pictures.png(explorer.images["second"])
+    assert divider.after == pictures.png(explorer.coded.decode(0.5))
+    assert explorer.bits.value != bits and explorer.coded.sha256[:16] in explorer.bits.value
+
+
+def test_an_own_file_is_shown_and_kept(explorer):
+    image = random_image(33, 47, seed=5)
+    for name in ("mine.png", "mine.png", "other.png"):  # the same one may come again
+        upload(explorer, name, file(image))
+        assert explorer.image.value == explorer.name == name
+        assert explorer.divider.before == pictures.png(image)
+        assert explorer.upload.value == ()
+    assert explorer.image.options == ("first", "second", "mine.png", "other.png")
+    explorer.image.value = "first"
+    assert explorer.divider.before == pictures.png(explorer.images["first"])
+
+
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        (b"no image", "image <b>.png cannot be read (cannot identify image file); replace"),
+        (file(random_image(40, 56))[:900], "image <b>.png cannot be read ("),
+        (file(random_image(12, 9)), "image is 9x12 px; the spectrum needs at least 16x16"),
+    ],
+    ids=["no image", "cut short", "too small"],
+)
+def test_a_file_of_no_use_gives_a_line_and_changes_nothing(explorer, content, reason):
+    shown = explorer.divider.after
+    upload(explorer, "<b>.png", content)
+    assert error(explorer).startswith(reason.replace("<b>", "&lt;b&gt;"))
+    assert explorer.divider.after == shown and explorer.image.value == "first"
+    explorer.knob.value = 0.5
+    assert explorer.divider.after != shown and "alert" not in explorer.status.value
+
+
+def test_an_image_that_fails_leaves_the_one_before(explorer, monkeypatch):
+    def no_memory(*_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory\nC++ frames")
+
+    monkeypatch.setattr(explorer.decoders.codec.model, "compress", no_memory)
+    bits = explorer.bits.value
+    explorer.image.value = "second"
+    assert error(explorer) == "DefaultCPUAllocator: can&#x27;t allocate memory"
+    assert explorer.image.value == "first" and explorer.bits.value == bits
