@@ -54,12 +54,12 @@ FILTERS = ["gaussian", "bilateral"]
 DECODERS = [row for row in ("p3x64", "low_impact") if row in ROWS]  # of notebook 08; it needs both
 LIB = "icmlib"
 DATA = [f"{LIB}/config.py", *expand(f"{LIB}/datasets/{{file}}.py", file=["__init__", "coco", "deadleaves"])]
-TASK = [*DATA, *expand(f"{LIB}/tasks/{{file}}.py", file=["__init__", "torchvision", "batch_norm"])]
+TASK = [*DATA, *expand(f"{LIB}/tasks/{{file}}.py", file=["__init__", "torchvision", "batch_norm", "targets"])]
 WEIGHTS = VALUES.get("task", {}).get("weights") or ""
 if WEIGHTS.endswith(".safetensors"):  # no name of published ones, which come at first use
     TASK.append(WEIGHTS)
 CODEC = [
-    *expand(f"{LIB}/codecs/{{file}}.py", file=["__init__", "learned", "zoo", "bitstream", "latents"]),
+    *expand(f"{LIB}/codecs/{{file}}.py", file=["__init__", "learned", "rans", "zoo", "bitstream", "latents"]),
     f"{LIB}/performance.py",
 ]
 STEPS = [f"{LIB}/processes.py", *expand(f"{LIB}/training/{{file}}.py", file=["steps", "launch"])]
@@ -89,7 +89,7 @@ rule all:
 
 rule data:
     input:
-        DATA, notebook="notebooks/00_data.ipynb",
+        DATA, f"{LIB}/datasets/missing.py", notebook="notebooks/00_data.ipynb",
     output:
         f"{OUT}/data/scenes/summary.json",
     log:

@@ -150,7 +150,7 @@ def _rate(bitstreams: list) -> str:
 
 
 def _decoders(weights: str | None):
-    """On the CPU, where every machine computes the same bits."""
+    """On the CPU, which every machine has."""
     from icmlib import codecs
 
     decoders = codecs.load_decoders(weights)

@@ -21,26 +21,31 @@ def ways(decoders: Decoders) -> dict[str, Turn]:
 
 
 def same_pattern(turn: Turn, excess: float, data, halvings: int = 6) -> float:
-    """The place at which the excess pattern (PRMS, grey levels) over `data` is `excess`, found by
-    bisection; 0 or 1 where it is out of reach."""
+    """The first place on the way, of 2^halvings, that leaves no more than `excess` of the pattern
+    over `data` (excess PRMS, grey levels), by bisection: the pattern falls along the way. 1, where
+    the human decoder leaves more, too."""
+
+    def leaves_more(place: float) -> bool:
+        return summarize(evaluate(turn(place), None, data), resamples=2)["excess_prms"] > excess
+
     low, high = 0.0, 1.0
+    if not leaves_more(low):
+        return low
     for _ in range(halvings):
         place = (low + high) / 2
-        found = summarize(evaluate(turn(place), None, data), resamples=2)["excess_prms"]
-        low, high = (place, high) if found > excess else (low, place)
-    return low if high == 1 else high
+        low, high = (place, high) if leaves_more(place) else (low, place)
+    return high
 
 
 def trace(
-    turns: dict[str, Turn], places: dict[str, list[float]], task, data, base: Evaluation, run: Run
-) -> dict[str, Evaluation]:
+    turns: dict[str, Turn], places: dict[str, list[float]], task, data, run: Run
+) -> dict[tuple[str, float], Evaluation]:
     """Every way at each of its places, measured; what the detections were goes to `run`."""
     evaluations = {}
     for way, turn in turns.items():
         for place in places[way]:
-            name = f"{way} {place:.3g}"
-            evaluations[name] = evaluate(turn(place), task, data)
-            save_evaluation(evaluations[name], run, name.replace(" ", "_"))
+            evaluations[way, place] = evaluate(turn(place), task, data)
+            save_evaluation(evaluations[way, place], run, f"{way}_{place:g}")
     return evaluations
 
 
@@ -48,7 +53,7 @@ def table(
     profile: Profile,
     human: str,
     low_impact: str,
-    evaluations: dict[str, Evaluation],
+    evaluations: dict[tuple[str, float], Evaluation],
     base: Evaluation,
 ) -> pd.DataFrame:
     """A row an evaluation of `trace`, both decoders and the low-impact model: all measures, and
@@ -65,10 +70,12 @@ def table(
         n: {"way": way, "place": place} | found["test"] for n, (way, place, found) in ends.items()
     }
     resamples = profile.evaluation.resamples
-    for name, each in evaluations.items():
-        way, place = name.split()
-        rows[name] = {"way": way, "place": float(place)}
-        rows[name] |= summarize(each, resamples) | compare(base, each, resamples)
+    for (way, place), each in evaluations.items():
+        rows[f"{way} {place:g}"] = {
+            **{"way": way, "place": place},
+            **summarize(each, resamples),
+            **compare(base, each, resamples),
+        }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("row")
 
 

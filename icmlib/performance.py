@@ -69,19 +69,6 @@ def exact() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Inside (or in a function so decorated), sums are made in one order, however many threads
-    there are: of 12 photographs, 3 threads wrote 2 otherwise than 1 thread, which could not read
-    them."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-@contextlib.contextmanager
 def channels_last(*modules: nn.Module) -> Iterator[None]:
     """Inside, the modules convolve channels-last maps; after, their weights lie as before. Those
     stay as they are that hold a layer which would write past its memory (`_overruns`)."""

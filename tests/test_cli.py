@@ -191,7 +191,7 @@ def test_outputs_of_other_names(icm, photo, file, tmp_path):
 
 def test_weights_and_decoders_that_are_not_there(icm, photo, file, other_weights, tmp_path):
     out = tmp_path / "out.png"
-    known = "known: machine, human, other, or a number from 0 (machine) to 1 (human)"
+    known = "these weights have: machine, human, other, or a number from 0 (machine) to 1 (human)"
     assert_error(icm("decode", file, out, "--decoder", "people"), known)
     assert_error(icm("decode", file, out, "--decoder", "1.5"), known)
     none = tmp_path / "none.safetensors"

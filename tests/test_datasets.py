@@ -348,6 +348,20 @@ def test_one_box_without_a_mask_makes_it_a_set_of_boxes(tmp_path, segmentation):
         network.loss(image[None], [target])
 
 
+@pytest.mark.parametrize("bbox", [None, [1, 2], "1 2 3 4"])
+def test_box_of_no_use_is_named(tmp_path, bbox):
+    with pytest.raises(ValueError, match=r"a\.json: bbox of annotation 1 is .*; need \[x, y, "):
+        write_set(tmp_path, [annotation([[1, 0, 3, 0, 3, 3, 1, 3]], bbox=bbox)])
+
+
+def test_a_crowd_without_a_mask_makes_it_a_set_of_boxes(tmp_path):
+    boxes = [annotation([[1, 0, 3, 0, 3, 3, 1, 3]]), annotation([], id=2, iscrowd=1)]
+    data = write_set(tmp_path, boxes)
+    found = {"score": 1.0, "image_id": 5, "category_id": 7, "bbox": [1, 0, 2, 3]}
+    matches = Evaluation(pd.DataFrame(), {}, [found], data.ground_truth).matches
+    assert list(matches) == ["box"] and not data.with_masks
+
+
 @pytest.mark.parametrize("key", ["id", "bbox", "image_id", "category_id"])
 def test_annotation_without_what_it_needs_is_named(tmp_path, key):
     broken = annotation([[1, 0, 3, 0, 3, 3, 1, 3]])

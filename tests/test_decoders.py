@@ -80,7 +80,7 @@ def test_only_what_differs_is_kept(codec, others, decoders):
 
 @pytest.mark.parametrize("to", ["people", -0.1, 1.01, "nan", "2"])
 def test_unknown_decoders_are_named(decoders, to):
-    known = r"known: machine, human, low_impact, or a number from 0 \(machine\) to 1 \(human\)"
+    known = r"these weights have: machine, human, low_impact, or a number from 0 .* to 1 \(human\)"
     with pytest.raises(ValueError, match=f"unknown decoder '?{to}'?; {known}"):
         decoders.turn(to)
 
@@ -88,7 +88,7 @@ def test_unknown_decoders_are_named(decoders, to):
 def test_without_a_human_decoder_there_is_no_knob(codec):
     alone = Decoders(codec, {})
     assert alone.turn("machine") is codec
-    with pytest.raises(ValueError, match=r"unknown decoder 0\.5; known: machine$"):
+    with pytest.raises(ValueError, match=r"unknown decoder 0\.5; these weights have: machine$"):
         alone.turn(0.5)
 
 
@@ -129,11 +129,22 @@ def test_changed_tensors_are_found(file, part):
         codecs.load_decoders(file)
 
 
-@pytest.mark.parametrize("header", [None, {"codec": "no JSON"}, {"fingerprints": "{}"}])
+@pytest.mark.parametrize(
+    "header", [None, {"codec": "no JSON"}, {"fingerprints": "{}"}, {"codec": '{"nam": 3}'}]
+)
 def test_what_is_no_file_of_decoders(codec, tmp_path, header):
     save_file(codec.state_dict(), tmp_path / "a.safetensors", header)
     with pytest.raises(ValueError, match=r"a\.safetensors is no whole file of decoders"):
         codecs.load_decoders(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("name, shape", [("foo.weight", (3,)), ("0.weight", (3, 3))])
+def test_weights_that_the_codec_does_not_have(file, name, shape):
+    with safe_open(file, framework="pt") as old:
+        header = old.metadata()
+    save_file(load_file(file) | {f"human/{name}": torch.zeros(shape)}, file, header)
+    with pytest.raises(ValueError, match=rf"{file}: decoder human: {name} .* none of the codec's"):
+        codecs.load_decoders(file)
 
 
 def test_broken_and_missing_files(file):
@@ -175,13 +186,15 @@ def project(codec, others, tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_run_by_its_name_or_folder(project, decoders, image):
+def test_a_run_by_its_name_or_folder(project, decoders, image, monkeypatch):
     for name in ("tiny/finetune/mine", project / "results" / "tiny" / "finetune" / "mine"):
         read = codecs.load_decoders(name)
         assert read.names == ["machine", "human"]
         for to in read.names:
             assert read.turn(to).g_s[0].weight.equal(decoders.turn(to).g_s[0].weight)
     assert codecs.load_decoders("tiny/base_codec/base").names == ["machine"]
+    monkeypatch.chdir(project / "results" / "tiny" / "finetune" / "mine")
+    assert codecs.load_decoders(".").names == ["machine", "human"]
 
 
 def test_runs_that_hold_no_decoders(project):

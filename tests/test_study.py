@@ -80,6 +80,19 @@ def test_aims_read_the_test_table(profile, table):
     assert aims["beyond"].all()
 
 
+def test_without_masks_boxes_are_what_counts(profile, table):
+    """The same rows by the same figures, named for what they are."""
+    boxes = table.rename(columns=lambda name: name.replace("mask", "box"))
+    chosen = study.choose(profile, boxes)
+    assert chosen == study.choose(profile, table)
+    made = study.aims(boxes, chosen)
+    expected = study.aims(table, chosen).replace({"mask AP": "box AP"}, regex=True)
+    pd.testing.assert_frame_equal(made, expected)
+    again = study._relative(boxes.drop(columns=[name for name in boxes if "change" in name]))
+    assert again.loc["strong", "box_AP_change"] == pytest.approx(-2)
+    assert not [name for name in again if "mask" in name]
+
+
 def test_beside_paper_compares_signs_row_by_row(table):
     ours = pd.concat([table.loc[["base"]], table.loc[["strong"]].rename({"strong": "p3x64"})])
     beside = study.beside_paper(ours)

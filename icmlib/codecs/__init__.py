@@ -114,7 +114,7 @@ def load_decoders(weights: str | Path | None = None) -> Decoders:
     path = Path(weights or SHIPPED)
     if path.suffix == ".safetensors":
         return read_decoders(path, create)
-    folder = path if path.is_dir() else project_root() / "results" / path
+    folder = path.resolve() if path.is_dir() else project_root() / "results" / path
     if not (folder / "final.safetensors").exists():
         raise FileNotFoundError(f"no codec was trained in {folder}; run its notebook")
     profile = load_profile(folder.parents[1].name)

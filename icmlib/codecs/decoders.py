@@ -32,11 +32,21 @@ class Decoders:
         codec: any decoder; all that others change is kept, and `turn` brings it back.
         finetuned: name -> the weights of `codec.g_s` which that decoder has in place of the
             codec's own. Where there is a knob, its far end is `human`.
+
+    Raises:
+        ValueError: weights that `codec.g_s` does not have.
     """
 
     def __init__(self, codec: LearnedCodec, finetuned: dict[str, Weights]):
         self.codec, self.finetuned = codec, finetuned
         own = codec.g_s.state_dict()
+        for decoder, weights in finetuned.items():
+            for name, weight in weights.items():
+                if name not in own or weight.shape != own[name].shape:
+                    raise ValueError(
+                        f"decoder {decoder}: {name} {tuple(weight.shape)} is none of the codec's "
+                        f"decoder weights"
+                    )
         changed = {name for weights in finetuned.values() for name in weights}
         self._own = {name: own[name].clone() for name in changed}
 
@@ -46,7 +56,8 @@ class Decoders:
 
     def turn(self, to: str | float) -> LearnedCodec:
         """The codec, from now on with this decoder: a name, or a place on the way from `machine`
-        (0) to `human` (1), where each weight is interpolated.
+        (0) to `human` (1), where each weight is interpolated (Wang et al., Deep Network
+        Interpolation for Continuous Imagery Effect Transition, CVPR 2019).
 
         Raises:
             ValueError: no such decoder, or a place out of [0, 1].
@@ -72,7 +83,7 @@ class Decoders:
         if HUMAN not in self.finetuned or not 0 <= place <= 1:
             known = ", ".join(self.names)
             between = ", or a number from 0 (machine) to 1 (human)" * (HUMAN in self.finetuned)
-            raise ValueError(f"unknown decoder {to!r}; known: {known}{between}")
+            raise ValueError(f"unknown decoder {to!r}; these weights have: {known}{between}")
         return place
 
     @classmethod
@@ -133,7 +144,8 @@ def read_decoders(path: Path, create: Callable[[CodecConfig], LearnedCodec]) -> 
             header = {name: json.loads(text) for name, text in (file.metadata() or {}).items()}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         config, stated = from_dict(CodecConfig, header["codec"]), header["fingerprints"]
-    except (SafetensorError, json.JSONDecodeError, KeyError) as error:
+        codec = create(config)
+    except (SafetensorError, json.JSONDecodeError, KeyError, ValueError) as error:
         raise ValueError(
             f"{path} is no whole file of decoders ({error!r}); notebook 08 makes one, and a run "
             f"folder serves, too"
@@ -142,9 +154,11 @@ def read_decoders(path: Path, create: Callable[[CodecConfig], LearnedCodec]) -> 
     for name in [name for name in tensors if "/" in name]:
         decoder, _, weight = name.partition("/")
         finetuned.setdefault(decoder, {})[weight] = tensors.pop(name)
-    codec = create(config)
     load_state(codec, tensors, path, resizable=TABLES)
-    decoders = Decoders(codec.eval(), finetuned)
+    try:
+        decoders = Decoders(codec.eval(), finetuned)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     if decoders.fingerprints() != stated:
         raise ValueError(f"tensors of {path} are not those that its header states; get it again")
     return decoders

@@ -2,6 +2,7 @@
 
 import json
 import re
+import struct
 from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
@@ -13,6 +14,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch.utils.data import Dataset
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+
+UNREADABLE = (  # of Pillow; the last three of EXIF data that are malformed
+    *(UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError),
+    *(struct.error, TypeError, ValueError),
+)
 
 
 def read_image(
@@ -35,7 +41,7 @@ def read_image(
             pixels = _pixels(ImageOps.exif_transpose(image) if upright else image)
     except FileNotFoundError:
         raise FileNotFoundError(f"image {path} does not exist") from None
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
+    except UNREADABLE as error:
         reason = str(error).partition(" <_io.")[0]  # no addresses in memory
         raise ValueError(
             f"image {path} cannot be read ({reason}); replace it or remove it"
@@ -87,13 +93,19 @@ def read_annotations(path: str | Path) -> dict:
                 f"annotation file {path}: annotation {annotation.get('id')} has no "
                 f"{', '.join(sorted(missing))}"
             )
-        annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
+        box = annotation["bbox"]
+        if not isinstance(box, list) or len(box) != 4:
+            raise ValueError(
+                f"annotation file {path}: bbox of annotation {annotation['id']} is {box!r}; need "
+                f"[x, y, width, height]"
+            )
+        annotation.setdefault("area", box[2] * box[3])
     return coco
 
 
 def has_masks(coco: dict) -> bool:
-    """Whether every instance of a COCO dict has a mask; crowd regions may be without."""
-    return all(a.get("segmentation") for a in coco["annotations"] if not a.get("iscrowd"))
+    """Whether every annotation of a COCO dict has a mask."""
+    return all(annotation.get("segmentation") for annotation in coco["annotations"])
 
 
 def folder_annotations(folder: Path, names: list[str] | None = None) -> dict:

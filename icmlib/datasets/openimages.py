@@ -31,6 +31,7 @@ from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 from tqdm.auto import tqdm
 
 from icmlib.config import project_root
+from icmlib.datasets.coco import UNREADABLE
 from icmlib.runs import fingerprint, written
 
 BOX = ("BoxXMin", "BoxXMax", "BoxYMin", "BoxYMax")
@@ -49,7 +50,6 @@ MASKS = (  # why a mask never became an annotation
     "unreadable_masks",
     "empty_masks",
 )
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # of Pillow
 BATCH = 256  # masks in one transaction: what a kill can cost
 SCHEMA = """
     CREATE TABLE listed (image TEXT PRIMARY KEY) WITHOUT ROWID;

@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -76,7 +75,7 @@ class Shards:
     def reader(self, read: Callable[[int], object]) -> Callable[[int, int], list]:
         """`reader(read)(step, part)`: what `read` makes of each item of the part. Threads read
         those of the next steps meanwhile: a GPU would wait for them."""
-        pool = ThreadPoolExecutor(min(8, os.cpu_count() // self.state.num_processes) or 1)
+        pool = ThreadPoolExecutor(min(8, torch.get_num_threads()))
         coming: dict[tuple[int, int], list[Future]] = {}
 
         def items(step: int, part: int) -> list:
