@@ -22,7 +22,9 @@ class WholeFiles(LocalHandler):
         os.replace(f"{path}.part", path)
 
 
-papermill_io.register("/", WholeFiles())  # absolute paths, which executed notebooks have
+# absolute paths, which executed notebooks have; no `runs.written`, whose half files the run in the
+# notebook would take for those of a killed process
+papermill_io.register("/", WholeFiles())
 
 
 def run_notebook(notebook: str | Path, executed: str | Path, parameters: dict) -> None:
