@@ -71,11 +71,8 @@ def table(
     }
     resamples = profile.evaluation.resamples
     for (way, place), each in evaluations.items():
-        rows[f"{way} {place:g}"] = {
-            **{"way": way, "place": place},
-            **summarize(each, resamples),
-            **compare(base, each, resamples),
-        }
+        measured = summarize(each, resamples) | compare(base, each, resamples)
+        rows[f"{way} {place:g}"] = {"way": way, "place": place} | measured
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("row")
 
 

@@ -15,9 +15,14 @@ from torch.utils.data import Dataset
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
-UNREADABLE = (  # of Pillow; the last three of EXIF data that are malformed
-    *(UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError),
-    *(struct.error, TypeError, ValueError),
+# of Pillow: OSError holds UnidentifiedImageError; the last three are of malformed EXIF data
+UNREADABLE = (
+    Image.DecompressionBombError,
+    OSError,
+    SyntaxError,
+    struct.error,
+    TypeError,
+    ValueError,
 )
 
 
