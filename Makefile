@@ -1,51 +1,64 @@
 # Everything runs in .venv, made from requirements.lock; no command needs anything else but
-# Python 3.11 or 3.12.
+# Python 3.11, 3.12 or 3.13.
 PYTHON ?= python3
 PROFILE ?= quick
-CORES ?= $(shell $(PYTHON) -c 'import os; print(os.cpu_count())')
-BIN := .venv/bin
-STUDY ?= all
+STUDY ?= main
 SEEDS ?= 1 2
-SNAKEMAKE = $(BIN)/snakemake --cores $(CORES) --nolock --rerun-incomplete --quiet rules host
+SCRATCH ?=
+CORES ?=
+BIN := .venv/bin
+NAME := $(PROFILE)$(if $(SCRATCH),-scratch)
+REPRODUCE = $(BIN)/icm reproduce "$(NAME)" $(if $(CORES),--cores $(CORES))
 
-.PHONY: reproduce seeds bench smoke test lab lint lock clean
+.PHONY: help reproduce seeds bench smoke test test-all lab lint publish lock clean
 
-reproduce: .venv/ready  ## PROFILE's studies (STUDY=finetuning, rate_task or zoo: one): tables, figures, report
-	$(SNAKEMAKE) --config profile=$(PROFILE) study=$(STUDY)
-	@echo "report: $(CURDIR)/results/$(PROFILE)/report.html"
+help:  ## what there is (this list)
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1:\2/p' Makefile | while IFS=: read -r name text; do \
+		printf '%-16s %s\n' "$$name" "$$text"; done
 
-bench: .venv/ready  ## how fast it is beside what one would otherwise run: results/PROFILE/speed.csv
-	$(SNAKEMAKE) --config profile=$(PROFILE) -- results/$(PROFILE)/speed.csv
+reproduce: .venv/ready  ## Table 1, pictures and report; PROFILE=, STUDY=all or a study, SCRATCH=1 trains all, CORES=
+	@$(REPRODUCE) --study $(STUDY)
+	@echo "report: $(CURDIR)/results/$(NAME)/report.html"
 
 seeds:  ## the same with other seeds (SEEDS="1 2"), then again: findings count in how many they hold
 	for seed in $(SEEDS); do $(MAKE) reproduce PROFILE=$(PROFILE)-seed$$seed || exit 1; done
 	$(MAKE) reproduce
 
-smoke:  ## every notebook at its smallest
-	$(MAKE) reproduce PROFILE=smoke
-	$(MAKE) bench PROFILE=smoke
-	$(SNAKEMAKE) --config profile=smoke -- results/smoke/explorer/knob/summary.json
+bench: .venv/ready  ## how fast it is beside what one would otherwise run
+	@$(REPRODUCE) --target results/$(NAME)/speed/side_by_side/notebook.ipynb
 
-test: .venv/ready  ## unit tests
+smoke: .venv/ready  ## every notebook at its smallest; its numbers mean nothing
+	@$(MAKE) --no-print-directory reproduce bench PROFILE=smoke STUDY=all
+	@$(BIN)/icm reproduce smoke $(if $(CORES),--cores $(CORES)) --target results/smoke/explorer/knob/notebook.ipynb
+
+test: .venv/ready  ## the tests, without the slow ones
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: .venv/ready  ## all tests
 	$(BIN)/python -m pytest
 
 lab: .venv/ready  ## the notebooks in JupyterLab
 	$(BIN)/jupyter lab
 
-lint: .venv/ready
+lint: .venv/ready  ## style of code and notebooks
 	$(BIN)/ruff check icmlib tests && $(BIN)/ruff format --check icmlib tests
 	$(BIN)/nbstripout --keep-id --verify notebooks/*.ipynb
 
+publish: .venv/ready  ## PROFILE's tables and pictures as the committed reference, and results/README.md
+	$(BIN)/icm publish "$(NAME)"
+
 .venv/ready: requirements.lock pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)) and "Python 3.11 or 3.12 is needed; set PYTHON=")'
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13) and "Python 3.11, 3.12 or 3.13 is needed, this is %d.%d; name one: make PYTHON=python3.12" % sys.version_info[:2])'
+	@$(PYTHON) -c 'import sys, shutil; sys.exit(sys.version_info[:2] == (3, 13) and not (shutil.which("c++") or shutil.which("g++")) and "on Python 3.13 CompressAI is compiled: install a C++ compiler, or name another Python: make PYTHON=python3.12")'
+	@echo "installing into .venv: 217 packages, 6 GB (PyTorch brings CUDA along); minutes, once"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
-	touch $@
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -r requirements.lock
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --editable .
+	@touch $@
 
 lock:  ## renew requirements.lock from pyproject.toml (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --extra study --extra dev \
 		--no-header --no-annotate --upgrade pyproject.toml -o requirements.lock
 
-clean:  ## forget all runs of PROFILE (tables and figures in git come back with git checkout)
-	rm -rf results/$(PROFILE)
+clean:  ## delete all runs of PROFILE
+	rm -rf "results/$(NAME)"

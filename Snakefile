@@ -1,386 +1,229 @@
-"""All studies as a graph of notebook runs: `make reproduce`, or snakemake --config profile=NAME.
+"""All studies as a graph of notebook runs: `make reproduce`, or `snakemake --config profile=NAME`.
 
-`study=finetuning`, `study=rate_task` or `study=zoo` runs one of them; a profile `NAME-seed<n>` is NAME with
-another seed. Each rule runs one notebook; the executed notebook is the rule's log, so that it
-survives a failure. The library files a stage uses are its inputs: an edit of plots.py retrains
-nothing.
+`study=main` (the default) is study 1 with the profile's `main_rows`; `finetuning`, `rate_task` and
+`zoo` are one study each, with everything in it; `all` is all of them. Each rule runs one notebook.
+Its output is the executed notebook, which is whole or not there; while it runs, or if it failed, it
+is the rule's log. What an edit of the library runs again is stated by `lib(...)`: an edit of
+plots.py retrains nothing.
 """
 
-import re
+import dataclasses
+import shlex
 import sys
 from glob import glob
 
-import yaml
+from icmlib.config import load_profile
 
-PROFILE = config.get("profile", "quick")
-BASE_PROFILE = re.sub(r"-seed\d+$", "", PROFILE)
-FILE = f"notebooks/profiles/{BASE_PROFILE}.yaml"
-if not os.path.exists(FILE):
-    raise WorkflowError(f"profile {FILE} does not exist")
-with open(FILE) as stream:
-    VALUES = yaml.safe_load(stream)
-ROWS = list(VALUES.get("rows", {}))
-STUDY = VALUES.get("rate_task", {})
-POINTS = list(STUDY.get("points", {}))
-CHAINS = [
-    f"{point}-{name}"
-    for name in STUDY.get("configurations", {})
-    for point in STUDY.get("only_at", {}).get(name, POINTS)
-]
-BRIDGES = [
-    f"{point}-{name}"
-    for name in ("finetuned", *STUDY.get("bridge_rows", {}))
-    for point in STUDY.get("only_at", {}).get(name, STUDY.get("bridge_at", []))
-]
-ZOO = VALUES.get("zoo", {})
-CODECS = list(ZOO.get("codecs", {}))
-STUDIES = {"finetuning": ROWS, "rate_task": POINTS, "zoo": CODECS}
-if config.get("study", "all") != "all":
-    if config["study"] not in STUDIES:
-        raise WorkflowError(f"unknown study {config['study']!r}; known: all, {', '.join(STUDIES)}")
-    STUDIES = {config["study"]: STUDIES[config["study"]]}
-STUDIES = [name for name, has in STUDIES.items() if has]
-if not STUDIES:
-    raise WorkflowError(f"profile {PROFILE} has no rows, points or codecs of that study")
-
-
-def section(*names):
-    """What of the profile a rule depends on; an edit there runs it again."""
-    return {name: VALUES.get(name) for name in names}
-
-
+PROFILE = str(config.get("profile", "quick"))
+STUDY = config.get("study", "main")
 OUT = f"results/{PROFILE}"
-FILTERS = ["gaussian", "bilateral"]
-DECODERS = [row for row in ("p3x64", "low_impact") if row in ROWS]  # of notebook 08; it needs both
-LIB = "icmlib"
-DATA = [f"{LIB}/config.py", *expand(f"{LIB}/datasets/{{file}}.py", file=["__init__", "coco", "deadleaves"])]
-TASK = [*DATA, *expand(f"{LIB}/tasks/{{file}}.py", file=["__init__", "torchvision", "batch_norm", "targets"])]
-WEIGHTS = VALUES.get("task", {}).get("weights") or ""
-if WEIGHTS.endswith(".safetensors"):  # no name of published ones, which come at first use
-    TASK.append(WEIGHTS)
-CODEC = [
-    *expand(f"{LIB}/codecs/{{file}}.py", file=["__init__", "learned", "rans", "zoo", "bitstream", "latents"]),
-    f"{LIB}/performance.py",
-]
-STEPS = [f"{LIB}/processes.py", *expand(f"{LIB}/training/{{file}}.py", file=["steps", "launch"])]
-METRICS = [
-    f"{LIB}/evaluate.py",
-    *expand(f"{LIB}/metrics/{{file}}.py", file=["fidelity", "checkerboard", "detection", "rate"]),
-]
-FINETUNE = [
-    *expand(f"{LIB}/codecs/{{file}}.py", file=["graph", "patches"]),
-    f"{LIB}/discriminator.py",
-    f"{LIB}/losses.py",
-    f"{LIB}/training/decoder.py",
-]
-RUN = (
-    "OMP_NUM_THREADS={threads} " + sys.executable
-    + " -m icmlib.cli run {input.notebook} {log} profile=" + PROFILE
-)
+KNOB = ("p3x64", "low_impact")  # rows of notebook 08
+profile = load_profile(PROFILE)
+study2 = profile.rate_task
+rows = profile.main_rows if STUDY == "main" and profile.main_rows else list(profile.rows)
+chains = [f"{p}-{name}" for name in study2.configurations for p in study2.points_of(name)]
+has = {"finetuning": rows, "rate_task": study2.points, "zoo": profile.zoo.codecs}
+if STUDY not in ("main", "all", *has):
+    raise WorkflowError(f"unknown study {STUDY!r}; known: main, all, {', '.join(has)}")
+STUDIES = [name for name in has if has[name] and STUDY in (name, "all")]
+if STUDY == "main":
+    STUDIES = [name for name in has if has[name]][:1]
+if not STUDIES:
+    raise WorkflowError(f"profile {PROFILE} has no rows, points or codecs of study {STUDY!r}")
 
+
+def lib(*parts):
+    """Files of the library, by folder or name: `lib("codecs", "evaluate.py")`."""
+    return sorted(f for part in parts for f in glob(f"icmlib/{part}") + glob(f"icmlib/{part}/*.py"))
+
+
+def run(name):
+    """The executed notebook of a run; the one before stays until there is a new one."""
+    return update(f"{OUT}/{name}/notebook.ipynb")
+
+
+def unfinished(name):
+    return f"{OUT}/{name}/notebook.unfinished.ipynb"
+
+
+def section(*parts):
+    """What of the profile a rule depends on; an edit there runs it again."""
+    return [dataclasses.asdict(p) if dataclasses.is_dataclass(p) else p for p in parts]
+
+
+TASK = lib("datasets", "tasks")
+CODEC = lib("codecs/__init__.py", "codecs/bitstream.py", "codecs/l*.py", "codecs/rans.py", "codecs/zoo.py")
+PATCHES = lib("codecs/graph.py", "codecs/patches.py", "discriminator.py", "losses.py", "training/decoder.py")
+METRICS = lib("evaluate.py", "metrics")
+STEPS = lib("training/steps.py", "training/launch.py", "processes.py", "performance.py")
+FILES = [each for each in (profile.task.weights, profile.base_weights) if each and "." in each]
+ICM = shlex.quote(sys.executable) + " -m icmlib.cli"
+common = section(profile.data, profile.task, profile.evaluation)
 
 localrules: report  # on a cluster, too: no notebook, and done in seconds
 
 
 rule all:
-    input:
-        f"{OUT}/report.html",
+    input: f"{OUT}/report.html"
 
 
-rule data:
-    input:
-        DATA, f"{LIB}/datasets/missing.py", notebook="notebooks/00_data.ipynb",
-    output:
-        f"{OUT}/data/scenes/summary.json",
-    log:
-        f"{OUT}/data/scenes/notebook.ipynb",
-    params:
-        section("data"),
+rule notebook:  # what all below share; never run itself
+    input: notebook=f"{OUT}/none"
+    output: f"{OUT}/none.ipynb"
+    params: given=lambda wildcards: " ".join(f"{k}={shlex.quote(v)}" for k, v in wildcards.items())
+    threads: 1
+    shell:
+        "OMP_NUM_THREADS={threads} " + ICM + " run --quiet {input.notebook:q} {output:q} profile="
+        + shlex.quote(PROFILE) + " {params.given}"
+
+
+use rule notebook as data with:
+    input: lib("datasets"), notebook="notebooks/00_data.ipynb"
+    output: run("data/scenes")
+    log: unfinished("data/scenes")
+    params: section(profile.data)
     threads: workflow.cores
-    shell:
-        RUN
 
 
-rule task_network:
-    input:
-        TASK, METRICS, STEPS, f"{LIB}/training/task_network.py", rules.data.output,
-        notebook="notebooks/01_task_network.ipynb",
-    output:
-        f"{OUT}/task_network/given/summary.json",
-    log:
-        f"{OUT}/task_network/given/notebook.ipynb",
-    params:
-        section("data", "task", "evaluation"),
+use rule notebook as task_network with:
+    input: TASK, METRICS, STEPS, FILES, lib("training/task_network.py"), rules.data.output, notebook="notebooks/01_task_network.ipynb"
+    output: run("task_network/given")
+    log: unfinished("task_network/given")
+    params: common
     threads: workflow.cores
-    shell:
-        RUN
 
 
-rule base_codec:
-    input:
-        TASK, CODEC, METRICS, f"{LIB}/losses.py", f"{LIB}/proxies.py",
-        STEPS, f"{LIB}/training/base_codec.py", rules.data.output, rules.task_network.output,
-        notebook="notebooks/02_base_codec.ipynb",
-    output:
-        f"{OUT}/base_codec/base/summary.json",
-    log:
-        f"{OUT}/base_codec/base/notebook.ipynb",
-    params:
-        section("data", "task", "codec", "base", "evaluation"),
+use rule notebook as base_codec with:
+    input: CODEC, METRICS, STEPS, lib("losses.py", "proxies.py", "training/base_codec.py"), rules.task_network.output, notebook="notebooks/02_base_codec.ipynb"
+    output: run("base_codec/base")
+    log: unfinished("base_codec/base")
+    params: common, section(profile.codec, profile.base, profile.base_weights)
     threads: workflow.cores
-    shell:
-        RUN
 
 
-rule finetune:
+use rule notebook as finetune with:
+    input: PATCHES, rules.base_codec.output, notebook="notebooks/03_patchgan_finetuning.ipynb"
+    output: run("finetune/{row}")
+    log: unfinished("finetune/{row}")
+    params: section(profile.finetune), lambda w: profile.rows[w.row]
+
+
+use rule notebook as post_filter with:
+    input: lib("codecs/conventional.py"), rules.base_codec.output, notebook="notebooks/03b_post_filters.ipynb"
+    output: run("post_filter/{filter}")
+    log: unfinished("post_filter/{filter}")
+
+
+use rule notebook as ablations with:
     input:
-        FINETUNE, rules.base_codec.output, notebook="notebooks/03_patchgan_finetuning.ipynb",
-    output:
-        f"{OUT}/finetune/{{row}}/summary.json",
-    log:
-        f"{OUT}/finetune/{{row}}/notebook.ipynb",
-    params:
-        section("finetune"), lambda wildcards: VALUES["rows"][wildcards.row],
-    threads: 1
-    shell:
-        RUN + " row={wildcards.row}"
+        lib("plots.py", "study.py"), "data/le2022_table1.csv", expand(rules.finetune.output, row=rows),
+        expand(rules.post_filter.output, filter=["gaussian", "bilateral"]), notebook="notebooks/04_ablations.ipynb",
+    output: run("ablations/table1")
+    log: unfinished("ablations/table1")
 
 
-rule post_filter:
+use rule notebook as zoo_codec with:
+    input: CODEC, METRICS, PATCHES, STEPS, lib("proxies.py", "training/base_codec.py"), rules.task_network.output, notebook="notebooks/04b_codec_zoo.ipynb"
+    output: run("zoo/{codec}")
+    log: unfinished("zoo/{codec}")
+    params: common, section(profile.base, profile.finetune, profile.zoo.finetune), lambda w: section(profile.zoo.codecs[w.codec])
+
+
+use rule notebook as zoo with:
+    input: lib("plots.py", "study.py", "codec_zoo.py"), expand(rules.zoo_codec.output, codec=profile.zoo.codecs), notebook="notebooks/04c_codec_zoo_table.ipynb"
+    output: run("zoo_table/all")
+    log: unfinished("zoo_table/all")
+
+
+use rule notebook as mse_codec with:
+    input: CODEC, METRICS, STEPS, lib("losses.py", "training/base_codec.py"), rules.task_network.output, notebook="notebooks/05a_rate_points.ipynb"
+    output: run("mse_codec/{point}")
+    log: unfinished("mse_codec/{point}")
+    params: common, section(study2.codec, study2.base), lambda w: section(study2.points[w.point])
+
+
+use rule notebook as chain with:
+    input: lib("training/chain.py"), f"{OUT}/mse_codec/{{point}}/notebook.ipynb", notebook="notebooks/05b_chain_finetuning.ipynb"
+    output: run("chain/{point}-{configuration}")
+    log: unfinished("chain/{point}-{configuration}")
+    params: section(study2.chain), lambda w: study2.configurations[w.configuration]
+    wildcard_constraints: point="|".join(study2.points) or "none"
+
+
+use rule notebook as anchor with:
+    input: lib("codecs"), METRICS, rules.task_network.output, notebook="notebooks/05c_anchors.ipynb"
+    output: run("anchor/{anchor}")
+    log: unfinished("anchor/{anchor}")
+    params: common, lambda w: study2.anchors[w.anchor]
+
+
+use rule notebook as bridge with:
+    input: PATCHES, expand(rules.mse_codec.output, point=study2.points), f"{OUT}/chain/{{point}}-C-FT/notebook.ipynb", notebook="notebooks/05d_bridge.ipynb"
+    output: run("bridge/{point}-{row}")
+    log: unfinished("bridge/{point}-{row}")
+    params: section(study2.bridge), lambda w: study2.bridge_rows.get(w.row)
+    wildcard_constraints: point="|".join(study2.points) or "none"
+
+
+use rule notebook as rate_task with:
     input:
-        f"{LIB}/codecs/conventional.py", rules.base_codec.output,
-        notebook="notebooks/03b_post_filters.ipynb",
-    output:
-        f"{OUT}/post_filter/{{filter}}/summary.json",
-    log:
-        f"{OUT}/post_filter/{{filter}}/notebook.ipynb",
-    threads: 1
-    shell:
-        RUN + " filter={wildcards.filter}"
-
-
-rule ablations:
-    input:
-        f"{LIB}/plots.py", f"{LIB}/study.py", "data/le2022_table1.csv",
-        expand(rules.finetune.output, row=ROWS), expand(rules.post_filter.output, filter=FILTERS),
-        notebook="notebooks/04_ablations.ipynb",
-    output:
-        f"{OUT}/table1.csv",
-    log:
-        f"{OUT}/ablations/table1/notebook.ipynb",
-    threads: 1
-    shell:
-        RUN
-
-
-rule figures:
-    input:
-        f"{LIB}/plots.py", f"{LIB}/study.py", rules.ablations.output,
-        notebook="notebooks/06_figures.ipynb",
-    output:
-        f"{OUT}/photographs.csv",
-    log:
-        f"{OUT}/figures/photographs/notebook.ipynb",
-    params:
-        section("evaluation"),
+        lib("plots.py", "curves.py", "metrics/bd.py", "rate_task.py"), "data/chamain2020_table.csv",
+        expand(rules.mse_codec.output, point=study2.points),
+        expand(f"{OUT}/chain/{{chain}}/notebook.ipynb", chain=chains),
+        expand(rules.anchor.output, anchor=study2.anchors),
+        expand(f"{OUT}/bridge/{{bridge}}/notebook.ipynb", bridge=["-".join(each) for each in study2.bridges()]),
+        sorted(glob(f"results/{PROFILE}-seed*/rate_task_findings.csv")), notebook="notebooks/05_rate_task_study.ipynb",
+    output: run("rate_task/curves")
+    log: unfinished("rate_task/curves")
+    params: section(study2)
     threads: workflow.cores
-    shell:
-        RUN
 
 
-rule knob:
-    input:
-        f"{LIB}/plots.py", f"{LIB}/study.py", f"{LIB}/knob.py", f"{LIB}/codecs/decoders.py",
-        expand(rules.finetune.output, row=DECODERS),
-        notebook="notebooks/08_one_bitstream_two_decoders.ipynb",
-    output:
-        f"{OUT}/knob.csv",
-    log:
-        f"{OUT}/knob/p3x64/notebook.ipynb",
+use rule notebook as figures with:
+    input: lib("plots.py", "study.py"), rules.ablations.output, notebook="notebooks/06_figures.ipynb"
+    output: run("figures/photographs")
+    log: unfinished("figures/photographs")
+    params: section(profile.evaluation)
     threads: workflow.cores
-    shell:
-        RUN
 
 
-rule mse_codec:
-    input:
-        TASK, CODEC, METRICS, f"{LIB}/losses.py",
-        STEPS, f"{LIB}/training/base_codec.py", rules.data.output, rules.task_network.output,
-        notebook="notebooks/05a_rate_points.ipynb",
-    output:
-        f"{OUT}/mse_codec/{{point}}/summary.json",
-    log:
-        f"{OUT}/mse_codec/{{point}}/notebook.ipynb",
-    params:
-        section("data", "task", "evaluation"), lambda wildcards: STUDY["points"][wildcards.point],
-        STUDY.get("codec"), STUDY.get("base"),
-    threads: 1
-    shell:
-        RUN + " point={wildcards.point}"
-
-
-rule chain:
-    input:
-        f"{LIB}/training/chain.py", f"{OUT}/mse_codec/{{point}}/summary.json",
-        notebook="notebooks/05b_chain_finetuning.ipynb",
-    output:
-        f"{OUT}/chain/{{point}}-{{configuration}}/summary.json",
-    log:
-        f"{OUT}/chain/{{point}}-{{configuration}}/notebook.ipynb",
-    params:
-        lambda wildcards: STUDY["points"][wildcards.point], STUDY.get("chain"),
-        lambda wildcards: STUDY["configurations"][wildcards.configuration],
-    wildcard_constraints:
-        point="|".join(POINTS) or "none",
-    threads: 1
-    shell:
-        RUN + " point={wildcards.point} configuration={wildcards.configuration}"
-
-
-rule anchor:
-    input:
-        expand(
-            f"{LIB}/codecs/{{file}}.py",
-            file=["anchors", "conventional", "containers", "hevc", "vtm", "bitstream"],
-        ),
-        METRICS, rules.data.output, rules.task_network.output,
-        notebook="notebooks/05c_anchors.ipynb",
-    output:
-        f"{OUT}/anchor/{{anchor}}/summary.json",
-    log:
-        f"{OUT}/anchor/{{anchor}}/notebook.ipynb",
-    params:
-        section("data", "task", "evaluation"),
-        lambda wildcards: STUDY["anchors"][wildcards.anchor],
-    threads: 1
-    shell:
-        RUN + " anchor={wildcards.anchor}"
-
-
-rule bridge:
-    input:
-        FINETUNE, expand(rules.mse_codec.output, point=POINTS),
-        f"{OUT}/chain/{{point}}-C-FT/summary.json", notebook="notebooks/05d_bridge.ipynb",
-    output:
-        f"{OUT}/bridge/{{point}}-{{row}}/summary.json",
-    log:
-        f"{OUT}/bridge/{{point}}-{{row}}/notebook.ipynb",
-    params:
-        STUDY.get("bridge"), lambda wildcards: STUDY.get("bridge_rows", {}).get(wildcards.row),
-    wildcard_constraints:
-        point="|".join(POINTS) or "none",
-    threads: 1
-    shell:
-        RUN + " point={wildcards.point} row={wildcards.row}"
-
-
-rule rate_task:
-    input:
-        f"{LIB}/plots.py", f"{LIB}/curves.py", f"{LIB}/metrics/bd.py", "data/chamain2020_table.csv",
-        f"{LIB}/rate_task.py", expand(rules.mse_codec.output, point=POINTS),
-        expand(f"{OUT}/chain/{{chain}}/summary.json", chain=CHAINS),
-        expand(rules.anchor.output, anchor=STUDY.get("anchors", {})),
-        expand(f"{OUT}/bridge/{{bridge}}/summary.json", bridge=BRIDGES),
-        sorted(glob(f"results/{PROFILE}-seed*/rate_task_findings.csv")),
-        notebook="notebooks/05_rate_task_study.ipynb",
-    output:
-        f"{OUT}/rate_task.csv",
-    log:
-        f"{OUT}/rate_task/curves/notebook.ipynb",
-    params:
-        STUDY,
+use rule notebook as speed with:
+    input: CODEC, METRICS, PATCHES, lib("plots.py", "study.py", "bench", "codecs/folders.py"), rules.base_codec.output, notebook="notebooks/07_speed.ipynb"
+    output: run("speed/side_by_side")
+    log: unfinished("speed/side_by_side")
+    params: section(profile.speed, profile.finetune), profile.rows
     threads: workflow.cores
-    shell:
-        RUN
 
 
-rule zoo_codec:
-    input:
-        TASK, CODEC, METRICS, FINETUNE, f"{LIB}/proxies.py",
-        STEPS, f"{LIB}/training/base_codec.py", rules.data.output, rules.task_network.output,
-        notebook="notebooks/04b_codec_zoo.ipynb",
-    output:
-        f"{OUT}/zoo/{{codec}}/summary.json",
-    log:
-        f"{OUT}/zoo/{{codec}}/notebook.ipynb",
-    params:
-        section("data", "task", "base", "finetune", "evaluation"), ZOO.get("finetune"),
-        lambda wildcards: ZOO["codecs"][wildcards.codec],
-    threads: 1
-    shell:
-        RUN + " codec={wildcards.codec}"
-
-
-rule zoo:
-    input:
-        f"{LIB}/plots.py", f"{LIB}/study.py", f"{LIB}/codec_zoo.py",
-        expand(rules.zoo_codec.output, codec=CODECS),
-        notebook="notebooks/04c_codec_zoo_table.ipynb",
-    output:
-        f"{OUT}/zoo.csv",
-    log:
-        f"{OUT}/zoo_table/all/notebook.ipynb",
-    threads: 1
-    shell:
-        RUN
-
-
-rule speed:
-    input:
-        FINETUNE, CODEC, METRICS, f"{LIB}/plots.py",
-        expand(
-            f"{LIB}/bench/{{file}}.py",
-            file=["harness", "finetuning", "training", "coding", "evaluation"],
-        ),
-        f"{LIB}/codecs/folders.py", f"{LIB}/study.py",
-        rules.base_codec.output, notebook="notebooks/07_speed.ipynb",
-    output:
-        f"{OUT}/speed.csv",
-    log:
-        f"{OUT}/speed/side_by_side/notebook.ipynb",
-    params:
-        section("speed", "finetune", "rows"),
+use rule notebook as knob with:
+    input: lib("plots.py", "study.py", "knob.py", "codecs/decoders.py"), expand(rules.finetune.output, row=KNOB), notebook="notebooks/08_one_bitstream_two_decoders.ipynb"
+    output: run("knob/p3x64")
+    log: unfinished("knob/p3x64")
     threads: workflow.cores
-    shell:
-        RUN
 
 
-rule explorer:
-    input:
-        CODEC, METRICS, f"{LIB}/plots.py", f"{LIB}/codecs/decoders.py",
-        sorted(glob(f"{LIB}/explorer/*.*")), expand(rules.finetune.output, row=ROWS[:1]),
-        notebook="notebooks/09_explorer.ipynb",
-    output:
-        f"{OUT}/explorer/knob/summary.json",
-    log:
-        f"{OUT}/explorer/knob/notebook.ipynb",
-    threads: 1
-    shell:
-        RUN + f" weights={PROFILE}/finetune/{ROWS[0] if ROWS else None}"
+use rule notebook as explorer with:
+    input: CODEC, METRICS, lib("plots.py", "codecs/decoders.py", "explorer"), expand(rules.finetune.output, row=rows[:1]), notebook="notebooks/09_explorer.ipynb"
+    output: run("explorer/knob")
+    log: unfinished("explorer/knob")
+    params: given=f"weights={shlex.quote(f'{PROFILE}/finetune/{rows[0] if rows else None}')}"
 
 
-FINETUNING = [  # notebooks of study 1 in the report: the first row stands for all
-    rules.base_codec.log[0], *expand(rules.finetune.log, row=ROWS[:1]), rules.ablations.log[0],
-    rules.figures.log[0], *([rules.knob.log[0]] if len(DECODERS) == 2 else []),
-]
+chapters = [*rules.data.output, *rules.task_network.output]  # in the order of the notebooks
+if "finetuning" in STUDIES:  # the first row and the filter to beat stand for all
+    chapters += [*rules.base_codec.output, *expand(rules.finetune.output, row=rows[:1])]
+    chapters += [*expand(rules.post_filter.output, filter=["bilateral"]), *rules.ablations.output]
+if "zoo" in STUDIES:
+    chapters += rules.zoo.output
+if "rate_task" in STUDIES:
+    chapters += rules.rate_task.output
+if "finetuning" in STUDIES:
+    chapters += rules.figures.output
+if "finetuning" in STUDIES and STUDY != "main" and set(KNOB) <= set(rows):
+    chapters += rules.knob.output
 
 
 rule report:
-    input:
-        f"{LIB}/notebooks.py",
-        rules.figures.output if "finetuning" in STUDIES else [],
-        rules.knob.output if "finetuning" in STUDIES and len(DECODERS) == 2 else [],
-        rules.rate_task.output if "rate_task" in STUDIES else [],
-        rules.zoo.output if "zoo" in STUDIES else [],
-    output:
-        f"{OUT}/report.html",
-    params:
-        notebooks=[
-            rules.data.log[0], rules.task_network.log[0],
-            *(FINETUNING if "finetuning" in STUDIES else []),
-            *([rules.zoo.log[0]] if "zoo" in STUDIES else []),
-            *([rules.rate_task.log[0]] if "rate_task" in STUDIES else []),
-        ],
-    shell:
-        sys.executable + " -m icmlib.cli report {output} {params.notebooks} --title 'icmlib, profile "
-        + PROFILE + "'"
+    input: lib("notebooks.py", "report.py"), chapters=chapters
+    output: update(f"{OUT}/report.html")
+    shell: ICM + " report {output:q} {input.chapters:q} --profile " + shlex.quote(PROFILE) + " > {output:q}.log"

@@ -222,7 +222,8 @@ def compare(photo: Path, out: Path, crop: str, weights: str, task: Path) -> None
 @click.argument("notebook", type=PATH)
 @click.argument("executed", type=PATH)
 @click.argument("parameters", nargs=-1, metavar="[NAME=VALUE]...")
-def run(notebook: Path, executed: Path, parameters: tuple[str, ...]) -> None:
+@click.option("--quiet", is_flag=True, help="Say nothing unless it fails.")
+def run(notebook: Path, executed: Path, parameters: tuple[str, ...], quiet: bool) -> None:
     """Execute one notebook.
 
     Its parameters are checked against those that the notebook has.
@@ -234,15 +235,30 @@ def run(notebook: Path, executed: Path, parameters: tuple[str, ...]) -> None:
     start = time.perf_counter()
     values = notebooks.parse_parameters(parameters)
     what = " ".join([notebook.stem, *(f"{name}={value}" for name, value in values.items())])
-    click.echo(f"{what}: started")
+    if not quiet:
+        click.echo(f"{what}: started")
     try:
         notebooks.run_notebook(notebook, executed, values)
     except papermill.exceptions.PapermillExecutionError as error:
         click.echo(f"error in {notebook}, cell {error.exec_count}:", err=True)
         click.echo(f"{error.ename}: {error.evalue}", err=True)
-        click.echo(f"traceback: {executed}", err=True)
+        click.echo(f"traceback: {notebooks.unfinished(executed)}", err=True)
         sys.exit(1)
-    click.echo(f"{what}: done in {(time.perf_counter() - start) / 60:.1f} min")
+    if not quiet:
+        click.echo(f"{what}: done in {(time.perf_counter() - start) / 60:.1f} min")
+
+
+@main.command()
+@click.argument("profile", default="quick")
+@click.option("--study", default="main", show_default=True, help="main, all, finetuning, ...")
+@click.option("--cores", type=click.IntRange(min=1), help="[default: those there are]")
+@click.option("--target", "targets", multiple=True, help="A file to make, instead of the report.")
+def reproduce(profile: str, study: str, cores: int, targets: tuple[str, ...]) -> None:
+    """All notebooks of a study, and their report; what is there already stays."""
+    from icmlib.performance import cores as available
+    from icmlib.reproduce import reproduce
+
+    sys.exit(reproduce(profile, study, cores or available(), targets))
 
 
 @main.command()

@@ -12,6 +12,13 @@ import dacite
 import yaml
 
 
+BRIDGE = "finetuned"  # row of the bridge itself; a profile's bridge_rows are its controls
+
+# of a training; bf16 is faster on GPUs and processors with instructions for it, float32 gives the
+# same numbers, but for rounding, on all. ICMLIB_PRECISION sets what configs have by default.
+Precision = Literal["float32", "bf16"]
+
+
 def project_root() -> Path:
     """The folder that holds `notebooks/profiles`, from here upwards (or `ICM_ROOT`)."""
     if "ICM_ROOT" in os.environ:
@@ -74,6 +81,13 @@ class CodecConfig:
     M: int = 96  # channels of y; cheng2020 has N of them
 
 
+def _precision() -> str:
+    value = os.environ.get("ICMLIB_PRECISION", "float32")
+    if value not in get_args(Precision):
+        raise ValueError(f"ICMLIB_PRECISION is {value!r}; known: {', '.join(get_args(Precision))}")
+    return value
+
+
 # names of VGG-16's ReLUs in order, by stage and place in it
 VGG16_LAYERS = tuple(
     f"relu{stage}_{place}"
@@ -101,6 +115,7 @@ class BaseTrainingConfig:
     vgg16_layers: list[str] = field(
         default_factory=lambda: ["relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3"]
     )
+    precision: Precision = field(default_factory=_precision)
     seed: int = 0
 
     def __post_init__(self):
@@ -131,6 +146,7 @@ class FinetuneConfig:
     lambda_feature: float = 0.0  # task-feature distance of the patches
     lambda_lattice: float = 0.0  # power of the residual at the lattice frequencies
     lambda_task: float = 0.0  # the task network's own loss, on whole images
+    precision: Precision = field(default_factory=_precision)
     seed: int = 0
 
 
@@ -148,6 +164,7 @@ class ChainConfig:
     aux_lr: float = 1e-3  # quantiles of the entropy bottleneck
     clip: float = 1.0  # largest norm of the gradient of the codec, and of that of the task network
     schedule: Literal["cosine", "constant"] = "cosine"  # cosine: to zero
+    precision: Precision = field(default_factory=_precision)
     seed: int = 0
 
     def __post_init__(self):
@@ -180,6 +197,15 @@ class RateTaskConfig:
     bridge_at: list[str] = field(default_factory=list)  # points whose C-FT codec it repairs
     bridge_rows: dict[str, dict] = field(default_factory=dict)  # its controls -> changes of bridge
     anchors: dict[str, dict] = field(default_factory=dict)  # name -> options, one of them a list
+
+    def points_of(self, configuration: str) -> list[str]:
+        """The points at which a configuration is trained."""
+        return self.only_at.get(configuration, list(self.points))
+
+    def bridges(self) -> list[tuple[str, str]]:
+        """Point and row of every finetuning of a C-FT decoder: the bridge itself, and controls."""
+        rows = (BRIDGE, *self.bridge_rows)
+        return [(p, row) for p in self.bridge_at for row in rows if p in self.only_at.get(row, [p])]
 
 
 @dataclass(frozen=True)
@@ -230,9 +256,12 @@ class Profile:
 
     name: str
     seed: int = 0  # of every training but the task network's; `<profile>-seed<n>` sets it
+    meaningless: bool = False  # a trial of the machinery: every page and figure says so
     data: DataConfig = field(default_factory=DataConfig)
     task: TaskConfig = field(default_factory=TaskConfig)
     codec: CodecConfig = field(default_factory=CodecConfig)
+    # a trained base codec, from the project's root: a file of decoders; none: train in notebook 02
+    base_weights: str | None = None
     base: BaseTrainingConfig = field(default_factory=BaseTrainingConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -240,6 +269,13 @@ class Profile:
     zoo: ZooConfig = field(default_factory=ZooConfig)
     speed: SpeedConfig = field(default_factory=SpeedConfig)
     rows: dict[str, dict] = field(default_factory=dict)  # Table 1: name -> what it changes
+    main_rows: list[str] = field(default_factory=list)  # of a short study 1; none: all
+
+    @property
+    def provenance(self) -> dict[str, str | int]:
+        """What every figure and table of it states."""
+        facts = {"profile": self.name, "seed": self.seed, "data": self.data.label}
+        return facts | ({"numbers": "mean nothing: a trial"} if self.meaningless else {})
 
 
 def from_dict(cls: type, values: dict):
@@ -296,8 +332,23 @@ def replace(config, changes: dict):
     return from_dict(type(config), {**dataclasses.asdict(config), **changes})
 
 
+def from_scratch(profile: Profile) -> Profile:
+    """The profile without its weights files: notebooks 01 and 02 train task network and base codec.
+    Published weights, which have a name and no file, stay."""
+    weights = profile.task.weights
+    task = replace(profile.task, {"weights": None}) if is_file(weights) else profile.task
+    name = f"{profile.name}-scratch"
+    return dataclasses.replace(profile, name=name, task=task, base_weights=None)
+
+
+def is_file(weights: str | None) -> bool:
+    """Whether weights are those of a file, not published ones or none."""
+    return bool(weights) and weights.endswith(".safetensors")
+
+
 def with_seed(profile: Profile, seed: int) -> Profile:
-    """The profile with another seed of its trainings; the data and the machine stay."""
+    """The profile with another seed of its trainings, the base codec's included; the data and the
+    machine stay."""
     study = profile.rate_task
     study = dataclasses.replace(
         study,
@@ -310,6 +361,7 @@ def with_seed(profile: Profile, seed: int) -> Profile:
         profile,
         name=f"{profile.name}-seed{seed}",
         seed=seed,
+        base_weights=None,
         base=replace(profile.base, {"seed": seed}),
         finetune=replace(profile.finetune, {"seed": seed}),
         rate_task=study,
@@ -382,7 +434,7 @@ def check_row(finetune: FinetuneConfig, row: str, changes: dict) -> None:
 
 def load_profile(name: str | Path) -> Profile:
     """Read `notebooks/profiles/<name>.yaml`, or the file of that path; `<name>-seed<n>` is the
-    profile `<name>` with that seed.
+    profile `<name>` with that seed, `<name>-scratch` the one that trains what it would be given.
 
     Raises:
         FileNotFoundError: no such profile; the message lists those there are.
@@ -395,6 +447,8 @@ def load_profile(name: str | Path) -> Profile:
                 f"profile {name!r}: a seed is 1, 2, ...; {seeded[1]!r} itself is seed 0"
             )
         return with_seed(load_profile(seeded[1]), int(seeded[2]))
+    if str(name).endswith("-scratch") and not path.exists():
+        return from_scratch(load_profile(str(name).removesuffix("-scratch")))
     if path.suffix != ".yaml":
         path = project_root() / "notebooks" / "profiles" / f"{name}.yaml"
     if not path.exists():
@@ -411,6 +465,9 @@ def load_profile(name: str | Path) -> Profile:
         profile = from_dict(Profile, {"name": path.stem, **values})
         for row, changes in profile.rows.items():
             check_row(profile.finetune, row, changes)
+        for row in profile.main_rows:
+            if row not in profile.rows:
+                raise ValueError(f"main_rows: {row!r} is no row; there are: {list(profile.rows)}")
         check_rate_task(profile.rate_task)
         check_zoo(profile)
     except ValueError as error:

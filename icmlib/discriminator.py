@@ -4,8 +4,6 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from icmlib import performance
-
 
 class PatchDiscriminator(nn.Sequential):
     """Strided 4x4 convolutions with spectral norm and LeakyReLU; a score for each of many places.
@@ -27,5 +25,4 @@ class PatchDiscriminator(nn.Sequential):
         )
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
-        with performance.autocast(patches.device):
-            return super().forward(2 * patches - 1).float()
+        return super().forward(2 * patches - 1).float()

@@ -28,7 +28,8 @@ papermill_io.register("/", WholeFiles())
 
 
 def run_notebook(notebook: str | Path, executed: str | Path, parameters: dict) -> None:
-    """Execute a notebook with parameters; the executed copy survives a failure, traceback and all.
+    """Execute a notebook with parameters. While it runs, and if it fails, the executed copy is
+    `<executed>.unfinished.ipynb`, with the traceback; it gets its name once it came to its end.
 
     Raises:
         ValueError: a parameter that the notebook does not have (papermill only warns), or one of
@@ -41,7 +42,7 @@ def run_notebook(notebook: str | Path, executed: str | Path, parameters: dict) -
     folder = Path(notebook).resolve().parent
     papermill.execute_notebook(
         notebook,
-        executed,
+        unfinished(executed),
         parameters,
         cwd=folder,
         kernel_name="python3",
@@ -49,6 +50,12 @@ def run_notebook(notebook: str | Path, executed: str | Path, parameters: dict) -
         start_timeout=600,  # s; 60 are too few on a busy node with a slow disk
         extra_arguments=["--IPKernelApp.log_level=50"],  # not of shutting down
     )
+    unfinished(executed).replace(executed)
+
+
+def unfinished(executed: Path) -> Path:
+    """Where an executed notebook lies until it came to its end."""
+    return executed.with_name(f"{executed.stem}.unfinished.ipynb")
 
 
 def check_parameters(notebook: str | Path, parameters: dict) -> None:

@@ -1,10 +1,9 @@
 """What makes this machine fast: freed memory kept, channels-last maps, bf16, fused optimisers.
 
-On by default where it helps; ICMLIB_FAST=0 switches all of it off. All but the first are for the
-training loops alone: evaluation is always float32 in PyTorch's own layout. Trained weights do
-depend on bf16, in the last digits, so each run states what was on (`settings`), and starts anew
-with others. Threads are PyTorch's: OMP_NUM_THREADS, which Snakefile sets to the cores that a run
-has for itself.
+All but the first are for the training loops alone: evaluation is always float32 in PyTorch's own
+layout. Trainings are float32, too, unless their config asks for bf16, so results do not depend on
+what the processor can do. Threads are PyTorch's: OMP_NUM_THREADS, which Snakefile sets to the
+cores that a run has for itself.
 """
 
 import contextlib
@@ -16,41 +15,29 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from icmlib import processes
-
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
-def enabled() -> bool:
-    return os.environ.get("ICMLIB_FAST", "1") != "0"
-
-
-def settings() -> dict:
-    """What is on here."""
-    return {"fast": enabled(), "bf16": enabled() and has_bf16(processes.device())}
+def cores() -> int:
+    """The cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+    return len(affinity(0)) if affinity else os.cpu_count()
 
 
 def keep_freed_memory() -> None:
     """Let glibc keep what a step frees for the next one, in this process from here on: handing it
     back and faulting it in again takes up to half of a step's time."""
-    if enabled() and sys.platform == "linux":
+    if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # another C library
             libc = ctypes.CDLL("libc.so.6")
             libc.mallopt(M_MMAP_MAX, 0)
             libc.mallopt(M_TRIM_THRESHOLD, -1)
 
 
-def autocast(device: torch.device) -> torch.autocast:
-    """bf16 inside, where the device multiplies it."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=enabled() and has_bf16(device))
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Whether the device has instructions for bfloat16; emulated, it is slower than float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    features = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-    return bool(features.get("avx512_bf16") or features.get("amx_bf16"))
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Inside, convolutions and matrix products run in `precision`, a config's: `float32` or
+    `bf16` (emulated, and slow, on a processor without instructions for it)."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 @contextlib.contextmanager
@@ -69,13 +56,22 @@ def exact() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def channels_last(*modules: nn.Module) -> Iterator[None]:
+def channels_last(*modules: nn.Module, optimizers: tuple = ()) -> Iterator[None]:
     """Inside, the modules convolve channels-last maps; after, their weights lie as before. Those
-    stay as they are that hold a layer which would write past its memory (`_overruns`)."""
-    modules = [each for each in modules if not any(map(_overruns, each.modules()))]
-    if enabled():
-        for module in modules:
+    stay as they are that hold a layer which would write past its memory (`_overruns`).
+
+    Args:
+        optimizers: those whose state is laid out as the weights are. Fused ones walk through both
+            side by side, and a resume point may come from another device, with another layout.
+    """
+    for module in modules:
+        if not any(map(_overruns, module.modules())):
             module.to(memory_format=torch.channels_last)
+    for optimizer in optimizers:
+        for weight, state in optimizer.state.items():
+            for name, value in state.items():
+                if value.shape == weight.shape:
+                    state[name] = torch.empty_like(weight).copy_(value)
     try:
         yield
     finally:

@@ -11,11 +11,11 @@ from tqdm.auto import tqdm
 from icmlib import codecs, datasets
 from icmlib.codecs.conventional import ConventionalCodec
 from icmlib.config import (
+    BRIDGE,
     ChainConfig,
     CodecConfig,
     FinetuneConfig,
     Profile,
-    RateTaskConfig,
     project_root,
     replace,
 )
@@ -25,7 +25,6 @@ from icmlib.metrics import bd, detection
 from icmlib.runs import read_summary, run_folder
 
 MEASURES = ("box_AP", "psnr")  # of the curves that carry intervals
-BRIDGE = "finetuned"  # the bridge itself; the profile's bridge_rows are its controls
 DESCRIBED = {
     frozenset({"task"}): "task network",
     frozenset({"encoder", "decoder", "entropy"}): "codec",
@@ -52,21 +51,10 @@ def chain(profile: Profile, point: str, configuration: str) -> ChainConfig:
 def bridge_config(profile: Profile, point: str, row: str) -> FinetuneConfig:
     """Settings of the bridge or of a control; raises ValueError for what the profile lacks."""
     study = profile.rate_task
-    if (point, row) not in bridges(study):
-        known = ", ".join("-".join(each) for each in bridges(study)) or "none"
+    if (point, row) not in study.bridges():
+        known = ", ".join("-".join(each) for each in study.bridges()) or "none"
         raise ValueError(f"no bridge {row!r} at {point!r}; the profile has: {known}")
     return replace(study.bridge, study.bridge_rows.get(row, {}))
-
-
-def bridges(study: RateTaskConfig) -> list[tuple[str, str]]:
-    """Point and row of every finetuning of a C-FT decoder."""
-    rows = (BRIDGE, *study.bridge_rows)
-    return [(p, row) for p in study.bridge_at for row in rows if p in study.only_at.get(row, [p])]
-
-
-def points_of(study: RateTaskConfig, configuration: str) -> list[str]:
-    """The points at which a configuration is trained."""
-    return study.only_at.get(configuration, list(study.points))
 
 
 def anchor_codecs(profile: Profile, name: str) -> dict[str, ConventionalCodec]:
@@ -102,7 +90,7 @@ def runs(profile: Profile) -> dict[str, dict[str, tuple[Path, str]]]:
     for name in study.configurations:
         found[name] = {
             point: (run_folder(profile, "chain", f"{point}-{name}"), "test")
-            for point in points_of(study, name)
+            for point in study.points_of(name)
         }
     for name in study.anchors:
         measured = read_summary(profile, "anchor", name)["points"]
@@ -215,7 +203,7 @@ def bridge(profile: Profile, point: str, measured: dict) -> dict:
 def read_bridges(profile: Profile) -> pd.DataFrame:
     """A row for each finetuning of a C-FT codec's decoder, controls too: before, and after."""
     rows = []
-    for point, name in bridges(profile.rate_task):
+    for point, name in profile.rate_task.bridges():
         before = read_summary(profile, "chain", f"{point}-C-FT")["test"]
         after = read_summary(profile, "bridge", f"{point}-{name}")["test"]
         row = {"point": point, "row": name, "bpp": after["bpp"]}

@@ -5,6 +5,7 @@ results/<profile>/<stage>/<name>/
     log.csv        a row a step          summary.json   what later notebooks read
     last.pt        the resume point      final.safetensors   the weights
     figures/       pictures, each with the table it was drawn from
+    notebook.ipynb the executed notebook; notebook.unfinished.ipynb while it runs, or if it failed
     .lock          the process at work   .*.half, .tmp*      of a killed one: count as nothing
 """
 
@@ -18,10 +19,11 @@ import io
 import json
 import os
 import platform
-import shutil
 import subprocess
 import time
+import warnings
 import weakref
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -34,6 +36,7 @@ from safetensors.torch import load_file, save_file
 from icmlib import performance, processes
 from icmlib.config import Profile, project_root
 
+UNFINISHED = "notebook.unfinished.ipynb"  # see icmlib.notebooks.run_notebook
 PACKAGES = ("torch", "torchvision", "compressai", "numpy", "faster-coco-eval")
 
 
@@ -157,8 +160,9 @@ def _lock_file(folder: Path) -> TextIO:
 
 
 class Run:
-    """One run folder. Opening it again with the same parameters and inputs resumes it; with
-    others it starts anew. It is this process's until it is finished.
+    """One run folder. Opening it again with the same parameters and inputs resumes it. A run of
+    others is moved aside, to `<name>.old-<n>`, with a warning that says what differs; nothing is
+    deleted. The folder is this process's until the run is finished.
 
     Args:
         folder: where everything goes.
@@ -177,20 +181,18 @@ class Run:
         self._clock = time.perf_counter()
         self._lock = _lock_file(self.folder.resolve())
         self._claim()
-        self._facts = {
-            "parameters": plain(parameters),
-            "inputs": plain(inputs),
-            "performance": performance.settings(),
-        }
+        self._facts = {"parameters": plain(parameters), "inputs": plain(inputs)}
         old = self._read("run.json")
         processes.state().wait_for_everyone()  # before one of them writes
         if any(old.get(key) != value for key, value in self._facts.items()):
-            self._forget()
+            if old or self._computed():
+                self._move_aside(old)
             old = {}
         self._facts |= {
             "provenance": plain(provenance),
             "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+            "threads": torch.get_num_threads(),
             "git": _git_state(),
             "start": old.get("start", _now()),
             "end": None,
@@ -240,12 +242,24 @@ class Run:
         with written(self.path(name)) as half:
             half.write_text(json.dumps(plain(values), indent=1))
 
+    def _computed(self) -> bool:
+        """Whether anything was made here, of which run.json should tell."""
+        return any(file.name not in (".lock", UNFINISHED) for file in self.folder.iterdir())
+
     @processes.main_only
-    def _forget(self) -> None:
-        for pattern in ("last.pt", "*.csv", "summary.json", "*_*.json", "*.safetensors", "*.npz"):
-            for file in self.folder.glob(pattern):
-                file.unlink()
-        shutil.rmtree(self.path("figures"), ignore_errors=True)
+    def _move_aside(self, old: dict) -> None:
+        """The folder becomes `<name>.old-<n>`; a new one takes its place."""
+        number = 1
+        while (aside := self.folder.with_name(f"{self.folder.name}.old-{number}")).exists():
+            number += 1
+        self.folder.rename(aside)
+        changed = ", ".join(_changes(old, self._facts)) if old else "run.json cannot be read"
+        warnings.warn(f"{self.folder} is of another run ({changed}): moved to {aside}", stacklevel=4)
+        self.folder.mkdir()
+        if (aside / UNFINISHED).exists():  # the notebook that opens this run
+            (aside / UNFINISHED).rename(self.folder / UNFINISHED)
+        self._lock = _LOCKS[self.folder.resolve()] = (self.folder / ".lock").open("a+")
+        self._claim()
 
     # --- training ------------------------------------------------------------------------
 
@@ -324,6 +338,9 @@ class Run:
     def figure(self, figure, name: str, table: pd.DataFrame | None = None) -> None:
         """Save a figure as PNG, stamped with its provenance, and the table it was drawn from."""
         figure.text(0.995, -0.01, str(self), ha="right", va="top", size=6, color="0.5")
+        if "numbers" in self.provenance:  # of a trial, see Profile.meaningless
+            text = f"numbers {self.provenance['numbers']}"
+            figure.text(0.5, 0.5, text, ha="center", va="center", size=24, color="r", alpha=0.35)
         with written(self.path(f"figures/{name}.png")) as half:
             figure.savefig(half, format="png", dpi=150, bbox_inches="tight")
         if table is not None:
@@ -336,6 +353,16 @@ class Run:
         with contextlib.suppress(OSError):
             fcntl.lockf(self._lock, fcntl.LOCK_UN)
         return summary
+
+
+def _changes(old, new, name: str = "") -> Iterator[str]:
+    """Each value that differs, by its dotted name: `parameters.finetune.lr: 0.1 -> 0.2`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = new if not name else dict.fromkeys([*old, *new])  # run.json holds more than is compared
+        for key in keys:
+            yield from _changes(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+    elif old != new:
+        yield f"{name}: {old} -> {new}"
 
 
 def _now() -> str:
@@ -365,11 +392,7 @@ def open_run(
 ) -> Run:
     """The run folder of a notebook; see `Run`. A parameter `seed` goes into the provenance."""
     performance.keep_freed_memory()
-    provenance = {
-        "profile": profile.name,
-        "seed": parameters.get("seed", profile.data.seed),
-        "data": profile.data.label,
-    }
+    provenance = profile.provenance | {"seed": parameters.get("seed", profile.seed)}
     return Run(run_folder(profile, stage, name), parameters, inputs or {}, provenance)
 
 

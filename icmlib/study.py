@@ -248,10 +248,9 @@ def headline(dataset, variants: dict, scores: pd.DataFrame, chosen: dict, index:
 @processes.main_only
 def write_table(table: pd.DataFrame, profile: Profile, name: str) -> None:
     """A table of the study, `results/<profile>/<name>.csv`, with profile, seed and data in it."""
-    facts = {"profile": profile.name, "seed": profile.base.seed, "data": profile.data.label}
     path = project_root() / "results" / profile.name / f"{name}.csv"
     with written(path) as half:
-        table.assign(**facts).to_csv(half, float_format="%.6g")
+        table.assign(**profile.provenance).to_csv(half, float_format="%.6g")
 
 
 @processes.main_only

@@ -50,8 +50,8 @@ def finished(tmp_path):
 def test_a_configuration_takes_its_points_price(profile):
     config = rate_task.chain(profile, "q1", "C-FT")
     assert (config.beta, config.lr, config.steps) == (2.0, 0.5, 4)
-    assert rate_task.points_of(profile.rate_task, "T-FT") == ["q1", "q2"]
-    assert rate_task.points_of(profile.rate_task, "encoder") == ["q2"]
+    assert profile.rate_task.points_of("T-FT") == ["q1", "q2"]
+    assert profile.rate_task.points_of("encoder") == ["q2"]
     with pytest.raises(ValueError, match=r"unknown point 'q9'; the profile has: q1, q2"):
         rate_task.chain(profile, "q9", "C-FT")
     with pytest.raises(ValueError, match=r"unknown configuration 'X'; the profile has: T-FT"):
@@ -60,7 +60,7 @@ def test_a_configuration_takes_its_points_price(profile):
 
 def test_a_bridge_has_its_controls(profile):
     study = profile.rate_task
-    assert rate_task.bridges(study) == [("q1", "finetuned"), ("q1", "control"), ("q2", "finetuned")]
+    assert study.bridges() == [("q1", "finetuned"), ("q1", "control"), ("q2", "finetuned")]
     assert rate_task.bridge_config(profile, "q1", "control").lambda_task == 7.0
     assert rate_task.bridge_config(profile, "q2", "finetuned") == study.bridge
     with pytest.raises(ValueError, match=r"no bridge 'control' at 'q2'; .* q1-control"):

@@ -123,10 +123,10 @@ def works(profile: Profile, folder: Path, size: int, batch: int) -> Iterator[Wor
         if study.points[point].lambda_mse:
             yield trains("MSE codec", training.train_base_codec, study.base, codec)
         for name in study.configurations:
-            if point in rate_task.points_of(study, name):
+            if point in study.points_of(name):
                 config = rate_task.chain(profile, point, name)
                 yield trains("chain finetuning", training.finetune_chain, config, codec)
-    for point, row in rate_task.bridges(study):
+    for point, row in study.bridges():
         config = rate_task.bridge_config(profile, point, row)
         codec = rate_task.codec_config(profile, point)
         yield trains("bridge", training.finetune_decoder, config, codec)

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from pycocotools import mask as rle
+from faster_coco_eval.core import mask as rle
 
 from icmlib.metrics import resample_counts
 

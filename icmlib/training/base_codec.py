@@ -31,8 +31,7 @@ def train_base_codec(
     codec.to(processes.device())
     quantiles = [p for name, p in codec.named_parameters() if name.endswith("quantiles")]
     weights = [p for name, p in codec.named_parameters() if not name.endswith("quantiles")]
-    fused = performance.enabled()
-    optimizer = torch.optim.Adam(weights, config.lr, fused=fused)
+    optimizer = torch.optim.Adam(weights, config.lr, fused=True)
     aux_optimizer = torch.optim.Adam(quantiles, config.aux_lr)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: late_decay(s / config.steps))
     parts = {
@@ -54,7 +53,7 @@ def train_base_codec(
             loss = loss + config.lambda_feature * ramp * terms["feature"]
         return loss, terms
 
-    with performance.channels_last(codec, *frozen):
+    with performance.channels_last(codec, *frozen, optimizers=(optimizer,)):
         for step in progress(start, config.steps, "base codec"):
             codec.train()
             terms = shards.backward(step, weights, terms_of)
@@ -78,14 +77,14 @@ def base_terms(
 ) -> dict[str, torch.Tensor]:
     """The named terms of the base codec's loss on a batch x (B, 3, H, W): rate (bpp), mse and,
     where it has a weight, feature."""
-    with performance.autocast(x.device):
+    with performance.autocast(x.device, config.precision):
         out = codec(x)
     terms = {
         "rate": losses.rate(out["likelihoods"], x.shape[0] * x.shape[2] * x.shape[3]),
         "mse": nn.functional.mse_loss(out["x_hat"], x),
     }
     if config.lambda_feature:
-        terms["feature"] = task_feature_distance(task, x, out["x_hat"])
+        terms["feature"] = task_feature_distance(task, x, out["x_hat"], config.precision)
     return terms
 
 
@@ -100,9 +99,11 @@ def random_crop(image: torch.Tensor, size: int) -> torch.Tensor:
     return image.flip(axes) if axes else image
 
 
-def task_feature_distance(task: TaskNetwork, x: torch.Tensor, x_hat: torch.Tensor) -> torch.Tensor:
+def task_feature_distance(
+    task: TaskNetwork, x: torch.Tensor, x_hat: torch.Tensor, precision: str = "float32"
+) -> torch.Tensor:
     """How far the task network's maps of x_hat are from those of x; scalar, mean over images."""
-    with performance.autocast(x.device):
+    with performance.autocast(x.device, precision):
         with torch.no_grad():
             features = task.features(x)
         features_hat = task.features(x_hat)

@@ -37,7 +37,7 @@ def finetune_chain(
         {"params": trained["codec"], "lr": config.lr},
         {"params": trained["task"], "lr": config.lr_task},
     ]
-    optimizer = torch.optim.Adam([g for g in groups if g["params"]], fused=performance.enabled())
+    optimizer = torch.optim.Adam([g for g in groups if g["params"]], fused=True)
     quantiles = [p for name, p in codec.named_parameters() if name.endswith("quantiles")]
     aux_optimizer = torch.optim.Adam(quantiles, config.aux_lr)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -56,10 +56,10 @@ def finetune_chain(
 
     def terms_of(part: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         images, targets = zip(*(flip(*item) for item in items(step, part)))
-        terms = chain_terms(codec, task, images, targets)
+        terms = chain_terms(codec, task, images, targets, config.precision)
         return terms["task"] + config.beta * terms["rate"], terms
 
-    with performance.channels_last(codec, task):
+    with performance.channels_last(codec, task, optimizers=(optimizer,)):
         for step in progress(start, config.steps, "chain"):
             codec.train(changes_bits)  # noise for rounding, where what is rounded is trained
             terms = shards.backward(step, [*trained["codec"], *trained["task"]], terms_of)
@@ -101,6 +101,7 @@ def chain_terms(
     task: TaskNetwork,
     images: list[torch.Tensor],
     targets: list[dict],
+    precision: str = "float32",
 ) -> dict[str, torch.Tensor]:
     """The terms of the chain's loss on images (3, H, W) of any sizes: task, the sum of the task
     network's own losses on the decoded images, and rate, in bits per pixel of all of them."""
@@ -111,7 +112,7 @@ def chain_terms(
     bits = 0.0
     for indices in groups.values():  # images of one size go through the codec together
         x = torch.stack([images[i] for i in indices]).to(codec.device)
-        with performance.autocast(x.device):
+        with performance.autocast(x.device, precision):
             out = codec(x)
         bits = bits + losses.rate(out["likelihoods"], 1)
         decoded |= dict(zip(indices, out["x_hat"].clamp(0, 1)))

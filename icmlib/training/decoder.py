@@ -42,7 +42,7 @@ def finetune_decoder(
     generator = [p.requires_grad_() for layer in trained for p in layer.parameters()]
     with seeded(config.seed, -1):
         discriminator = PatchDiscriminator().to(codec.device)
-    adam = partial(torch.optim.Adam, betas=(0.5, 0.99), fused=performance.enabled())
+    adam = partial(torch.optim.Adam, betas=(0.5, 0.99), fused=True)
     g_optimizer = adam(generator, config.lr)
     d_optimizer = adam(discriminator.parameters(), config.lr_discriminator)
     g_schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -62,7 +62,8 @@ def finetune_decoder(
 
     def discriminator_loss(part: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         x, x_hat = patches[part]
-        scores = discriminator(x), discriminator(x_hat.detach())
+        with performance.autocast(codec.device, config.precision):
+            scores = discriminator(x), discriminator(x_hat.detach())
         loss = losses.discriminator_loss(config.adversarial, *scores)
         return loss, {"discriminator": loss}
 
@@ -79,7 +80,7 @@ def finetune_decoder(
                 y_hat = (latents[i] for i in shards.indices(step, part))
                 pairs = list(zip(images(step, part), y_hat))
                 x, y_hat, corners = sample_patches(pairs, config, codec.device)
-            with performance.autocast(codec.device):
+            with performance.autocast(codec.device, config.precision):
                 patches[part] = x, decode(y_hat, corners, x.shape[-2:]).float()
         terms = {}
         if config.adversarial != "none":  # tell patches of originals and of decoded images apart
@@ -109,9 +110,11 @@ def generator_terms(
     config's lambdas: L2, and what else has a weight."""
     terms = {"mse": nn.functional.mse_loss(x_hat, x)}
     if config.adversarial != "none":
-        terms["adversarial"] = losses.generator_loss(config.adversarial, discriminator(x_hat))
+        with performance.autocast(x.device, config.precision):
+            scores = discriminator(x_hat)
+        terms["adversarial"] = losses.generator_loss(config.adversarial, scores)
     if config.lambda_feature:
-        terms["feature"] = task_feature_distance(task, x, x_hat)
+        terms["feature"] = task_feature_distance(task, x, x_hat, config.precision)
     if config.lambda_lattice:
         terms["lattice"] = losses.lattice_power(x, x_hat)
     return terms

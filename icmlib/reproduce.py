@@ -1,0 +1,157 @@
+"""`icm reproduce`: Snakemake on the study's graph, one line for each notebook that ends."""
+
+import contextlib
+import csv
+import json
+import logging
+import threading
+import time
+from pathlib import Path
+
+import click
+
+from icmlib.config import project_root
+
+HEARTBEAT = 60  # s between two looks at what runs
+MINUTES = "minutes.csv"  # in a profile's results: how long each notebook took
+
+
+def reproduce(profile: str, study: str, cores: int, targets: tuple[str, ...]) -> int:
+    """Run what is missing of a profile's study; returns Snakemake's exit code.
+
+    Snakemake's own log goes to `results/<profile>/snakemake.log`.
+    """
+    from snakemake.cli import main
+    from snakemake.logging import DefaultFormatter
+
+    folder = project_root() / "results" / profile
+    folder.mkdir(parents=True, exist_ok=True)
+    log = logging.FileHandler(folder / "snakemake.log", encoding="utf-8")
+    log.setFormatter(DefaultFormatter())
+    progress = Progress(folder, cores)
+    logger = logging.getLogger("snakemake")  # Snakemake clears the handlers of its own below it
+    logger.handlers = [log, progress]
+    words = ["--snakefile", str(project_root() / "Snakefile"), "--directory", str(project_root())]
+    words += ["--cores", str(cores), "--nolock", "--rerun-incomplete", "--quiet", "all"]
+    words += ["--config", f"profile={profile}", f"study={study}", *(["--", *targets] * bool(targets))]
+    with progress:
+        try:
+            main(words)
+        except SystemExit as end:
+            code = end.code
+    if code:
+        click.echo(f"failed; Snakemake's log: {folder / 'snakemake.log'}", err=True)
+    return code
+
+
+class Progress(logging.Handler):
+    """Reads Snakemake's events; says what ended, what runs, and about how long the rest takes.
+
+    The estimate rests on what each notebook took before: here, or in the published reference.
+    """
+
+    def __init__(self, folder: Path, cores: int):
+        super().__init__()
+        self.folder, self.cores = folder, cores
+        self.total = self.done = 0
+        self.left: dict[str, int] = {}  # rule -> runs that have not begun
+        self.running: dict[int, tuple[str, str, float, Path]] = {}  # job -> rule, what, start, run
+        reference = folder.parent / "reference" / folder.name / MINUTES
+        self.work = _read_minutes(reference) | _read_minutes(folder / MINUTES)
+        self._end = threading.Event()
+
+    def __enter__(self):
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def __exit__(self, *_):
+        self._end.set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Called by Snakemake for each of its events."""
+        event = str(getattr(record, "event", ""))
+        if event == "run_info":
+            self._plan(record.stats)
+        elif event == "job_info":
+            self._start(record)
+        elif event == "job_finished":
+            self._finish(record.job_id)
+        elif record.levelno >= logging.ERROR and record.getMessage():
+            click.echo(record.getMessage(), err=True)
+
+    def _plan(self, stats: dict) -> None:
+        self.left = {rule: n for rule, n in stats.items() if rule not in ("all", "total")}
+        self.total = sum(self.left.values())
+        if self.total:
+            click.echo(f"{self.total} to run{self._estimate()}; Ctrl-C stops, the same command resumes")
+        else:
+            click.echo("nothing to do: all of it is there")
+
+    def _start(self, record) -> None:
+        if record.rule_name in self.left:
+            self.left[record.rule_name] -= 1
+            run = self.folder.parents[1] / Path(record.output[0].split(" ")[0]).parent
+            books = [Path(each).stem for each in record.input if each.endswith(".ipynb")]
+            book = next((each for each in books if each != "notebook"), record.rule_name)
+            names = [str(value) for value in record.wildcards.values()]
+            what = f"{book}  {'-'.join(names) or run.name}"
+            self.running[record.jobid] = (record.rule_name, what, time.time(), run)
+
+    def _finish(self, job: int) -> None:
+        if job in self.running:
+            rule, what, start, run = self.running.pop(job)
+            minutes = (time.time() - start) / 60
+            self.done += 1
+            self.work[rule] = minutes
+            _write_minutes(self.folder / MINUTES, rule, run.name, minutes)
+            now = ", ".join(each[1].split("  ")[-1] for each in self.running.values())
+            now = f"   now {now}" if now else ""
+            click.echo(f"[{self.done}/{self.total}] {what}  {minutes:.1f} min{now}{self._estimate()}")
+
+    def _estimate(self) -> str:
+        """What is left, where every kind of notebook that is left has run before."""
+        left = [rule for rule, count in self.left.items() if count]
+        if any(rule not in self.work for rule in left) or not (left or self.running):
+            return ""
+        work = sum(self.left[rule] * self.work[rule] for rule in left)
+        for rule, _, start, _ in self.running.values():
+            work += max(0.0, self.work.get(rule, 0) - (time.time() - start) / 60)
+        return f", about {max(1, round(work / self.width(left)))} min left"
+
+    def width(self, left: list[str]) -> float:
+        """How many notebooks run at once: one that uses all cores runs alone."""
+        alone = ("data", "task_network", "base_codec", "figures", "knob", "rate_task", "speed")
+        several = sum(self.left[rule] * self.work[rule] for rule in left if rule not in alone)
+        whole = sum(self.left[rule] * self.work[rule] for rule in left)
+        return whole / (whole - several + several / self.cores) if whole else 1.0
+
+    def _watch(self) -> None:
+        while not self._end.wait(HEARTBEAT):
+            for _, what, start, run in list(self.running.values()):
+                minutes = (time.time() - start) / 60
+                if minutes > HEARTBEAT / 60:
+                    click.echo(f"        {what}  {minutes:.0f} min so far{_step(run)}")
+
+
+def _step(run: Path) -> str:
+    """How far a training is: the last line of its log, beside the steps that it was given."""
+    with contextlib.suppress(OSError, ValueError, IndexError, StopIteration):
+        step = int((run / "log.csv").read_text().splitlines()[-1].split(",")[0])
+        parameters = json.loads((run / "run.json").read_text())["parameters"]
+        configs = [each for each in parameters.values() if isinstance(each, dict)]
+        return f", step {step + 1} of {next(each['steps'] for each in configs if 'steps' in each)}"
+    return ""
+
+
+def _read_minutes(path: Path) -> dict[str, float]:
+    """Rule -> minutes of its last run."""
+    if not path.exists():
+        return {}
+    with path.open(newline="") as stream:
+        return {row["rule"]: float(row["minutes"]) for row in csv.DictReader(stream)}
+
+
+def _write_minutes(path: Path, rule: str, run: str, minutes: float) -> None:
+    new = not path.exists()
+    with path.open("a", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerows([["rule", "run", "minutes"]] * new + [[rule, run, f"{minutes:.2f}"]])
