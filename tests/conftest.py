@@ -5,8 +5,6 @@ import numpy as np
 import pytest
 import torch
 
-from icmlib import performance
-
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
@@ -21,12 +19,6 @@ def shared() -> Path:
 def one_thread():
     """Small tensors: more threads cost more than they give, and others use the machine."""
     torch.set_num_threads(1)
-
-
-@pytest.fixture(autouse=True)
-def float32(monkeypatch):
-    """On every processor the same: bf16 is for the tests that ask for it."""
-    monkeypatch.setattr(performance, "has_bf16", lambda device: False)
 
 
 @pytest.fixture

@@ -67,8 +67,8 @@ def test_the_cost_of_a_step_does_not_grow_with_the_image():
 
 
 def test_base_training_is_that_of_compressais_loop(monkeypatch):
-    """Step for step the same losses, with nothing switched on that rounds otherwise."""
-    monkeypatch.setenv("ICMLIB_FAST", "0")
+    """Step for step the same losses, in float32."""
+    monkeypatch.setenv("ICMLIB_PRECISION", "float32")
     pair = bench.base_training(64, steps=3, batch=2, **MODEL)
     assert pair.ours() == pytest.approx(pair.theirs(), rel=1e-4)
 
@@ -149,21 +149,37 @@ def test_layers_that_channels_last_would_crash_are_left_alone():
     torch.testing.assert_close(narrow.weight.grad[0, :, 0, 0], corners)
 
 
-def test_everything_can_be_switched_off(codec, monkeypatch):
-    monkeypatch.setenv("ICMLIB_FAST", "0")
-    monkeypatch.setattr(performance, "has_bf16", lambda device: True)
-    with performance.channels_last(codec), performance.autocast(torch.device("cpu")):
-        assert codec.g_s[0].weight.is_contiguous()
-        assert not torch.is_autocast_enabled("cpu")
+def test_optimisers_are_laid_out_as_the_weights():
+    """Also those that come from a checkpoint of the other layout; their values stay."""
+    layer = nn.Conv2d(4, 8, 3)
+    optimizer = torch.optim.Adam(layer.parameters())
+    layer(torch.rand(2, 4, 8, 8)).square().sum().backward()
+    optimizer.step()
+    before = {key: value.clone() for key, value in optimizer.state[layer.weight].items()}
+    for _ in range(2):
+        with performance.channels_last(layer, optimizers=(optimizer,)):
+            state = optimizer.state[layer.weight]
+            for name in ("exp_avg", "exp_avg_sq"):
+                assert state[name].stride() == layer.weight.stride() != (36, 9, 3, 1)
+                assert torch.equal(state[name], before[name])
+            assert torch.equal(state["step"], before["step"])
+        state["exp_avg"] = state["exp_avg"].contiguous()
 
 
-def test_likelihoods_are_float32_under_autocast(codec, monkeypatch):
+def test_precision_is_what_the_config_says():
+    """`float32` is float32, whatever the processor."""
+    convolve, x = nn.Conv2d(3, 4, 3), torch.rand(1, 3, 8, 8)
+    for precision, dtype in (("float32", torch.float32), ("bf16", torch.bfloat16)):
+        with performance.autocast(x.device, precision):
+            assert convolve(x).dtype == dtype
+
+
+def test_likelihoods_are_float32_under_autocast(codec):
     """The transforms run in bf16; the rate they are judged by does not."""
-    monkeypatch.setattr(performance, "has_bf16", lambda device: True)
     x, seen = torch.rand(1, 3, 64, 64), []
     codec.g_s[0].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
     exact = codec.eval()(x)["likelihoods"]
-    with performance.autocast(x.device):
+    with performance.autocast(x.device, "bf16"):
         out = codec.eval()(x)
     assert seen == [torch.float32, torch.bfloat16]
     assert all(p.dtype == torch.float32 for p in out["likelihoods"].values())

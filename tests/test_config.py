@@ -6,6 +6,7 @@ import pytest
 
 from icmlib.config import (
     BaseTrainingConfig,
+    ChainConfig,
     FinetuneConfig,
     Profile,
     from_dict,
@@ -134,3 +135,32 @@ def test_replace_changes_only_what_it_is_told():
 def test_configs_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         FinetuneConfig().steps = 3
+
+
+# --- precision ----------------------------------------------------------------------------
+
+
+TRAININGS = [BaseTrainingConfig, FinetuneConfig, ChainConfig]
+
+
+def test_trainings_are_float32_unless_asked(monkeypatch, profile):
+    """For all configs at once by ICMLIB_PRECISION; what a profile says stands."""
+    monkeypatch.delenv("ICMLIB_PRECISION", raising=False)
+    assert [config().precision for config in TRAININGS] == ["float32"] * 3
+    monkeypatch.setenv("ICMLIB_PRECISION", "bf16")
+    assert [config().precision for config in TRAININGS] == ["bf16"] * 3
+    loaded = profile("base: {precision: float32}\nrows: {a: {}, b: {precision: float32}}")
+    assert (loaded.base.precision, loaded.finetune.precision) == ("float32", "bf16")
+    rows = [replace(loaded.finetune, row).precision for row in loaded.rows.values()]
+    assert rows == ["bf16", "float32"]
+
+
+@pytest.mark.parametrize("value", ["fp16", "", "BF16"])
+def test_unknown_precision_is_refused(monkeypatch, profile, value):
+    known = f"is {value!r}; known: float32, bf16"
+    with pytest.raises(ValueError, match=f'"precision" {known}'):
+        profile(f"finetune: {{precision: '{value}'}}")
+    monkeypatch.setenv("ICMLIB_PRECISION", value)
+    for config in TRAININGS:
+        with pytest.raises(ValueError, match=f"ICMLIB_PRECISION {known}"):
+            config()

@@ -16,7 +16,7 @@ import pytest
 import torch
 from conftest import ToyTask
 
-from icmlib import codecs, performance, tasks, training
+from icmlib import codecs, tasks, training
 from icmlib.config import (
     BaseTrainingConfig,
     ChainConfig,
@@ -104,7 +104,6 @@ def work(stage, folder: Path, scenes: Path, survived: set[str] | None = None) ->
     """A whole run: train, measure, finish. With `survived`, it is killed before a file that is
     not of these takes its name."""
     torch.set_num_threads(1)
-    performance.has_bf16 = lambda device: False
     training.steps.CHECKPOINT_EVERY = 2
     if survived is not None:
         sys.addaudithook(lambda event, args: die_before_renaming(event, args, folder, survived))

@@ -73,7 +73,8 @@ def test_failed_run_leaves_its_traceback(notebook, tmp_path):
     executed = tmp_path / "out.ipynb"
     with pytest.raises(papermill.exceptions.PapermillExecutionError):
         notebooks.run_notebook(notebook, executed, {})
-    assert "ZeroDivisionError" in executed.read_text()
+    assert "ZeroDivisionError" in (tmp_path / "out.unfinished.ipynb").read_text()
+    assert not executed.exists()  # it has its name once it came to its end
 
 
 def test_command_line(notebook, tmp_path):
@@ -102,7 +103,7 @@ def test_command_line_says_where_the_traceback_of_a_cell_is(notebook, tmp_path):
     done = CliRunner().invoke(cli.main, ["run", str(notebook), str(tmp_path / "out.ipynb")])
     assert done.exit_code == 1
     assert "ZeroDivisionError: division by zero" in done.stderr
-    assert f"traceback: {tmp_path / 'out.ipynb'}" in done.stderr
+    assert f"traceback: {tmp_path / 'out.unfinished.ipynb'}" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import pickle
 import time
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from icmlib.config import project_root
-from icmlib.runs import Run, fingerprint, load_weights, save_weights, written
+from icmlib.runs import UNFINISHED, Run, fingerprint, load_weights, save_weights, written
 
 
 def layer(value: float = 1.0) -> nn.Linear:
@@ -52,31 +53,134 @@ def test_same_parameters_and_inputs_resume(tmp_path):
     assert json.loads(file.read_text())["start"] == "long ago"
 
 
+def files(folder) -> dict[str, bytes]:
+    """All files below a folder, but for the lock."""
+    found = [f for f in folder.rglob("*") if f.is_file() and f.name != ".lock"]
+    return {str(f.relative_to(folder)): f.read_bytes() for f in found}
+
+
 @pytest.mark.parametrize(
-    ("parameters", "inputs"), [({"lr": 0.2}, {"data": "x"}), ({"lr": 0.1}, {"data": "y"})]
+    ("parameters", "inputs", "difference"),
+    [
+        ({"lr": 0.2}, {"data": "x"}, "parameters.lr: 0.1 -> 0.2"),
+        ({"lr": 0.1}, {"data": "y"}, "inputs.data: x -> y"),
+        ({"lr": 0.1, "seed": 1}, {"data": "x"}, "parameters.seed: None -> 1"),
+        ({}, {"data": "x"}, "parameters.lr: 0.1 -> None"),
+    ],
 )
-def test_other_parameters_or_inputs_start_anew(tmp_path, parameters, inputs):
-    """No result of the old run is left to be taken for the new one's."""
-    filled(tmp_path / "a", data="x")
-    run = Run(tmp_path / "a", parameters, inputs, {"profile": "t"})
+def test_a_run_of_other_parameters_or_inputs_is_moved_aside(
+    tmp_path, parameters, inputs, difference
+):
+    """What differs is said, all of the old run is kept, and nothing of it is left to be taken for
+    the new one's."""
+    folder = filled(tmp_path / "a", data="x").folder
+    old = files(folder)
+    with pytest.warns(UserWarning) as caught:
+        run = Run(folder, parameters, inputs, {"profile": "t"})
+    (warning,) = (each for each in caught if each.category is UserWarning)
+    assert f"({difference}): moved to {tmp_path / 'a.old-1'}" in str(warning.message)
+    assert warning.filename == __file__  # it points to the caller
+    assert files(tmp_path / "a.old-1") == old
     assert run.resume(net=layer()) == 0
-    assert {f.name for f in run.folder.rglob("*") if f.is_file()} == {"run.json", ".lock"}
+    assert set(files(folder)) == {"run.json"}
 
 
-def test_other_settings_of_the_processor_start_anew(tmp_path, monkeypatch):
-    """A fused optimiser's state, laid out for other weights, must not be gone on with."""
-    run = Run(tmp_path, {}, {}, {})
-    run.checkpoint(1)
-    assert Run(tmp_path, {}, {}, {}).path("last.pt").exists()
-    monkeypatch.setenv("ICMLIB_FAST", "0")
-    assert not Run(tmp_path, {}, {}, {}).path("last.pt").exists()
+def test_every_run_moved_aside_is_kept(tmp_path):
+    """Each by the next number; the one of the first parameters is not taken back."""
+    for seed in (0, 1, 0, 2):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            run = Run(tmp_path / "a", {"seed": seed}, {}, {})
+        assert run.resume(net=layer()) == 0
+        run.checkpoint(seed + 1, net=layer())
+    seeds = [
+        json.loads((tmp_path / name / "run.json").read_text())["parameters"]["seed"]
+        for name in ("a.old-1", "a.old-2", "a.old-3", "a")
+    ]
+    assert seeds == [0, 1, 0, 2]
+    assert all((tmp_path / f"a.old-{n}" / "last.pt").exists() for n in (1, 2, 3))
+
+
+def test_the_new_run_holds_its_folder(tmp_path):
+    """After the old one was moved aside, another process is kept out of the new one."""
+    filled(tmp_path / "a")
+    with pytest.warns(UserWarning, match="moved to"):
+        run = Run(tmp_path / "a", {"lr": 0.2}, {}, {})
+    ours, theirs = multiprocessing.Pipe()
+
+    def intrude() -> None:
+        try:
+            Run(run.folder, {"lr": 0.2}, {}, {})
+        except RuntimeError as error:
+            theirs.send(str(error))
+
+    process = multiprocessing.get_context("fork").Process(target=intrude)
+    process.start()
+    process.join()
+    assert ours.poll() and f"process {os.getpid()} is at work in {run.folder}" in ours.recv()
+
+
+def test_the_notebook_that_opens_a_run_stays_with_it(tmp_path):
+    """Its executed copy is being written while the old run is moved aside; the old run keeps the
+    notebook that it was made by."""
+    folder = filled(tmp_path / "a").folder
+    (folder / "notebook.ipynb").write_text("old")
+    (folder / UNFINISHED).write_text("new")
+    with pytest.warns(UserWarning, match="moved to"):
+        Run(folder, {"lr": 0.2}, {}, {})
+    assert (folder / UNFINISHED).read_text() == "new"
+    assert (tmp_path / "a.old-1" / "notebook.ipynb").read_text() == "old"
+    assert not (folder / "notebook.ipynb").exists()
+
+
+def test_a_first_run_beside_its_own_notebook_moves_nothing(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / UNFINISHED).write_text("new")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        Run(tmp_path / "a", {}, {}, {})
+    assert [f.name for f in tmp_path.iterdir()] == ["a"]
+
+
+def test_what_differs_within_a_config_is_named(tmp_path):
+    Run(tmp_path / "a", {"finetune": {"lr": 0.1, "steps": 3}}, {}, {})
+    with pytest.warns(UserWarning, match=r"\(parameters\.finetune\.lr: 0\.1 -> 0\.2\)"):
+        Run(tmp_path / "a", {"finetune": {"lr": 0.2, "steps": 3}}, {}, {})
+
+
+@pytest.mark.parametrize("key", ["threads", "gpu", "git", "versions", "provenance"])
+def test_a_run_of_another_machine_goes_on(tmp_path, key):
+    """What it ran on is recorded, and decides nothing."""
+    file = filled(tmp_path / "a").path("run.json")
+    facts = json.loads(file.read_text())
+    file.write_text(json.dumps(facts | {key: "other"}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        run = Run(tmp_path / "a", {"lr": 0.1}, {}, {"profile": "t"})
+    assert run.resume(net=layer()) == 2
+    assert json.loads(file.read_text())[key] == facts[key]
+
+
+def test_a_run_goes_on_with_other_threads(tmp_path):
+    run = filled(tmp_path / "a")
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    try:
+        again = Run(tmp_path / "a", {"lr": 0.1}, {}, {"profile": "t"})
+    finally:
+        torch.set_num_threads(before)
+    assert again.resume(net=layer()) == 2
+    assert json.loads(run.path("run.json").read_text())["threads"] == before + 1
 
 
 def test_broken_run_file_starts_anew(tmp_path):
-    """Without knowing what a checkpoint belongs to, it is not resumed."""
+    """Without knowing what a checkpoint belongs to, it is not resumed; nor is it lost."""
     filled(tmp_path / "a")
     (tmp_path / "a" / "run.json").write_text('{"parameters": {"l')
-    assert Run(tmp_path / "a", {"lr": 0.1}, {}, {"profile": "t"}).resume(net=layer()) == 0
+    with pytest.warns(UserWarning, match=r"run\.json cannot be read"):
+        run = Run(tmp_path / "a", {"lr": 0.1}, {}, {"profile": "t"})
+    assert run.resume(net=layer()) == 0
+    assert (tmp_path / "a.old-1" / "last.pt").exists()
 
 
 def test_run_file_tells_where_a_number_comes_from(tmp_path):

@@ -1,7 +1,9 @@
 """The loops: a stopped run ends where an undisturbed one does; frozen parts stay frozen."""
 
+import contextlib
 import copy
 import dataclasses
+import itertools
 import time
 from collections import Counter
 
@@ -42,21 +44,19 @@ def checkpoint_every_second_step(monkeypatch):
     monkeypatch.setattr(training.steps, "CHECKPOINT_EVERY", 2)
 
 
-@pytest.fixture
-def stop_at(monkeypatch):
-    """The run is killed right after it has logged a step."""
+@contextlib.contextmanager
+def stopped_after(last: int):
+    """Inside, a run ends right after it has logged that step."""
+    log = Run.log
 
-    def arm(last: int) -> None:
-        log = Run.log
+    def log_and_stop(self, step, terms):
+        log(self, step, terms)
+        if step == last:
+            raise Stopped
 
-        def log_and_stop(self, step, terms):
-            log(self, step, terms)
-            if step == last:
-                raise Stopped
-
-        monkeypatch.setattr(Run, "log", log_and_stop)
-
-    return arm
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(Run, "log", log_and_stop)
+        yield
 
 
 @pytest.fixture
@@ -111,16 +111,12 @@ def finetune_chain(make_codec, task, scenes, new_run):
 # --- stopped and resumed -----------------------------------------------------------------
 
 
-def assert_resumes(train, new_run, stop_at, monkeypatch) -> None:
+def assert_resumes(train, new_run) -> None:
     """Stopped at step 3, resumed from the checkpoint after step 1: the same weights, to the bit,
     and the same log as without the stop."""
     whole = train("whole")
-    with monkeypatch.context():
-        stop_at(3)
-        with pytest.raises(Stopped):
-            train("stopped")
-    monkeypatch.undo()
-    monkeypatch.setattr(training.steps, "CHECKPOINT_EVERY", 2)
+    with stopped_after(3):
+        train("stopped")
     assert len(new_run("stopped").logged()) == 4
     assert not new_run("stopped").path("final.safetensors").exists()
     assert train("stopped") == whole
@@ -130,39 +126,66 @@ def assert_resumes(train, new_run, stop_at, monkeypatch) -> None:
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
-def test_task_network_resumes(train_task, new_run, stop_at, monkeypatch):
+def test_task_network_resumes(train_task, new_run):
     """The real Mask R-CNN: its samplers draw from the global generator."""
 
     def train(name):
         return train_task(name, lambda: tasks.create(TaskConfig()))
 
-    assert_resumes(train, new_run, stop_at, monkeypatch)
+    assert_resumes(train, new_run)
 
 
-def test_base_codec_resumes(train_base, new_run, stop_at, monkeypatch):
-    assert_resumes(train_base, new_run, stop_at, monkeypatch)
+def test_base_codec_resumes(train_base, new_run):
+    assert_resumes(train_base, new_run)
 
 
 @pytest.mark.parametrize("changes", [{}, {"adversarial": "none", "lambda_task": 0.5}])
-def test_finetuning_resumes(finetune, new_run, stop_at, monkeypatch, changes):
+def test_finetuning_resumes(finetune, new_run, changes):
     """With the discriminator's state and its optimiser's."""
     config = dataclasses.replace(FINETUNE, **changes)
 
     def train(name):
         return fingerprint(finetune(name, config))
 
-    assert_resumes(train, new_run, stop_at, monkeypatch)
+    assert_resumes(train, new_run)
 
 
-def test_chain_resumes(finetune_chain, new_run, stop_at, monkeypatch):
+def test_chain_resumes(finetune_chain, new_run):
     """With both optimisers, and both networks' weights."""
 
     def train(name):
         return tuple(map(fingerprint, finetune_chain(name)))
 
-    assert_resumes(train, new_run, stop_at, monkeypatch)
+    assert_resumes(train, new_run)
     machines = [new_run(name).path("task.safetensors") for name in ("whole", "stopped")]
     assert machines[0].read_bytes() == machines[1].read_bytes()
+
+
+def laid_out(state, layout: torch.memory_format):
+    """The state of a checkpoint, its maps and kernels in that layout."""
+    if isinstance(state, dict):
+        return {key: laid_out(value, layout) for key, value in state.items()}
+    if torch.is_tensor(state) and state.dim() == 4:
+        return state.contiguous(memory_format=layout)
+    return state
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("loop", ["base", "chain"])
+def test_checkpoint_of_any_memory_layout_resumes(
+    train_base, finetune_chain, new_run, loop, layout
+):
+    """A run may go on where the loop lays out its weights otherwise: on another device."""
+    train = {
+        "base": train_base,
+        "chain": lambda name: tuple(map(fingerprint, finetune_chain(name))),
+    }[loop]
+    whole = train("whole")
+    with stopped_after(3):
+        train("stopped")
+    path = new_run("stopped").path("last.pt")
+    torch.save(laid_out(torch.load(path, weights_only=True), layout), path)
+    assert train("stopped") == whole
 
 
 def test_finished_run_is_not_trained_again(train_base, new_run, monkeypatch):
@@ -387,12 +410,26 @@ def test_flip_moves_image_boxes_and_masks_together():
     assert seen == {(2, 1), (1, 1), (2, 3), (1, 3)}
 
 
-def test_random_crop_of_images_smaller_and_larger():
+def test_random_crops_are_of_every_place_and_flip():
+    """Each a window of the image as it is, flipped or not; every one of them comes."""
+    image = torch.arange(3 * 5 * 6).reshape(3, 5, 6).float()
+    windows = {}
+    for top, left in itertools.product(range(2), range(3)):
+        window = image[:, top : top + 4, left : left + 4]
+        for axes in ((), (-1,), (-2,), (-1, -2)):
+            windows[fingerprint({"": window.flip(axes)})] = (top, left, axes)
     with training.seeded(0, 0):
-        assert training.random_crop(torch.rand(3, 20, 70), 32).shape == (3, 32, 32)
-        crops = {training.random_crop(torch.rand(3, 33, 33), 32).shape for _ in range(8)}
-        small = training.random_crop(torch.full((3, 5, 5), 0.25), 32)
-    assert crops == {(3, 32, 32)} and torch.equal(small, torch.full((3, 32, 32), 0.25))
+        crops = [fingerprint({"": training.random_crop(image, 4)}) for _ in range(300)]
+    assert set(crops) == set(windows) and len(windows) == 24
+
+
+def test_random_crop_of_a_smaller_image_repeats_its_far_edges():
+    image = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).expand(3, 2, 2)
+    expected = torch.tensor([[1.0, 2, 2], [3, 4, 4], [3, 4, 4]])
+    with training.seeded(0, 0):
+        crop = training.random_crop(image, 3)[0]
+    flips = [expected.flip(axes) for axes in ((), (-1,), (-2,), (-1, -2))]
+    assert any(torch.equal(crop, flipped) for flipped in flips)
 
 
 def test_patches_and_latents_belong_together(make_codec, scenes, tmp_path):
