@@ -264,12 +264,23 @@ def reproduce(profile: str, study: str, cores: int, targets: tuple[str, ...]) ->
 @main.command()
 @click.argument("html", type=PATH)
 @click.argument("executed", nargs=-1, required=True, type=PATH)
-@click.option("--title", default="icmlib", show_default=True)
-def report(html: Path, executed: tuple[Path, ...], title: str) -> None:
+@click.option("--profile", help="Adds a first page: question, Table 1, findings, contents.")
+def report(html: Path, executed: tuple[Path, ...], profile: str) -> None:
     """Bind executed notebooks into one HTML page."""
-    from icmlib import notebooks
+    from icmlib.report import build_report
 
-    click.echo(notebooks.build_report(html, executed, title))
+    click.echo(build_report(html, executed, profile))
+
+
+@main.command()
+@click.argument("profile", default="quick")
+def publish(profile: str) -> None:
+    """Tables and pictures of a profile's runs to results/reference, and results/README.md."""
+    from icmlib.config import load_profile
+    from icmlib.publish import publish
+
+    for path in publish(load_profile(profile)):
+        click.echo(path)
 
 
 @main.command()

@@ -11,7 +11,6 @@ from typing import Literal, get_args, get_origin
 import dacite
 import yaml
 
-
 BRIDGE = "finetuned"  # row of the bridge itself; a profile's bridge_rows are its controls
 
 # of a training; bf16 is faster on GPUs and processors with instructions for it, float32 gives the

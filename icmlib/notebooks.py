@@ -1,16 +1,12 @@
-"""Run notebooks headlessly and bind the executed ones into a report."""
+"""Run notebooks headlessly."""
 
 import os
-import re
 from difflib import get_close_matches
 from pathlib import Path
 
-import nbformat
 import papermill
 import yaml
 from papermill.iorw import LocalHandler, papermill_io
-
-WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 class WholeFiles(LocalHandler):
@@ -92,41 +88,3 @@ def parse_parameters(words: list[str]) -> dict:
         same = isinstance(read, bool | list | dict) or str(read) == value
         parameters[name] = read if same and read is not None else value
     return parameters
-
-
-def build_report(html: str | Path, notebooks: list[str | Path], title: str) -> Path:
-    """One self-contained HTML page of executed notebooks: text, tables and pictures, no code."""
-    from nbconvert import HTMLExporter  # slow to import, and only needed here
-
-    report = nbformat.v4.new_notebook()
-    for path in notebooks:
-        if not Path(path).exists():
-            raise FileNotFoundError(f"executed notebook {path} does not exist; run it first")
-        for cell in nbformat.read(path, as_version=4).cells:
-            if cell.cell_type == "code":
-                cell.outputs = [output for output in cell.outputs if _is_result(output)]
-                if not cell.outputs:
-                    continue
-            else:  # the notebooks that the text points to do not lie beside the report
-                cell.source = re.sub(r"\[([^\]]*)\]\([^)]*\.ipynb\)", r"\1", cell.source)
-            cell.id = f"cell-{len(report.cells)}"  # unique in the report
-            report.cells.append(cell)
-    exporter = HTMLExporter(
-        exclude_input=True,
-        exclude_input_prompt=True,
-        exclude_output_prompt=True,
-        embed_images=True,
-        mathjax_url="",
-        require_js_url="",
-        jquery_url="",
-        mermaid_js_url="",
-    )
-    report.metadata["title"] = title
-    body, _ = exporter.from_notebook_node(report, {"metadata": {"name": title}})
-    Path(html).write_text(body)
-    return Path(html).resolve()
-
-
-def _is_result(output: dict) -> bool:
-    """Neither a progress bar nor a warning."""
-    return output.get("name") != "stderr" and WIDGET not in output.get("data", {})

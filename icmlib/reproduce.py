@@ -33,14 +33,21 @@ def reproduce(profile: str, study: str, cores: int, targets: tuple[str, ...]) ->
     logger.handlers = [log, progress]
     words = ["--snakefile", str(project_root() / "Snakefile"), "--directory", str(project_root())]
     words += ["--cores", str(cores), "--nolock", "--rerun-incomplete", "--quiet", "all"]
-    words += ["--config", f"profile={profile}", f"study={study}", *(["--", *targets] * bool(targets))]
+    words += [
+        "--config",
+        f"profile={profile}",
+        f"study={study}",
+        *(["--", *targets] * bool(targets)),
+    ]
     with progress:
         try:
             main(words)
         except SystemExit as end:
             code = end.code
+    for each in progress.failed:
+        click.echo(f"failed: {each}", err=True)
     if code:
-        click.echo(f"failed; Snakemake's log: {folder / 'snakemake.log'}", err=True)
+        click.echo(f"Snakemake's log: {log.baseFilename}", err=True)
     return code
 
 
@@ -54,6 +61,7 @@ class Progress(logging.Handler):
         super().__init__()
         self.folder, self.cores = folder, cores
         self.total = self.done = 0
+        self.failed: list[str] = []
         self.left: dict[str, int] = {}  # rule -> runs that have not begun
         self.running: dict[int, tuple[str, str, float, Path]] = {}  # job -> rule, what, start, run
         reference = folder.parent / "reference" / folder.name / MINUTES
@@ -75,14 +83,19 @@ class Progress(logging.Handler):
             self._start(record)
         elif event == "job_finished":
             self._finish(record.job_id)
-        elif record.levelno >= logging.ERROR and record.getMessage():
+        elif event == "job_error" and record.jobid in self.running:
+            _, what, _, run = self.running.pop(record.jobid)
+            self.failed.append(f"{what}: see {run / 'notebook.unfinished.ipynb'}")
+        elif record.levelno >= logging.ERROR and not self.failed:
             click.echo(record.getMessage(), err=True)
 
     def _plan(self, stats: dict) -> None:
         self.left = {rule: n for rule, n in stats.items() if rule not in ("all", "total")}
         self.total = sum(self.left.values())
         if self.total:
-            click.echo(f"{self.total} to run{self._estimate()}; Ctrl-C stops, the same command resumes")
+            click.echo(
+                f"{self.total} to run{self._estimate()}; Ctrl-C stops, the same command resumes"
+            )
         else:
             click.echo("nothing to do: all of it is there")
 
@@ -105,7 +118,9 @@ class Progress(logging.Handler):
             _write_minutes(self.folder / MINUTES, rule, run.name, minutes)
             now = ", ".join(each[1].split("  ")[-1] for each in self.running.values())
             now = f"   now {now}" if now else ""
-            click.echo(f"[{self.done}/{self.total}] {what}  {minutes:.1f} min{now}{self._estimate()}")
+            click.echo(
+                f"[{self.done}/{self.total}] {what}  {minutes:.1f} min{now}{self._estimate()}"
+            )
 
     def _estimate(self) -> str:
         """What is left, where every kind of notebook that is left has run before."""

@@ -98,6 +98,13 @@ def _no_space(path: Path) -> OSError:
     )
 
 
+def read_json(path: Path) -> dict:
+    """What the file holds; nothing, where it is not there or broken."""
+    with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+        return json.loads(path.read_text())
+    return {}
+
+
 def save_weights(path: str | Path, module_or_state) -> None:
     """Weights as safetensors, whole or not at all."""
     state = module_or_state
@@ -182,7 +189,7 @@ class Run:
         self._lock = _lock_file(self.folder.resolve())
         self._claim()
         self._facts = {"parameters": plain(parameters), "inputs": plain(inputs)}
-        old = self._read("run.json")
+        old = read_json(self.path("run.json"))
         processes.state().wait_for_everyone()  # before one of them writes
         if any(old.get(key) != value for key, value in self._facts.items()):
             if old or self._computed():
@@ -193,7 +200,7 @@ class Run:
             "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
             "threads": torch.get_num_threads(),
-            "git": _git_state(),
+            "git": git_state(),
             "start": old.get("start", _now()),
             "end": None,
         }
@@ -232,11 +239,6 @@ class Run:
     def path(self, name: str) -> Path:
         return self.folder / name
 
-    def _read(self, name: str) -> dict:
-        with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
-            return json.loads(self.path(name).read_text())
-        return {}
-
     @processes.main_only
     def _write(self, name: str, values: dict) -> None:
         with written(self.path(name)) as half:
@@ -254,7 +256,9 @@ class Run:
             number += 1
         self.folder.rename(aside)
         changed = ", ".join(_changes(old, self._facts)) if old else "run.json cannot be read"
-        warnings.warn(f"{self.folder} is of another run ({changed}): moved to {aside}", stacklevel=4)
+        warnings.warn(
+            f"{self.folder} is of another run ({changed}): moved to {aside}", stacklevel=4
+        )
         self.folder.mkdir()
         if (aside / UNFINISHED).exists():  # the notebook that opens this run
             (aside / UNFINISHED).rename(self.folder / UNFINISHED)
@@ -358,7 +362,9 @@ class Run:
 def _changes(old, new, name: str = "") -> Iterator[str]:
     """Each value that differs, by its dotted name: `parameters.finetune.lr: 0.1 -> 0.2`."""
     if isinstance(old, dict) and isinstance(new, dict):
-        keys = new if not name else dict.fromkeys([*old, *new])  # run.json holds more than is compared
+        keys = (
+            new if not name else dict.fromkeys([*old, *new])
+        )  # run.json holds more than is compared
         for key in keys:
             yield from _changes(old.get(key), new.get(key), f"{name}.{key}" if name else key)
     elif old != new:
@@ -369,7 +375,9 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _git_state() -> dict:
+def git_state() -> dict:
+    """`commit` of the code, and whether it was `dirty`: changed since."""
+
     def git(*words):
         done = subprocess.run(["git", *words], capture_output=True, text=True, cwd=_HERE)
         return done.stdout.strip() if done.returncode == 0 else None

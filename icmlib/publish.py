@@ -1,0 +1,139 @@
+"""`make publish`: results become the committed reference, from which READMEs are written."""
+
+import json
+import shutil
+from datetime import date
+from pathlib import Path
+
+import pandas as pd
+
+from icmlib.config import Profile, project_root
+from icmlib.report import LEGEND, heading, main_rows
+from icmlib.runs import read_json, written
+
+ANSWERS = "answers.json"  # in a reference: notebook -> its answer, commit, date
+TABLES = {  # file of a reference -> its title in results/README.md
+    "table1.csv": "Table 1: decoder finetuning, test split",
+    "aims.csv": "Aims of study 1",
+    "photographs.csv": "Photographs",
+    "knob_findings.csv": "One bitstream, two decoders: beside the low-impact model",
+    "zoo.csv": "Other codecs",
+    "rate_task_equal_rate.csv": "Rate against task: every curve at one rate",
+    "rate_task_findings.csv": "Rate against task: findings",
+    "rate_task_seeds.csv": "Rate against task: findings by seed",
+    "rate_task_bridge.csv": "The bridge: a C-FT codec's decoder finetuned for people",
+    "speed.csv": "Speed, side by side",
+}
+HEAD = """# Results
+
+This page is written by `make publish` from the tables in [`reference/`](reference): do not edit it.
+A run writes to `results/<profile>/`, which git ignores. Nothing reads the reference as an answer.
+
+Intervals bound 95 % of a bootstrap over the test images. They say nothing about another training:
+where no seeds are listed, a finding rests on one. Another processor or another number of threads is
+another training, too, since sums are rounded in another order.
+"""
+
+
+def publish(profile: Profile) -> list[Path]:
+    """Copy tables and pictures of `results/<profile>` to `results/reference/<profile>`, and write
+    results/README.md, the table in README.md, and nothing else.
+
+    Raises:
+        FileNotFoundError: the profile has no results.
+        ValueError: its numbers mean nothing.
+    """
+    source = project_root() / "results" / profile.name
+    if profile.meaningless:
+        raise ValueError(f"profile {profile.name} is a trial: its numbers mean nothing")
+    files = sorted([*source.glob("*.csv"), *source.glob("*.png")])
+    if not files:
+        raise FileNotFoundError(f"no tables in {source}; run make reproduce PROFILE={profile.name}")
+    target = project_root() / "results" / "reference" / profile.name
+    target.mkdir(parents=True, exist_ok=True)
+    copies = [Path(shutil.copyfile(file, target / file.name)) for file in files]
+    _write(target / ANSWERS, json.dumps(read_json(target / ANSWERS) | _answers(source), indent=1))
+    _write(project_root() / "results" / "README.md", _results_page(target.parent))
+    table = _markdown(main_rows(_read(target / "table1.csv").set_index("row")).reset_index())
+    if profile.name == "quick":
+        _fill(project_root() / "README.md", "table1", f"{table}\n\n{LEGEND}")
+    return [*copies, target / ANSWERS]
+
+
+def _answers(source: Path) -> dict[str, dict]:
+    """The answer of every executed notebook that has one."""
+    found = {}
+    for path in sorted(source.glob("*/*/notebook.ipynb")):
+        answer = read_json(path.parent / "summary.json").get("answer")
+        if answer and ".old-" not in path.parent.name:
+            commit = read_json(path.parent / "run.json")["git"]["commit"]
+            run = f"{path.parent.parent.name}/{path.parent.name}"
+            found[run] = {"notebook": heading(path), "answer": answer, "commit": commit,
+                          "date": date.today().isoformat()}  # fmt: skip
+    return found
+
+
+def _results_page(reference: Path) -> str:
+    parts = [HEAD]
+    for folder in sorted(path for path in reference.iterdir() if path.is_dir()):
+        parts.append(f"## Profile {folder.name}\n")
+        answers = read_json(folder / ANSWERS)
+        order = sorted(answers.items(), key=lambda each: each[1]["notebook"])
+        parts += [f"- **{each['notebook']}** ({run}): {each['answer']}" for run, each in order]
+        for picture in ("photograph", "headline", "knob", "rate_task_pictures", "rate_task"):
+            if (folder / f"{picture}.png").exists():
+                parts.append(f"\n![{picture}](reference/{folder.name}/{picture}.png)")
+        for name, title in TABLES.items():
+            if (folder / name).exists():
+                parts += [f"\n### {title}\n", _facts(folder / name), "", _shown(folder / name), ""]
+    return "\n".join(parts) + "\n"
+
+
+def _read(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, dtype={"row": str})
+
+
+FACTS = ["profile", "seed", "data"]
+
+
+def _facts(path: Path) -> str:
+    table = _read(path)
+    facts = [f"{name} {table[name].iloc[0]}" for name in FACTS if name in table]
+    return f"{', '.join(facts)} ([{path.name}](reference/{path.parent.name}/{path.name}))"
+
+
+def _shown(path: Path) -> str:
+    """Columns that fit a page, an interval beside its value."""
+    table = _read(path).drop(columns=[*FACTS, "numbers"], errors="ignore")
+    if path.name == "table1.csv":
+        rows = main_rows(table.set_index("row"), all_rows=True).reset_index()
+        return f"{_markdown(rows)}\n\n{LEGEND}"
+    for name in [each for each in table if f"{each}_low" in table]:
+        ends = table[[name, f"{name}_low", f"{name}_high"]].to_numpy(float)
+        table[name] = ["{:.3g} [{:.3g}, {:.3g}]".format(*row) for row in ends]
+        table = table.drop(columns=[f"{name}_low", f"{name}_high"])
+    return _markdown(table)
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    def text(value) -> str:
+        if isinstance(value, float):
+            return "" if value != value else f"{value:.3g}"
+        return str(value).replace("|", "\\|").replace("\n", " ")
+
+    rows = [list(table.columns), ["---"] * len(table.columns)]
+    rows += [[text(value) for value in row] for row in table.itertuples(index=False)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _fill(path: Path, name: str, text: str) -> None:
+    """Put text between `<!-- <name>: ... -->` and `<!-- /<name> -->`."""
+    before, rest = path.read_text(encoding="utf-8").split(f"<!-- {name}:", 1)
+    opening, rest = rest.split("-->", 1)
+    _, after = rest.split(f"<!-- /{name} -->", 1)
+    _write(path, f"{before}<!-- {name}:{opening}-->\n{text}\n<!-- /{name} -->{after}")
+
+
+def _write(path: Path, text: str) -> None:
+    with written(path) as half:
+        half.write_text(text, encoding="utf-8")
