@@ -1,0 +1,89 @@
+"""Bits, pictures and measures are what they were; `python tests/test_same.py` writes same.json anew
+(after new weights, or where a change is meant). On other processors they are only close."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import skimage.data
+import torch
+from conftest import tiny_codec
+
+from icmlib import codecs, tasks
+from icmlib.codecs.decoders import SHIPPED
+from icmlib.comparison import Photograph
+from icmlib.config import TaskConfig
+from icmlib.datasets import deadleaves
+from icmlib.evaluate import evaluate, summarize
+
+STORED = Path(__file__).with_name("same.json")
+SAME = {"pixels": 1e-6, "mean": 1e-6}  # all else to 1e-9
+CLOSE = {"bpp": 0.01, "psnr": 0.1, "ssim": 0.01, "feature": 0.01, "pixels": 0.3, "detections": 2}
+
+
+def image(case: str) -> torch.Tensor:
+    """A scene, or a crop of a photograph whose sides no stride divides."""
+    array = skimage.data.astronaut()[60:177, 150:280]
+    if case.startswith("scene"):
+        array, _ = deadleaves.scene(0, "test", int(case[-1]), 128)
+    return torch.from_numpy(array).permute(2, 0, 1) / 255
+
+
+def picture(x_hat: torch.Tensor) -> dict:
+    return {"mean": x_hat.double().mean().item(), "pixels": x_hat[:, 7::60, 5::70].ravel().tolist()}
+
+
+def of_shipped(name: str, x: torch.Tensor) -> dict:
+    """By decoder: the hash of the bits, every measure, the picture's mean and some pixels."""
+    decoders = codecs.load_decoders()
+    task = tasks.load(TaskConfig(num_classes=4), SHIPPED.with_name("small_mask_rcnn.safetensors"))
+    found = {}
+    for decoder in ("machine", "human", 0.3, "low_impact"):
+        codec = decoders.turn(decoder)
+        measured = evaluate(codec, task, Photograph(x), progress=False)
+        row = {"sha256": measured.per_image["sha256"][0], "detections": len(measured.detections)}
+        row |= {k: v for k, v in summarize(measured, 2).items() if not k.endswith(("low", "high"))}
+        found[f"{name}, {decoder}"] = row | picture(codec.decode(codec.encode(x)))
+    return found
+
+
+def of_untrained(name: str, x: torch.Tensor) -> dict:
+    """Bits and picture of a tiny codec of this architecture."""
+    codec = tiny_codec(name=name)
+    bitstream = codec.encode(x)
+    row = {"sha256": hashlib.sha256(bytes(bitstream)).hexdigest()}
+    row |= {"bpp": 8 * bitstream.total_bytes / x[0].numel()}
+    return {name: row | picture(codec.decode(bitstream))}
+
+
+def processor() -> str:
+    """And the version of PyTorch: what figures are the same to the last digit on."""
+    facts = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    lines = {each for each in facts.split("\n") if each.startswith(("model name", "flags"))}
+    return hashlib.sha256("".join([torch.__version__, *sorted(lines)]).encode()).hexdigest()
+
+
+CASES = dict.fromkeys(["scene 0", "scene 1", "scene 2", "scene 3", "photograph"], of_shipped)
+CASES |= dict.fromkeys(codecs.MODELS, of_untrained)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bits_pictures_and_measures_are_what_they_were(case):
+    stored = json.loads(STORED.read_text())
+    here = stored["processor"] == processor()
+    for name, row in CASES[case](case, image(case)).items():
+        for key in row if here else CLOSE.keys() & row:
+            value, within = stored[name][key], SAME.get(key, 1e-9) if here else CLOSE[key]
+            if key != "sha256":
+                value = pytest.approx(value, rel=1e-9, abs=within, nan_ok=True)
+            assert row[key] == value, (name, key)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    made = {"processor": processor()}
+    for case, measure in CASES.items():
+        made |= measure(case, image(case))
+    lines = (f"{json.dumps(name)}: {json.dumps(row)}" for name, row in made.items())
+    STORED.write_text("{\n" + ",\n".join(lines) + "\n}\n")
