@@ -172,9 +172,7 @@ def laid_out(state, layout: torch.memory_format):
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 @pytest.mark.parametrize("loop", ["base", "chain"])
-def test_checkpoint_of_any_memory_layout_resumes(
-    train_base, finetune_chain, new_run, loop, layout
-):
+def test_checkpoint_of_any_memory_layout_resumes(train_base, finetune_chain, new_run, loop, layout):
     """A run may go on where the loop lays out its weights otherwise: on another device."""
     train = {
         "base": train_base,
