@@ -338,9 +338,10 @@ def effect(row) -> str:
 
 
 def claim(found) -> str:
-    """A finding as a clause: what is claimed, the verdict and its figure."""
-    figure = f"{interval_text(found)}, {found['measure']}"
-    return f"{found['finding']}: {found['verdict']} ({found['reason'] or figure})"
+    """A finding as a clause: what is claimed, the verdict, and the figure or why there is none."""
+    figure = interval_text(found, unit=found["measure"])
+    why = found["reason"] or (figure if figure != "n/a" else "")
+    return f"{found['finding']}: {found['verdict']}" + (f" ({why})" if why else "")
 
 
 def verdicts(found: pd.DataFrame) -> str:

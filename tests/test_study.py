@@ -269,7 +269,7 @@ def test_verdicts_are_told_and_counted():
         finding("a: SSIM up", "", {"value": 1.0, "low": 0.5, "high": 1.5}),
     ])  # fmt: skip
     assert study.verdicts(found) == "Holds: PSNR up, SSIM up. Undecided: AP not down."
-    assert study.claim(found.iloc[1]) == "a: AP not down: undecided (+0 [-1, +1], %)"
+    assert study.claim(found.iloc[1]) == "a: AP not down: undecided (+0 % [-1, +1])"
     one = pd.DataFrame({"holds": ["1 of 1", "0 of 1", "1 of 1"], "seed 0": 0.0})
     assert study.tally(found, "aims", one) == "Verdicts on 3 aims: holds 2, undecided 1."
     two = pd.DataFrame({"holds": ["2 of 2", "0 of 2", "1 of 2"], "seed 0": 0.0, "seed 1": 0.0})
