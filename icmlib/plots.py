@@ -99,7 +99,7 @@ def crops(
     labels = {name: textwrap.fill(text, 28) for name, text in (labels or {}).items()}
     lines = max([text.count("\n") + 1 for text in labels.values()], default=0)
     height, width = next(iter(variants.values())).shape[-2:]
-    heights = (2.0 * height / width + 0.25 + 0.14 * lines, 2.25)  # with titles, with captions
+    heights = (2.0 * height / width + 0.2 + 0.14 * lines, 2.2)  # with titles, with captions
     figure, axes = plt.subplots(
         2,
         len(variants),
@@ -111,17 +111,17 @@ def crops(
     for column, (name, image) in enumerate(variants.items()):
         above, below = axes[:, column]
         _show(above, image)
-        above.set_title(name, size=9, weight="bold", pad=4 + 9 * lines)
+        above.set_title(name, size=10, weight="bold", pad=4 + 10 * lines)
         above.annotate(
-            labels.get(name, ""), (0.5, 1), (0, 2 + 9 * lines), "axes fraction", "offset points",
-            ha="center", va="top", size=7,
+            labels.get(name, ""), (0.5, 1), (0, 9 * lines), "axes fraction", "offset points",
+            ha="center", va="top", size=7.5,
         )  # fmt: skip
         frame = plt.Rectangle((left - 0.5, top - 0.5), size, size, fill=False, ec="w", lw=1)
         above.add_patch(frame)
         _show(below, image[:, top : top + size, left : left + size], zoom=True)
         below.annotate(
             captions.get(name, ""), (0.5, 0), (0, -3), "axes fraction", "offset points",
-            ha="center", va="top", size=8,
+            ha="center", va="top", size=9,
         )  # fmt: skip
     return figure
 

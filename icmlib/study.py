@@ -307,7 +307,7 @@ def interval_text(row, measure: str = "", unit: str = "") -> str:
         return "n/a"
     digits = {"%": ".1f", "dB": ".2f", "points": ".1f"}.get(unit, ".3f") if measure else ".3g"
     sign = "+" if not measure or measure.endswith(("_change", "_difference")) else ""
-    value, low, high = (f"{figure:{sign}z{digits}}" for figure in found.values())
+    value, low, high = (f"{figure:{sign}{digits}}" for figure in found.values())
     return " ".join(filter(None, [value, unit, f"[{low}, {high}]"]))
 
 
