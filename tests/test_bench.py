@@ -45,7 +45,8 @@ def test_a_step_from_patches_has_the_gradients_of_the_full_decode(size):
 @pytest.mark.parametrize("changes", [{}, {"layers": 1, "adversarial": "none"}, {"patch_size": 64}])
 def test_finetuning_is_that_of_the_plain_loop(changes):
     """The whole loop, with each row's settings: the same decoder, and not the one it began with."""
-    config = replace(FinetuneConfig(patch_size=32, batch=2, lr=1e-3), changes)
+    plain = FinetuneConfig(patch_size=32, batch=2, lr=1e-3, precision="float32")
+    config = replace(plain, changes)
     pair = finetuning_step(config, 64, **MODEL, steps=2)
     ours, theirs, start = pair.ours(), pair.theirs(), untrained(**MODEL).g_s.parameters()
     assert pair.difference(ours, theirs) < 1e-3 < pair.difference(ours, list(start))
