@@ -139,7 +139,7 @@ def main_rows(table: pd.DataFrame, all_rows: bool = False) -> pd.DataFrame:
     """Table 1 as text: its rows that matter most (base, the paper's main row and low impact, L2
     alone, the best beyond the paper, a filter), or all."""
     ap = "mask_AP" if "mask_AP" in table else "box_AP"
-    beyond = [name for name in table.index if table.get("beyond", pd.Series()).get(name) is True]
+    beyond = list(table.index[table["chosen"]]) if "chosen" in table else []
     names = ["base", "p3x64", "low_impact", "l2", *beyond, "bilateral"]
     names = ["base", *table.index] if all_rows else names
     rows = {}

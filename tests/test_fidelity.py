@@ -226,6 +226,7 @@ def test_a_broken_weights_file_is_named(torch_home):
         VGGDistance.load()
 
 
+@pytest.mark.slow
 def test_nothing_heavy_is_imported_until_asked_for():
     code = "import sys, icmlib.metrics.fidelity; assert 'lpips' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

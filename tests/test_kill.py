@@ -29,6 +29,7 @@ from icmlib.datasets import CocoDataset, deadleaves
 from icmlib.evaluate import evaluate, save_evaluation, summarize
 from icmlib.runs import Run
 
+pytestmark = pytest.mark.slow
 STEPS = 7  # the last checkpoint is not a multiple's
 CODEC = CodecConfig(N=8, M=12)
 FOR_PEOPLE = CodecConfig("bmshj2018_hyperprior", N=8, M=12)
