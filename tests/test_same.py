@@ -12,12 +12,13 @@ from conftest import tiny_codec
 
 from icmlib import codecs, tasks
 from icmlib.codecs.decoders import SHIPPED
-from icmlib.comparison import Photograph
+from icmlib.comparison import Photograph, Received
 from icmlib.config import TaskConfig
 from icmlib.datasets import deadleaves
 from icmlib.evaluate import evaluate, summarize
 
 STORED = Path(__file__).with_name("same.json")
+CASES = ["scene 0", "scene 1", "scene 2", "scene 3", "photograph", *codecs.MODELS]
 SAME = {"pixels": 1e-6, "mean": 1e-6}  # all else to 1e-9
 CLOSE = {"bpp": 0.01, "psnr": 0.1, "ssim": 0.01, "feature": 0.01, "pixels": 0.3, "detections": 2}
 
@@ -30,31 +31,25 @@ def image(case: str) -> torch.Tensor:
     return torch.from_numpy(array).permute(2, 0, 1) / 255
 
 
-def picture(x_hat: torch.Tensor) -> dict:
-    return {"mean": x_hat.double().mean().item(), "pixels": x_hat[:, 7::60, 5::70].ravel().tolist()}
-
-
-def of_shipped(name: str, x: torch.Tensor) -> dict:
-    """By decoder: the hash of the bits, every measure, the picture's mean and some pixels."""
-    decoders = codecs.load_decoders()
+def measured(case: str) -> dict[str, dict]:
+    """A row for each decoder of the shipped codec, or for an untrained codec: the hash of the bits,
+    mean and some pixels of the picture, every measure."""
     task = tasks.load(TaskConfig(num_classes=4), SHIPPED.with_name("small_mask_rcnn.safetensors"))
-    found = {}
-    for decoder in ("machine", "human", 0.3, "low_impact"):
-        codec = decoders.turn(decoder)
-        measured = evaluate(codec, task, Photograph(x), progress=False)
-        row = {"sha256": measured.per_image["sha256"][0], "detections": len(measured.detections)}
-        row |= {k: v for k, v in summarize(measured, 2).items() if not k.endswith(("low", "high"))}
-        found[f"{name}, {decoder}"] = row | picture(codec.decode(codec.encode(x)))
-    return found
-
-
-def of_untrained(name: str, x: torch.Tensor) -> dict:
-    """Bits and picture of a tiny codec of this architecture."""
-    codec = tiny_codec(name=name)
-    bitstream = codec.encode(x)
-    row = {"sha256": hashlib.sha256(bytes(bitstream)).hexdigest()}
-    row |= {"bpp": 8 * bitstream.total_bytes / x[0].numel()}
-    return {name: row | picture(codec.decode(bitstream))}
+    if case in codecs.MODELS:
+        turned = {case: tiny_codec(name=case)}
+    else:
+        turn = codecs.load_decoders().turn
+        turned = {f"{case}, {to}": turn(to) for to in ("machine", "human", 0.3, "low_impact")}
+    rows, x = {}, image(case)
+    for name, codec in turned.items():
+        bits = codec.encode(x)
+        x_hat = codec.decode(bits)
+        found = evaluate(Received(bits, x_hat), task, Photograph(x), progress=False)
+        row = {k: v for k, v in summarize(found, 2).items() if not k.endswith(("low", "high"))}
+        row |= {"mean": x_hat.double().mean().item(), "detections": len(found.detections)}
+        row |= {"pixels": x_hat[:, 7::60, 5::70].ravel().tolist()}
+        rows[name] = row | {"sha256": hashlib.sha256(bytes(bits)).hexdigest()}
+    return rows
 
 
 def processor() -> str:
@@ -64,15 +59,11 @@ def processor() -> str:
     return hashlib.sha256("".join([torch.__version__, *sorted(lines)]).encode()).hexdigest()
 
 
-CASES = dict.fromkeys(["scene 0", "scene 1", "scene 2", "scene 3", "photograph"], of_shipped)
-CASES |= dict.fromkeys(codecs.MODELS, of_untrained)
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_bits_pictures_and_measures_are_what_they_were(case):
     stored = json.loads(STORED.read_text())
     here = stored["processor"] == processor()
-    for name, row in CASES[case](case, image(case)).items():
+    for name, row in measured(case).items():
         for key in row if here else CLOSE.keys() & row:
             value, within = stored[name][key], SAME.get(key, 1e-9) if here else CLOSE[key]
             if key != "sha256":
@@ -82,8 +73,6 @@ def test_bits_pictures_and_measures_are_what_they_were(case):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    made = {"processor": processor()}
-    for case, measure in CASES.items():
-        made |= measure(case, image(case))
-    lines = (f"{json.dumps(name)}: {json.dumps(row)}" for name, row in made.items())
+    rows = {"processor": processor()} | {k: v for case in CASES for k, v in measured(case).items()}
+    lines = [f"{json.dumps(name)}: {json.dumps(row)}" for name, row in rows.items()]
     STORED.write_text("{\n" + ",\n".join(lines) + "\n}\n")

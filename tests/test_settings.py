@@ -10,48 +10,35 @@ import skimage.data
 import torch
 from conftest import tiny_codec
 
-from icmlib.codecs import Bitstream, BitstreamError, LearnedCodec, decode_all, load_decoders
+from icmlib.codecs import Bitstream, BitstreamError, decode_all, load_decoders
 from icmlib.datasets import read_image
 
 NAMES = ["scale_hyperprior_s8", "mbt2018_mean", "mbt2018"]
 
 
 @contextlib.contextmanager
+def switched(get, put, value):
+    before = get()
+    put(value)
+    try:
+        yield
+    finally:
+        put(before)
+
+
 def threads(count: int):
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    return switched(torch.get_num_threads, torch.set_num_threads, count)
 
 
-@contextlib.contextmanager
-def matmul_precision(precision: str):
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(precision)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
-@contextlib.contextmanager
-def deterministic():
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(False)
-
-
+precision = torch.get_float32_matmul_precision, torch.set_float32_matmul_precision
+deterministic = torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms
 # a setting, and whether the picture is the same to the last bit; else its symbols are
 SETTINGS = {
     "2 threads": (lambda: threads(2), False),
     "bf16 autocast": (lambda: torch.autocast("cpu", torch.bfloat16), True),
     "fp16 autocast": (lambda: torch.autocast("cpu", torch.float16), True),
-    "bf16 matmul": (lambda: matmul_precision("medium"), True),
-    "deterministic": (deterministic, True),
+    "bf16 matmul": (lambda: switched(*precision, "medium"), True),
+    "deterministic": (lambda: switched(*deterministic, True), True),
     "no oneDNN": (lambda: torch.backends.mkldnn.flags(enabled=False), False),
 }
 
@@ -66,9 +53,8 @@ def picture(height: int = 64, width: int = 80) -> torch.Tensor:
 def test_threads_read_what_other_numbers_of_threads_wrote(shared, name):
     """With h_s in float32, one thread could not read what three wrote of these photographs."""
     codec = load_decoders().codec
+    bitstream = codec.encode(read_image(shared / "kodak" / f"{name}.png"))
     with threads(3):
-        bitstream = codec.encode(read_image(shared / "kodak" / f"{name}.png"))
-    with threads(1):
         codec.decode_latents(bitstream)
 
 
@@ -99,13 +85,13 @@ def test_older_processors_read_what_newer_ones_wrote(tmp_path, oldest):
 def test_settings_decode_alike_or_not_at_all(name, setting):
     """Encoded plainly and decoded so, and the other way round."""
     codec, x = tiny_codec(name=name), picture()
-    switched, exactly = SETTINGS[setting]
+    changed, exactly = SETTINGS[setting]
     plain = codec.encode(x)
     expected = codec.decode(plain)
     assert codec.decode_latents(plain).abs().max() > 1
-    with switched():
+    with changed():
         other = codec.encode(x)
-    for inside, bitstream in ((switched, plain), (contextlib.nullcontext, other)):
+    for inside, bitstream in ((changed, plain), (contextlib.nullcontext, other)):
         try:
             with inside():
                 decoded = codec.decode(bitstream)
@@ -138,36 +124,13 @@ def test_other_precision_is_an_error_not_a_picture():
         codec.decode(bitstream)
 
 
-def several() -> tuple[LearnedCodec, list[bytes], list[torch.Tensor]]:
-    """A codec, files of it, and what it decodes of each."""
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_alone_in_a_batch_and_in_other_processes(workers):
     codec = tiny_codec()
     files = [bytes(codec.encode(picture(64, side))) for side in (64, 96, 64)]
-    return codec, files, [codec.decode(Bitstream.from_bytes(file)) for file in files]
-
-
-def test_alone_and_in_a_batch():
-    codec, files, alone = several()
-    assert all(map(torch.equal, decode_all(codec, files, workers=0), alone))
+    alone = [codec.decode(Bitstream.from_bytes(file)) for file in files]
+    assert all(map(torch.equal, decode_all(codec, files, workers), alone))
     y_hat = torch.cat([codec.decode_latents(Bitstream.from_bytes(files[i])) for i in (0, 2)])
     with torch.no_grad():
         together = codec.synthesize(y_hat, 64, 64)
     torch.testing.assert_close(together, torch.stack([alone[0], alone[2]]), atol=1e-5, rtol=0)
-
-
-@pytest.mark.slow
-def test_in_other_processes(tmp_path):
-    """By two workers, and by a process that has two threads."""
-    codec, files, alone = several()
-    assert all(map(torch.equal, decode_all(codec, files, 2), alone))
-    (tmp_path / "file.icm").write_bytes(files[1])
-    program = (
-        "import sys, torch; sys.path.insert(0, sys.argv[1])\n"
-        "from conftest import tiny_codec; from icmlib.codecs import Bitstream\n"
-        "torch.set_num_threads(2)\n"
-        "bitstream = Bitstream.from_bytes(open(sys.argv[2] + '/file.icm', 'rb').read())\n"
-        "torch.save(tiny_codec().decode(bitstream), sys.argv[2] + '/decoded.pt')\n"
-    )
-    here = __file__.rpartition("/")[0]
-    subprocess.run([sys.executable, "-c", program, here, str(tmp_path)], check=True)
-    decoded = torch.load(tmp_path / "decoded.pt")
-    torch.testing.assert_close(decoded, alone[1], atol=1e-5, rtol=0)

@@ -26,56 +26,30 @@ Weights = dict[str, torch.Tensor]
 
 
 class Decoders:
-    """A codec whose decoder can be turned from its own, `machine`, to others that read its bits.
+    """A codec, whose own decoder is the `machine`'s, and other decoders of its bits.
 
     Args:
-        codec: any decoder; all that others change is kept, and `turn` brings it back.
         finetuned: name -> the weights of `codec.g_s` which that decoder has in place of the
             codec's own. Where there is a knob, its far end is `human`.
-
-    Raises:
-        ValueError: weights that `codec.g_s` does not have.
     """
 
     def __init__(self, codec: LearnedCodec, finetuned: dict[str, Weights]):
         self.codec, self.finetuned = codec, finetuned
-        own = codec.g_s.state_dict()
-        for decoder, weights in finetuned.items():
-            for name, weight in weights.items():
-                if name not in own or weight.shape != own[name].shape:
-                    raise ValueError(
-                        f"decoder {decoder}: {name} {tuple(weight.shape)} is none of the codec's "
-                        f"decoder weights"
-                    )
-        changed = {name for weights in finetuned.values() for name in weights}
-        self._own = {name: own[name].clone() for name in changed}
 
     @property
     def names(self) -> list[str]:
         return [MACHINE, *self.finetuned]
 
     def turn(self, to: str | float) -> LearnedCodec:
-        """The codec, from now on with this decoder: a name, or a place on the way from `machine`
-        (0) to `human` (1), where each weight is interpolated (Wang et al., Deep Network
-        Interpolation for Continuous Imagery Effect Transition, CVPR 2019).
+        """A codec with this decoder, which shares all other weights with this one: a name, or a
+        place on the way from `machine` (0) to `human` (1), where each weight is interpolated (Wang
+        et al., Deep Network Interpolation for Continuous Imagery Effect Transition, CVPR 2019).
 
         Raises:
             ValueError: no such decoder, or a place out of [0, 1].
         """
-        weights = dict(self._own)
-        if to in self.finetuned:
-            weights |= self._moved(self.finetuned[to])
-        elif to != MACHINE:
-            human = self._moved(self.finetuned.get(HUMAN, {}))
-            place = self._place(to)
-            weights |= {name: self._own[name].lerp(human[name], place) for name in human}
-        self.codec.g_s.load_state_dict(weights, strict=False)
-        return self.codec
-
-    def _moved(self, weights: Weights) -> Weights:
-        return {name: weight.to(self._own[name]) for name, weight in weights.items()}
-
-    def _place(self, to: str | float) -> float:
+        if to in self.names:
+            return self.codec.with_decoder(self.finetuned.get(to, {}))
         try:
             place = float(to)
         except ValueError:
@@ -84,7 +58,9 @@ class Decoders:
             known = ", ".join(self.names)
             between = ", or a number from 0 (machine) to 1 (human)" * (HUMAN in self.finetuned)
             raise ValueError(f"unknown decoder {to!r}; these weights have: {known}{between}")
-        return place
+        own, human = self.codec.g_s.state_dict(), self.finetuned[HUMAN]
+        between = {name: own[name].lerp(human[name].to(own[name]), place) for name in human}
+        return self.codec.with_decoder(between)
 
     @classmethod
     def of(cls, codec: LearnedCodec, finetuned: dict[str, LearnedCodec]) -> "Decoders":
@@ -103,11 +79,11 @@ class Decoders:
     def fingerprints(self) -> dict[str, str]:
         """Of encoder, entropy model and every decoder."""
         prints = {part: self.codec.fingerprint_of(part) for part in ("encoder", "entropy")}
-        return prints | {name: fingerprint(self.turn(name).g_s) for name in reversed(self.names)}
+        return prints | {name: fingerprint(self.turn(name).g_s) for name in self.names}
 
     def save(self, path: str | Path, config: CodecConfig) -> None:
         """Everything into one file; `config` is the codec's architecture."""
-        tensors = self.turn(MACHINE).state_dict()
+        tensors = self.codec.state_dict()
         for decoder, weights in self.finetuned.items():
             tensors |= {f"{decoder}/{name}": weight for name, weight in weights.items()}
         header = {"codec": dataclasses.asdict(config), "fingerprints": self.fingerprints()}
@@ -120,14 +96,11 @@ class Blend:
     """The knob's rival: both decoders run, and their pictures are mixed, `place` of the human's."""
 
     def __init__(self, decoders: Decoders, place: float):
-        self.decoders, self.place = decoders, place
-
-    def encode(self, image: torch.Tensor) -> Bitstream:
-        return self.decoders.codec.encode(image)
+        self.machine, self.human = decoders.turn(MACHINE), decoders.turn(HUMAN)
+        self.place, self.encode = place, self.machine.encode
 
     def decode(self, bitstream: Bitstream) -> torch.Tensor:
-        machine = self.decoders.turn(MACHINE).decode(bitstream)
-        return machine.lerp(self.decoders.turn(HUMAN).decode(bitstream), self.place)
+        return self.machine.decode(bitstream).lerp(self.human.decode(bitstream), self.place)
 
 
 def read_decoders(path: Path, create: Callable[[CodecConfig], LearnedCodec]) -> Decoders:
@@ -139,26 +112,23 @@ def read_decoders(path: Path, create: Callable[[CodecConfig], LearnedCodec]) -> 
     """
     if not path.exists():
         raise FileNotFoundError(f"file of decoders {path} does not exist")
+    finetuned: dict[str, Weights] = {}
     try:
         with safe_open(path, framework="pt") as file:
             header = {name: json.loads(text) for name, text in (file.metadata() or {}).items()}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-        config, stated = from_dict(CodecConfig, header["codec"]), header["fingerprints"]
-        codec = create(config)
-    except (SafetensorError, json.JSONDecodeError, KeyError, ValueError) as error:
+        for name in [name for name in tensors if "/" in name]:
+            decoder, _, weight = name.partition("/")
+            finetuned.setdefault(decoder, {})[weight] = tensors.pop(name)
+        codec = create(from_dict(CodecConfig, header["codec"]))
+        load_state(codec, tensors, path, resizable=TABLES)
+        decoders = Decoders(codec.eval(), finetuned)
+        changed = decoders.fingerprints() != header["fingerprints"]
+    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"{path} is no whole file of decoders ({error!r}); notebook 08 makes one, and a run "
             f"folder serves, too"
         ) from error
-    finetuned: dict[str, Weights] = {}
-    for name in [name for name in tensors if "/" in name]:
-        decoder, _, weight = name.partition("/")
-        finetuned.setdefault(decoder, {})[weight] = tensors.pop(name)
-    load_state(codec, tensors, path, resizable=TABLES)
-    try:
-        decoders = Decoders(codec.eval(), finetuned)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    if decoders.fingerprints() != stated:
+    if changed:
         raise ValueError(f"tensors of {path} are not those that its header states; get it again")
     return decoders

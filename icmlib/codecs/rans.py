@@ -1,17 +1,56 @@
-"""CompressAI's entropy decoder, made safe for strings from strangers.
+"""CompressAI's range coder, made safe for strings from strangers.
 
 The decoder (rANS, compressai/cpp_exts/rans/rans_interface.cpp) is never told how long its string
 is: it reads on behind the end of one that is cut short or made up. So each string gets zeros
 behind it, as many as the decoder can read at most (`padded`).
 """
 
+from collections.abc import Callable
+
 import torch
+from compressai.ans import RansDecoder, RansEncoder
+from compressai.entropy_models import EntropyModel
 
 from icmlib.codecs.bitstream import BitstreamError
 
 STATE_BYTES, WORD_BYTES = 8, 4  # the decoder begins with a state, and adds a word at a time
 STATES = range(2**31, 2**63)  # in which every encoder and decoder stays
 SYMBOL_BYTES = 7  # at most: 16 bits of a table, 4 bits of a length, 32 bits of what is in no table
+
+
+class Tables:
+    """An entropy model's tables as the range coder takes them: lists of cumulative frequencies,
+    each without its padding (64 rows of up to 3,133 entries are copied at every call).
+
+    Raises:
+        ValueError: the model has none yet.
+    """
+
+    def __init__(self, model: EntropyModel):
+        rows, lengths = model.quantized_cdf.tolist(), model.cdf_length.tolist()
+        if not rows:
+            raise ValueError("the codec has no tables for its entropy coder; call update()")
+        rows = [row[:length] for row, length in zip(rows, lengths)]
+        self.tables = rows, lengths, model.offset.tolist()
+        # the last symbol of each row stands for what is beyond it
+        self.largest_escape = max(row[-1] - row[-2] for row in rows)
+
+    def encode(self, symbols: torch.Tensor, indexes: torch.Tensor) -> bytes:
+        """Integers, each coded by the table that its index names."""
+        integers = (each.flatten().tolist() for each in (symbols, indexes))
+        return RansEncoder().encode_with_indexes(*integers, *self.tables)
+
+    def reader(self, string: bytes, count: int) -> Callable[[torch.Tensor], torch.Tensor]:
+        """What decodes the next of the string's `count` symbols at each call: their indexes ->
+        int32 of the same shape. Raises as `padded`."""
+        decoder = RansDecoder()
+        decoder.set_stream(padded(string, count, self.largest_escape))
+
+        def read(indexes: torch.Tensor) -> torch.Tensor:
+            symbols = decoder.decode_stream(indexes.flatten().tolist(), *self.tables)
+            return torch.tensor(symbols, dtype=torch.int32, device=indexes.device).view_as(indexes)
+
+        return read
 
 
 def padded(string: bytes, count: int, escape: int) -> bytes:
@@ -42,40 +81,3 @@ def padded(string: bytes, count: int, escape: int) -> bytes:
     left = -(-(16 + (escape - 1).bit_length()) // 4)  # nibbles in the state
     bits = 512 * len(string) // WORD_BYTES + count * (16 + 4 + 4 * 14 + 64 * left)
     return string.ljust(2 * STATE_BYTES + bits // 8 + bits // 800, b"\0")
-
-
-def short(tables: list[list[int]], lengths: list[int]) -> list[list[int]]:
-    """Each row cut to its own length: the same bytes, but the padding (of 64 rows to 3,133
-    entries) is not copied again for every string."""
-    return [row[:length] for row, length in zip(tables, lengths)]
-
-
-class SafeCoder:
-    """CompressAI's range coder for any string."""
-
-    def __init__(self, coder):
-        self.coder, self.name = coder, coder.name
-
-    def encode_with_indexes(self, symbols, indexes, tables, lengths, offsets) -> bytes:
-        rows = short(tables, lengths)
-        return self.coder.encode_with_indexes(symbols, indexes, rows, lengths, offsets)
-
-    def decode_with_indexes(self, string, indexes, tables, lengths, offsets) -> list[int]:
-        rows = short(tables, lengths)
-        string = padded(string, len(indexes), largest_escape(rows))
-        return self.coder.decode_with_indexes(string, indexes, rows, lengths, offsets)
-
-
-def decompress_autoregressive(coder, decompress, string: bytes, y_hat: torch.Tensor, *others):
-    """CompressAI's `_decompress_ar`, which has a decoder of its own, for any string.
-
-    y_hat (1, M, h + 4, w + 4) is what it fills, `others` are params, h, w and more."""
-    rows = short(coder.quantized_cdf.tolist(), coder.cdf_length.tolist())
-    _, height, width, *_ = others
-    string = padded(string, y_hat.shape[1] * height * width, largest_escape(rows))
-    return decompress(string, y_hat, *others)
-
-
-def largest_escape(rows: list[list[int]]) -> int:
-    """Of cumulative frequencies: the last symbol of each row stands for what is beyond it."""
-    return max(row[-1] - row[-2] for row in rows)

@@ -1,7 +1,6 @@
 """The explorer's controls, and what a change of each of them shows anew."""
 
 import contextlib
-import copy
 import io
 import time
 from collections.abc import Iterator
@@ -30,7 +29,6 @@ class Explorer(widgets.VBox):
     only the last (ipywidgets holds a control's messages back until the kernel has answered).
 
     Args:
-        decoders: copied: JupyterLab may run what a control does beside a cell that turns them.
         task: whose detections are drawn when asked for; none: there is nothing to ask for.
         images: name -> (3, H, W) RGB in [0, 1]; the first is shown.
         names: of the task network's classes.
@@ -43,7 +41,7 @@ class Explorer(widgets.VBox):
         images: dict[str, torch.Tensor],
         names: list[str],
     ):
-        self.decoders, self.task = copy.deepcopy(decoders), task
+        self.decoders, self.task = decoders, task
         self.images, self.names = dict(images), names
         self._make_controls()
         self._make_views()
