@@ -48,20 +48,20 @@ class LearnedCodec(nn.Module):
 
     .. code-block:: none
 
-                  ┌───┐    y     ┌───┐  z  ┌───┐  bits  ┌────┐ z_hat ┌───┐
-            x ──►─┤g_a├──►─┬──►──┤h_a├──►──┤ Q ├───·····──┤ EB ├───►───┤h_s├─┐
-                  └───┘    │     └───┘     └───┘        └────┘       └───┘ │ scales,
-                           │               ┌───┐  bits  ┌────┐             │ means
-                           └───────►───────┤ Q ├───·····──┤ GC ├──────◄──────┘
-                                           └───┘        └──┬─┘
-                                 x_hat ──◄─ g_s ─◄─ y_hat ─┘
+              ┌───┐    y     ┌───┐  z  ┌───┐ bits ┌────┐ z_hat ┌───┐
+        x ──►─┤g_a├──►─┬──►──┤h_a├──►──┤ Q ├─·⋯⋯·─┤ EB ├───►───┤h_s├─┐
+              └───┘    │     └───┘     └───┘      └────┘       └───┘ │ scales,
+                       │               ┌───┐ bits ┌────┐             │ means
+                       └───────►───────┤ Q ├─·⋯⋯·─┤ GC ├──────◄──────┘
+                  ┌───┐                └───┘      └──┬─┘
+        x_hat ──◄─┤g_s├────◄──── y_hat ────◄─────────┘
+                  └───┘
+        Q = rounded difference from EB's medians, or from the means: the symbols
+        EB = Entropy bottleneck, GC = Gaussian conditional: which table codes a symbol
 
-        Q: the difference from EB's medians or from the means, rounded, is a symbol
-        EB, entropy bottleneck; GC, Gaussian conditional: how symbols become bits
-
-    `Ballé et al. 2018 <https://arxiv.org/abs/1802.01436>`_: means are 0; in their factorized prior
-    EB codes y, and there is no z. `Minnen et al. 2018 <https://arxiv.org/abs/1809.02736>`_: with
-    means; in mbt2018 and cheng2020 scales and means also depend on the y_hat before them.
+    In `Ballé et al. 2018 <https://arxiv.org/abs/1802.01436>`_ the means are 0; their factorized
+    prior has y in the place of z. In `Minnen et al. 2018 <https://arxiv.org/abs/1809.02736>`_ they
+    are h_s's, too; in mbt2018 and cheng2020 they also depend on the y_hat before them.
 
     The fingerprint in the bitstream is of the entropy model, on which sender and receiver must
     agree: codecs that share it read each other's bits, each with its own encoder and decoder.
@@ -279,11 +279,10 @@ class LearnedCodec(nn.Module):
     def _h_s(self, z_hat: Tensor) -> Tensor:
         """z_hat -> scales, or what scales and means are made of (B, 2 M, h, w).
 
-        On these sender and receiver must agree. Float64, rounded, gives the same float32 numbers on
-        processors that add in different orders, where float32 arithmetic differs in the last bits,
-        and a symbol's table now and then: of 12 photographs written with AVX-512, 6 could not be
-        read with AVX2. (The context models of mbt2018 and cheng2020 stay in float32: there the
-        checksum finds it.)
+        On these sender and receiver must agree. Float64, rounded, gives the same float32 on
+        processors that add in different orders; in float32 the last bits differ, and a symbol's
+        table now and then: of 12 photographs written with AVX-512, 6 could not be read with AVX2.
+        (What follows it in mbt2018 and cheng2020 is float32: there the checksum finds it.)
         """
         return self._h_s_in_float64.to(z_hat.device)(z_hat.double()).to(z_hat.dtype)
 
