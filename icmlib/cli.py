@@ -25,7 +25,7 @@ WORKERS = click.option(
     "--workers", type=click.IntRange(min=0), help="Processes for a folder.  [default: all cores]"
 )
 FORCE = click.option(
-    "--force", is_flag=True, help="In a folder: also what is there already, which else is left."
+    "--force", is_flag=True, help="For folders: redo files that already exist."
 )
 
 
