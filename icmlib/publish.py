@@ -35,8 +35,8 @@ A run writes to `results/<profile>/`, which git ignores. Nothing reads the refer
 
 Intervals bound 95 % of a bootstrap over the test images. They say nothing about another training:
 where no seeds are listed, a finding rests on one. Another processor or another number of threads is
-another training, too, since sums are rounded in another order. Tables of a profile may come from different
-runs: `git log results/reference` says when each was published.
+another training, too, since sums are rounded in another order. Tables of a profile may come from
+different runs: `git log results/reference` says when each was published.
 """
 
 
