@@ -218,6 +218,9 @@ class LearnedCodec(nn.Module):
         models after `update`: their y_hat is known only once it is coded)."""
         if isinstance(self.model, JointAutoregressiveHierarchicalPriors):
             return torch.cat([self._latents_as_coded(image[None]) for image in x])
+        if type(self.model) in (ScaleHyperprior, ScaleHyperpriorS8):  # without means: no h_s
+            y = self.eval().model.g_a(self.pad(x.to(self.device)))
+            return self.model.gaussian_conditional.quantize(y, "dequantize")
         with self._agreeing(), self._without_synthesis() as seen:
             self.eval().model(self.pad(x.to(self.device)))
         return seen.latents
