@@ -53,7 +53,7 @@ def section(*parts):
 
 TASK = lib("datasets", "tasks")
 CODEC = lib("codecs/__init__.py", "codecs/bitstream.py", "codecs/l*.py", "codecs/rans.py", "codecs/zoo.py")
-PATCHES = lib("codecs/graph.py", "codecs/patches.py", "discriminator.py", "losses.py", "training/decoder.py")
+PATCHES = lib("codecs/patches.py", "discriminator.py", "losses.py", "training/decoder.py")
 METRICS = lib("evaluate.py", "metrics")
 STEPS = lib("training/steps.py", "training/launch.py", "processes.py", "performance.py")
 FILES = [each for each in (profile.task.weights, profile.base_weights) if each and "." in each]
