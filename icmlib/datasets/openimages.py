@@ -28,19 +28,6 @@ from icmlib.config import project_root
 from icmlib.datasets.coco import UNREADABLE
 from icmlib.runs import written
 
-REASONS = (  # why a row became no annotation: the first that holds
-    "broken_rows",
-    "unknown_classes",  # not in class-descriptions-boxable.csv
-    "classes_not_in_table",  # data/openimages_classes.csv
-    "images_not_listed",
-    "missing_images",
-    "duplicate_masks",  # the first row counts
-    "unreadable_images",
-    "missing_masks",
-    "unreadable_masks",
-    "empty_masks",
-)
-
 
 def convert(root: str | Path, split: str, image_list: str | Path | None = None) -> dict:
     """Write `<root>/annotations/instances_<split>.json`, whole or not at all.
@@ -56,8 +43,8 @@ def convert(root: str | Path, split: str, image_list: str | Path | None = None) 
 
     Returns:
         The report, also in `instances_<split>.report.json`: how many `rows` there were, how many
-        `annotations` and `images` they gave, for each of `REASONS` how many rows it left out, and
-        three `examples`.
+        `annotations` and `images` they gave, and for each reason that left out rows (as
+        `missing_masks`) how many, with the first three of the masks among the `examples`.
 
     Raises:
         FileNotFoundError: an input is not there.
@@ -66,7 +53,7 @@ def convert(root: str | Path, split: str, image_list: str | Path | None = None) 
     root = Path(root)
     files = _inputs(root, split, image_list)
     target = root / "annotations" / f"instances_{split}.json"
-    report = dict.fromkeys(("rows", "annotations", "images", *REASONS), 0) | {"examples": {}}
+    report = {"rows": 0, "annotations": 0, "images": 0, "examples": {}}
     masks = _read_masks(files, root / split, report)
     with written(target) as half:
         _write(half, masks, root, split, report)
@@ -142,7 +129,7 @@ def _read_masks(files: dict[str, Path], images: Path, report: dict) -> pd.DataFr
     for rows in _read_csv(files["masks"], **layout):
         rows["category"] = rows.LabelName.map(labels)
         is_whole = rows.MaskPath.str.fullmatch(r"[\w.-]+\.png") & (rows.LabelName != "")
-        wrong = {
+        wrong = {  # the first that holds counts
             "broken_rows": ~is_whole,
             "unknown_classes": ~rows.LabelName.isin(labels.index),
             "classes_not_in_table": rows.category.isna(),
@@ -161,8 +148,8 @@ def _read_masks(files: dict[str, Path], images: Path, report: dict) -> pd.DataFr
 
 
 def _leave_out(report: dict, reason: str, masks: pd.Series | list[str]) -> None:
-    report[reason] += len(masks)
     if len(masks):
+        report[reason] = report.get(reason, 0) + len(masks)
         report["examples"][reason] = [*report["examples"].get(reason, []), *masks[:3]][:3]
 
 
