@@ -192,19 +192,16 @@ class RateTaskConfig:
     only_at: dict[str, list[str]] = field(default_factory=dict)  # name -> points; else all
     bridge: FinetuneConfig = field(default_factory=FinetuneConfig)
     bridge_at: list[str] = field(default_factory=list)  # points whose C-FT codec it repairs
-    bridge_rows: dict[str, Changes] = field(
-        default_factory=dict
-    )  # its controls -> changes of bridge
+    bridge_rows: dict[str, Changes] = field(default_factory=dict)  # its controls
     anchors: dict[str, dict] = field(default_factory=dict)  # name -> options, one of them a list
 
     def __post_init__(self):
-        for name, changes in self.configurations.items():
-            if not _changed(f"configuration {name!r}", self.chain, changes).parts:
+        for name, chain in _changed("configurations", self.chain, self.configurations).items():
+            if not chain.parts:
                 raise ValueError(f"configuration {name!r} trains nothing; give it parts")
-        for name, changes in self.bridge_rows.items():
-            _changed(f"bridge row {name!r}", self.bridge, changes)
+        for name in _changed("bridge_rows", self.bridge, self.bridge_rows):
             at = self.only_at.get(name, [])
-            _check_known(f"bridge row {name!r}: bridge_at has no point", at, self.bridge_at)
+            _check_known(f"only_at: {name!r} needs bridge_at", at, self.bridge_at)
         for name, options in self.anchors.items():
             if not isinstance(options.get("quality"), list):
                 raise ValueError(f"anchor {name!r} needs a list of qualities")
@@ -294,11 +291,9 @@ class Profile:
     def __post_init__(self):
         _check_free("row", self.rows, ("base", "gaussian", "bilateral"))
         _check_known("main_rows: no row", self.main_rows, self.rows)
-        for row, changes in self.rows.items():
-            _changed(f"row {row!r}", self.finetune, changes)
-        _changed("zoo", self.finetune, self.zoo.finetune)
-        for name, codec in self.zoo.codecs.items():
-            _changed(f"zoo, codec {name!r}", self.base, codec.base)
+        _changed("rows", self.finetune, self.rows)
+        _changed("zoo", self.finetune, {"finetune": self.zoo.finetune})
+        _changed("zoo.codecs", self.base, {k: codec.base for k, codec in self.zoo.codecs.items()})
 
     @property
     def provenance(self) -> dict[str, str | int]:
@@ -307,12 +302,11 @@ class Profile:
         return facts | ({"numbers": "mean nothing: a trial"} if self.meaningless else {})
 
 
-def _changed(what: str, config, changes: dict):
-    """As `replace`; its errors say what is changed."""
-    try:
-        return replace(config, changes)
-    except ValueError as error:
-        raise ValueError(f"{what}: {error}") from None
+def _changed(where: str, config, rows: dict[str, dict]) -> dict:
+    """The config with the changes of each row, which its errors name."""
+    values = dataclasses.asdict(config)
+    values = {row: values | changes for row, changes in rows.items()}
+    return _validated(where, dict[str, type(config)], values)
 
 
 def _check_known(what: str, names: Iterable[str], known: Iterable[str]) -> None:
@@ -333,34 +327,38 @@ def from_dict(cls: type, values: dict):
     Raises:
         ValueError: unknown keys (with the nearest right name) or values of the wrong type.
     """
-    try:  # as JSON, since strict pydantic takes no dict for a dataclass otherwise
-        return TypeAdapter(cls).validate_json(to_json(values))
+    return _validated(cls.__name__, cls, values)
+
+
+def _validated(where: str, kind: type, values: dict):
+    try:  # as JSON: strict pydantic takes no dict for a dataclass otherwise
+        return TypeAdapter(kind).validate_json(to_json(values))
     except ValidationError as error:
-        raise ValueError("\n".join(_explained(cls, each) for each in error.errors())) from None
+        errors = [_explained(where, kind, each) for each in error.errors()]
+        raise ValueError("\n".join(errors)) from None
 
 
-def _explained(cls: type, error: dict) -> str:
-    """An error of pydantic's, with the path of the key."""
-    path, value = error["loc"], error["input"]
-    where = ".".join(map(str, (cls.__name__, *path)))
-    if error["type"] == "value_error":
+def _explained(where: str, kind: type, error: dict) -> str:
+    """One of pydantic's errors, with the path of the key."""
+    where, value, why = ".".join(map(str, (where, *error["loc"]))), error["input"], error["msg"]
+    if error["type"] == "value_error":  # of ours
         return f"{where}: {error['ctx']['error']}"
     if error["type"] == "unexpected_keyword_argument":
-        return f"{where.removesuffix(f'.{path[-1]}')}: {_unknown(cls, *path)}"
-    text = isinstance(value, str) and error["type"] == "float_type"
-    why = " (YAML reads 1e-3 as text and 1.0e-3 as a number)" if text else ""
-    return f"{where} is {value!r:.60}: {error['msg']}{why}"
+        return f"{where}: unknown key{_nearest(kind, *error['loc'])}"
+    if error["type"] == "float_type" and isinstance(value, str):
+        why += " (YAML reads 1e-3 as text and 1.0e-3 as a number)"
+    return f"{where} is {value!r:.60}: {why}"
 
 
-def _unknown(cls: type, *path: str) -> str:
-    """What the last of the path could have been; those before are fields, or names in a dict."""
+def _nearest(kind: type, *path: str) -> str:
+    """What the last key of the path could have been; before it are fields, and keys of dicts."""
     *steps, key = path
     for step in steps:
-        cls = get_args(cls)[-1] if get_args(cls) else cls.__dataclass_fields__[step].type
-    known = [each.name for each in dataclasses.fields(cls)]
+        kind = get_args(kind)[-1] if get_args(kind) else kind.__dataclass_fields__[step].type
+    known = [each.name for each in dataclasses.fields(kind)]
     near = get_close_matches(key, known, 1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return f"unknown key {key!r}{hint}; known: {', '.join(known)}"
+    return f"{hint}; known: {', '.join(known)}"
 
 
 def replace(config, changes: dict):
