@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from icmlib import pickled_arrays
 from icmlib.config import TaskConfig
 from icmlib.downloads import read_state
 from icmlib.tasks import batch_norm
@@ -175,7 +174,7 @@ def load_published(network: Detectron2Task, config: TaskConfig) -> None:
     """
     from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 
-    checkpoint = read_state(_url(config), config.name, pickled_arrays.read)
+    checkpoint = read_state(_url(config), config.name)
     state = {name: torch.tensor(array) for name, array in checkpoint["model"].items()}
     if checkpoint.get("matching_heuristics"):  # of other projects, under their names
         caffe2 = checkpoint.get("__author__") == "Caffe2"
