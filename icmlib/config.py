@@ -196,23 +196,23 @@ class RateTaskConfig:
     anchors: dict[str, dict] = field(default_factory=dict)  # name -> options, one of them a list
 
     def __post_init__(self):
-        for name, chain in _changed("configurations", self.chain, self.configurations).items():
-            if not chain.parts:
-                raise ValueError(f"configuration {name!r} trains nothing; give it parts")
-        for name in _changed("bridge_rows", self.bridge, self.bridge_rows):
-            at = self.only_at.get(name, [])
-            _check_known(f"only_at: {name!r} needs bridge_at", at, self.bridge_at)
+        chains = _changed("configurations", self.chain, self.configurations)
+        controls = _changed("bridge_rows", self.bridge, self.bridge_rows)
+        unknown = set(self.only_at).difference(chains, controls)
+        named, at = {*self.bridge_at}.union(*self.only_at.values()), {*self.bridge_at}
+        trained = self.points_of("C-FT") if "C-FT" in chains else []
+        _refuse("trains nothing; give it parts", [k for k, v in chains.items() if not v.parts])
+        _refuse("is the name of another curve", chains.keys() & {"baseline", *self.anchors})
+        _refuse("is the name of another run", controls.keys() & {BRIDGE, *chains})
+        _refuse("in only_at is no configuration or bridge row", unknown)
+        _refuse(f"is no point; there are: {', '.join(self.points)}", named.difference(self.points))
+        _refuse("in bridge_at, but C-FT is not trained there (only_at)", at.difference(trained))
+        for row in controls:
+            elsewhere = set(self.only_at.get(row, [])) - at
+            _refuse(f"in only_at of the bridge row {row!r}, but not in bridge_at", elsewhere)
         for name, options in self.anchors.items():
             if not isinstance(options.get("quality"), list):
                 raise ValueError(f"anchor {name!r} needs a list of qualities")
-        _check_free("configuration", self.configurations, ("baseline", *self.anchors))
-        _check_free("bridge row", self.bridge_rows, (BRIDGE, *self.configurations))
-        runs = (*self.configurations, *self.bridge_rows)
-        _check_known("only_at: no configuration or bridge row", self.only_at, runs)
-        for points in (self.bridge_at, *self.only_at.values()):
-            _check_known("unknown point", points, self.points)
-        repaired = self.points_of("C-FT") if "C-FT" in self.configurations else []
-        _check_known("bridge_at: C-FT is not trained at", self.bridge_at, repaired)
 
     def points_of(self, configuration: str) -> list[str]:
         """The points at which a configuration is trained."""
@@ -289,11 +289,12 @@ class Profile:
     main_rows: list[str] = field(default_factory=list)  # of a short study 1; none: all
 
     def __post_init__(self):
-        _check_free("row", self.rows, ("base", "gaussian", "bilateral"))
-        _check_known("main_rows: no row", self.main_rows, self.rows)
         _changed("rows", self.finetune, self.rows)
         _changed("zoo", self.finetune, {"finetune": self.zoo.finetune})
         _changed("zoo.codecs", self.base, {k: codec.base for k, codec in self.zoo.codecs.items()})
+        _refuse("is the name of another row", self.rows.keys() & {"base", "gaussian", "bilateral"})
+        unknown = set(self.main_rows).difference(self.rows)
+        _refuse(f"in main_rows is no row; there are: {', '.join(self.rows)}", unknown)
 
     @property
     def provenance(self) -> dict[str, str | int]:
@@ -306,35 +307,27 @@ def _changed(where: str, config, rows: dict[str, dict]) -> dict:
     """The config with the changes of each row, which its errors name."""
     values = dataclasses.asdict(config)
     values = {row: values | changes for row, changes in rows.items()}
-    return _validated(where, dict[str, type(config)], values)
+    return from_dict(dict[str, type(config)], values, where)
 
 
-def _check_known(what: str, names: Iterable[str], known: Iterable[str]) -> None:
-    for name in names:
-        if name not in known:
-            raise ValueError(f"{what} {name!r}; there are: {', '.join(known) or 'none'}")
+def _refuse(why: str, names: Iterable[str]) -> None:
+    if names := sorted(names):
+        raise ValueError(f"{', '.join(map(repr, names))} {why}")
 
 
-def _check_free(what: str, names: Iterable[str], taken: Iterable[str]) -> None:
-    for name in names:
-        if name in taken:
-            raise ValueError(f"{what} {name!r}: the name is taken by another; rename it")
+def from_dict(kind: type, values: dict, where: str = ""):
+    """A config, or a dict of configs, from plain values.
 
-
-def from_dict(cls: type, values: dict):
-    """A config from plain values.
+    Args:
+        where: what errors start with; else the type's name.
 
     Raises:
         ValueError: unknown keys (with the nearest right name) or values of the wrong type.
     """
-    return _validated(cls.__name__, cls, values)
-
-
-def _validated(where: str, kind: type, values: dict):
     try:  # as JSON: strict pydantic takes no dict for a dataclass otherwise
         return TypeAdapter(kind).validate_json(to_json(values))
     except ValidationError as error:
-        errors = [_explained(where, kind, each) for each in error.errors()]
+        errors = [_explained(where or kind.__name__, kind, each) for each in error.errors()]
         raise ValueError("\n".join(errors)) from None
 
 
@@ -369,9 +362,8 @@ def replace(config, changes: dict):
 def from_scratch(profile: Profile) -> Profile:
     """The profile without its weights files: notebooks 01 and 02 train task network and base codec.
     Published weights, which have a name and no file, stay."""
-    task = profile.task
-    if is_file(task.weights):
-        task = dataclasses.replace(task, weights=None)
+    weights = None if is_file(profile.task.weights) else profile.task.weights
+    task = dataclasses.replace(profile.task, weights=weights)
     name = f"{profile.name}-scratch"
     return dataclasses.replace(profile, name=name, task=task, base_weights=None)
 

@@ -95,25 +95,28 @@ def test_all_mistakes_are_told_at_once(profile):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("rows: {base: {}}", "row 'base': the name is taken"),
-        ("main_rows: [a]", "no row 'a'; there are: none"),
+        ("rows: {base: {}}", "'base' is the name of another row"),
+        ("{main_rows: [a], rows: {b: }}", "'a' in main_rows is no row; there are: b"),
         ("rate_task: {points: {q1: {lambda_mse: 1.0, quality: 2}}}", "q1: .*lambda_mse or quality"),
         ("rate_task: {points: {q1: {}}}", "points.q1: give either lambda_mse or quality"),
         ("rate_task: {configurations: {X: {}}}", "'X' trains nothing"),
-        ("rate_task: {configurations: {baseline: {parts: [task]}}}", "the name is taken"),
-        ("rate_task: {bridge_rows: {finetuned: {}}}", "the name is taken"),
-        ("rate_task: {only_at: {X: []}}", "no configuration or bridge row 'X'"),
-        ("rate_task: {bridge_at: [q9]}", "unknown point 'q9'"),
+        (
+            "rate_task: {configurations: {baseline: {parts: [task]}}}",
+            "'baseline' is the name of an",
+        ),
+        ("rate_task: {bridge_rows: {finetuned: {}}}", "'finetuned' is the name of another"),
+        ("rate_task: {only_at: {X: []}}", "'X' in only_at is no configuration or bridge row"),
+        ("rate_task: {bridge_at: [q9]}", "'q9' is no point"),
         ("rate_task: {anchors: {JPEG: {quality: 30}}}", "'JPEG' needs a list of qualities"),
         (
             "rate_task: {points: {q1: {quality: 1}, q2: {quality: 2}}, only_at: {C-FT: [q1]},"
             " configurations: {C-FT: {parts: [encoder]}}, bridge_at: [q2]}",
-            "C-FT is not trained at 'q2'; there are: q1",
+            "'q2' in bridge_at, but C-FT is not trained there",
         ),
         (
             "rate_task: {points: {q1: {quality: 1}, q2: {quality: 2}}, only_at: {X: [q2]},"
             " configurations: {C-FT: {parts: [encoder]}}, bridge_at: [q1], bridge_rows: {X: {}}}",
-            "'X' needs bridge_at 'q2'; there are: q1",
+            "'q2' in only_at of the bridge row 'X', but not in bri",
         ),
     ],
 )

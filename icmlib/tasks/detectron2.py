@@ -172,15 +172,9 @@ def load_published(network: Detectron2Task, config: TaskConfig) -> None:
 
     Raises as `icmlib.downloads.read_state`.
     """
-    from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
-
-    checkpoint = read_state(_url(config), config.name)
-    state = {name: torch.tensor(array) for name, array in checkpoint["model"].items()}
-    if checkpoint.get("matching_heuristics"):  # of other projects, under their names
-        caffe2 = checkpoint.get("__author__") == "Caffe2"
-        state = align_and_update_state_dicts(network.model.state_dict(), state, caffe2)
     old = ("pixel_mean", "pixel_std", "proposal_generator.anchor_generator", "anchor_generator")
-    state = {name: value for name, value in state.items() if not name.startswith(old)}
+    arrays = read_state(_url(config), config.name)["model"]
+    state = {k: torch.tensor(array) for k, array in arrays.items() if not k.startswith(old)}
     network.model.load_state_dict(state)
 
 
