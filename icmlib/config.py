@@ -201,18 +201,16 @@ class RateTaskConfig:
         unknown = set(self.only_at).difference(chains, controls)
         named, at = {*self.bridge_at}.union(*self.only_at.values()), {*self.bridge_at}
         trained = self.points_of("C-FT") if "C-FT" in chains else []
-        _refuse("trains nothing; give it parts", [k for k, v in chains.items() if not v.parts])
-        _refuse("is the name of another curve", chains.keys() & {"baseline", *self.anchors})
-        _refuse("is the name of another run", controls.keys() & {BRIDGE, *chains})
-        _refuse("in only_at is no configuration or bridge row", unknown)
-        _refuse(f"is no point; there are: {', '.join(self.points)}", named.difference(self.points))
-        _refuse("in bridge_at, but C-FT is not trained there (only_at)", at.difference(trained))
+        unlisted = [k for k, v in self.anchors.items() if not isinstance(v.get("quality"), list)]
+        _refuse("configurations without parts", [k for k, v in chains.items() if not v.parts])
+        _refuse("names of other curves", chains.keys() & {"baseline", *self.anchors})
+        _refuse("names of other runs", controls.keys() & {BRIDGE, *chains})
+        _refuse("only_at of no configuration or bridge row", unknown)
+        _refuse(f"no points (there are: {', '.join(self.points)})", named.difference(self.points))
+        _refuse("bridge_at where C-FT is not trained (see only_at)", at.difference(trained))
         for row in controls:
-            elsewhere = set(self.only_at.get(row, [])) - at
-            _refuse(f"in only_at of the bridge row {row!r}, but not in bridge_at", elsewhere)
-        for name, options in self.anchors.items():
-            if not isinstance(options.get("quality"), list):
-                raise ValueError(f"anchor {name!r} needs a list of qualities")
+            _refuse(f"only_at of {row} outside bridge_at", set(self.only_at.get(row, [])) - at)
+        _refuse("anchors without a list of qualities", unlisted)
 
     def points_of(self, configuration: str) -> list[str]:
         """The points at which a configuration is trained."""
@@ -292,9 +290,9 @@ class Profile:
         _changed("rows", self.finetune, self.rows)
         _changed("zoo", self.finetune, {"finetune": self.zoo.finetune})
         _changed("zoo.codecs", self.base, {k: codec.base for k, codec in self.zoo.codecs.items()})
-        _refuse("is the name of another row", self.rows.keys() & {"base", "gaussian", "bilateral"})
+        _refuse("names of other rows", self.rows.keys() & {"base", "gaussian", "bilateral"})
         unknown = set(self.main_rows).difference(self.rows)
-        _refuse(f"in main_rows is no row; there are: {', '.join(self.rows)}", unknown)
+        _refuse(f"main_rows that are no rows (there are: {', '.join(self.rows)})", unknown)
 
     @property
     def provenance(self) -> dict[str, str | int]:
@@ -312,7 +310,7 @@ def _changed(where: str, config, rows: dict[str, dict]) -> dict:
 
 def _refuse(why: str, names: Iterable[str]) -> None:
     if names := sorted(names):
-        raise ValueError(f"{', '.join(map(repr, names))} {why}")
+        raise ValueError(f"{why}: {', '.join(names)}")
 
 
 def from_dict(kind: type, values: dict, where: str = ""):

@@ -95,28 +95,25 @@ def test_all_mistakes_are_told_at_once(profile):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("rows: {base: {}}", "'base' is the name of another row"),
-        ("{main_rows: [a], rows: {b: }}", "'a' in main_rows is no row; there are: b"),
+        ("rows: {base: {}}", "names of other rows: base"),
+        ("{main_rows: [a], rows: {b: }}", "main_rows that are no rows .there are: b.: a"),
         ("rate_task: {points: {q1: {lambda_mse: 1.0, quality: 2}}}", "q1: .*lambda_mse or quality"),
         ("rate_task: {points: {q1: {}}}", "points.q1: give either lambda_mse or quality"),
-        ("rate_task: {configurations: {X: {}}}", "'X' trains nothing"),
-        (
-            "rate_task: {configurations: {baseline: {parts: [task]}}}",
-            "'baseline' is the name of an",
-        ),
-        ("rate_task: {bridge_rows: {finetuned: {}}}", "'finetuned' is the name of another"),
-        ("rate_task: {only_at: {X: []}}", "'X' in only_at is no configuration or bridge row"),
-        ("rate_task: {bridge_at: [q9]}", "'q9' is no point"),
-        ("rate_task: {anchors: {JPEG: {quality: 30}}}", "'JPEG' needs a list of qualities"),
+        ("rate_task: {configurations: {X: {}}}", "without parts: X"),
+        ("rate_task: {configurations: {baseline: {parts: [task]}}}", "other curves: baseline"),
+        ("rate_task: {bridge_rows: {finetuned: {}}}", "names of other runs: finetuned"),
+        ("rate_task: {only_at: {X: []}}", "only_at of no configuration or bridge row: X"),
+        ("rate_task: {bridge_at: [q8, q9]}", "no points .*: q8, q9"),
+        ("rate_task: {anchors: {JPEG: {quality: 30}}}", "without a list of qualities: JPEG"),
         (
             "rate_task: {points: {q1: {quality: 1}, q2: {quality: 2}}, only_at: {C-FT: [q1]},"
             " configurations: {C-FT: {parts: [encoder]}}, bridge_at: [q2]}",
-            "'q2' in bridge_at, but C-FT is not trained there",
+            "bridge_at where C-FT is not trained .*: q2",
         ),
         (
             "rate_task: {points: {q1: {quality: 1}, q2: {quality: 2}}, only_at: {X: [q2]},"
             " configurations: {C-FT: {parts: [encoder]}}, bridge_at: [q1], bridge_rows: {X: {}}}",
-            "'q2' in only_at of the bridge row 'X', but not in bri",
+            "only_at of X outside bridge_at: q2",
         ),
     ],
 )
