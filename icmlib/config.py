@@ -244,7 +244,7 @@ class EvaluationConfig:
 
     resamples: int = 1000  # bootstrap, test split
     resamples_val: int = 100  # val only chooses
-    vgg: bool = False  # allow torchvision to download VGG-16's weights for the VGG distance
+    vgg: bool = False  # allow a download of VGG-16 (528 MB) for the VGG distance
     image_dir: str | None = None  # photographs for 06_figures; none: those of scikit-image
 
 
