@@ -45,7 +45,8 @@ def test_a_step_from_patches_has_the_gradients_of_the_full_decode(size):
 @pytest.mark.parametrize("changes", [{}, {"layers": 1, "adversarial": "none"}, {"patch_size": 64}])
 def test_finetuning_is_that_of_the_plain_loop(changes):
     """The whole loop, with each row's settings: the same decoder, and not the one it began with."""
-    config = replace(FinetuneConfig(patch_size=32, batch=2, lr=1e-3), changes)
+    plain = FinetuneConfig(patch_size=32, batch=2, lr=1e-3, precision="float32")
+    config = replace(plain, changes)
     pair = finetuning_step(config, 64, **MODEL, steps=2)
     ours, theirs, start = pair.ours(), pair.theirs(), untrained(**MODEL).g_s.parameters()
     assert pair.difference(ours, theirs) < 1e-3 < pair.difference(ours, list(start))
@@ -115,6 +116,7 @@ def test_medians_are_of_turns_after_the_warm_up(monkeypatch):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_peak_memory_is_that_of_the_work():
     """The full decode of a larger image needs more; ours does not."""
@@ -188,6 +190,7 @@ def test_likelihoods_are_float32_under_autocast(codec):
     assert bits[1] == pytest.approx(bits[0], rel=0.05)
 
 
+@pytest.mark.slow
 def test_the_cost_of_a_profile_is_that_of_all_its_stages(tmp_path, monkeypatch):
     """As many images as its trainings see and its evaluations measure; none is left out."""
     folder = tmp_path / "notebooks" / "profiles"
@@ -206,7 +209,7 @@ def test_the_cost_of_a_profile_is_that_of_all_its_stages(tmp_path, monkeypatch):
         "evaluation": (1 + 2 + 2 + 1 + 2 + 1 + 2) * (30 + 40),
     }
     assert (table["GFLOP an image"] > 0).all() and (table.drop("evaluation")["GB"] > 0).all()
-    hours = table["hours at 15 TFLOP/s"].sum()
-    assert bench.cost(load_profile("tiny"), size=64, repeats=1, tflops=30.0)[
-        "hours at 30 TFLOP/s"
-    ].sum() == pytest.approx(hours / 2, rel=0.2)
+    most = (
+        table["images"] * table["GFLOP an image"] / 15e3 / 3600
+    )  # were each as dear as the dearest
+    assert table["hours at 15 TFLOP/s"].between(0.5 * most, 1.001 * most).all()

@@ -158,6 +158,60 @@ def test_configs_are_frozen():
         FinetuneConfig().steps = 3
 
 
+# --- profiles that follow from others -------------------------------------------------------
+
+
+GIVEN = """
+task: {weights: data/weights/task.safetensors}
+base_weights: data/weights/codec.safetensors
+rows: {a: {}, b: {steps: 2}}
+main_rows: [b]
+"""
+
+
+@pytest.fixture
+def named(tmp_path, monkeypatch):
+    """`named("given-scratch")`: a profile by its name; there are `given` and `published`."""
+    folder = tmp_path / "notebooks" / "profiles"
+    folder.mkdir(parents=True)
+    (folder / "given.yaml").write_text(GIVEN)
+    published = "task: {name: maskrcnn_resnet50_fpn, num_classes: 80, weights: COCO_V1}"
+    (folder / "published.yaml").write_text(published)
+    monkeypatch.setenv("ICM_ROOT", str(tmp_path))
+    return load_profile
+
+
+def test_from_scratch_trains_what_it_would_be_given(named):
+    """But for published weights, which nobody trains here; all else is the profile's."""
+    given, scratch = named("given"), named("given-scratch")
+    assert given.base_weights and given.task.weights
+    assert scratch.name == "given-scratch"
+    assert scratch.base_weights is None and scratch.task.weights is None
+    assert (scratch.base, scratch.rows, scratch.seed) == (given.base, given.rows, given.seed)
+    assert named("published-scratch").task.weights == "COCO_V1"
+
+
+def test_another_seed_trains_the_base_codec_too(named):
+    """The given one is of seed 0; the task network, which judges all seeds, is the same."""
+    seeded = named("given-seed2")
+    assert (seeded.name, seeded.seed, seeded.base_weights) == ("given-seed2", 2, None)
+    assert seeded.task == named("given").task
+    assert {seeded.base.seed, seeded.finetune.seed, seeded.rate_task.chain.seed} == {2}
+    both = named("given-scratch-seed2")
+    assert (both.name, both.seed, both.task.weights) == ("given-scratch-seed2", 2, None)
+
+
+def test_main_rows_are_rows(named, profile):
+    assert named("given").main_rows == ["b"]
+    with pytest.raises(ValueError, match=r"main_rows: 'c' is no row; there are: \['a'\]"):
+        profile("rows: {a: {}}\nmain_rows: [c]")
+
+
+def test_a_trial_says_so_wherever_its_numbers_stand(profile):
+    assert "mean nothing" in profile("meaningless: true").provenance["numbers"]
+    assert "numbers" not in profile("").provenance
+
+
 # --- precision ----------------------------------------------------------------------------
 
 

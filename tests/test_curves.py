@@ -132,6 +132,7 @@ def test_a_finding_holds_where_its_whole_interval_does(low, high, said):
     assert curves.finding("text", "mAP", found)["verdict"] == said
     shifted = {name: value - 2 for name, value in found.items()}
     assert curves.finding("text", "mAP", shifted, at_least=-2)["verdict"] == said
+    assert curves.verdict(-high, -low, at_most=0) == said
 
 
 def test_vvc_is_the_anchor_where_it_was_measured():
@@ -143,8 +144,8 @@ def test_vvc_is_the_anchor_where_it_was_measured():
 def test_bridge_findings_follow_the_aims():
     row = {"point": "q1", "row": "finetuned", "back": 0.7, "back_low": 0.6, "back_high": 0.8}
     row |= {"box_AP_change": -3.0, "box_AP_change_low": -5.0, "box_AP_change_high": -1.0}
-    verdicts = list(
-        rate_task.bridge_findings(pd.DataFrame([row, row | {"row": "control"}]))["verdict"]
-    )
-    assert verdicts == ["holds", "undecided"]
-    assert rate_task.bridge_findings(pd.DataFrame()).empty
+    found = rate_task.bridge_findings(pd.DataFrame([row]), back=50, change=-2)
+    assert list(found["verdict"]) == ["holds", "undecided"]
+    assert found["finding"][0] == "bridge q1-finetuned: at least 50 % of the lost PSNR back"
+    assert list(rate_task.bridge_findings(pd.DataFrame([row]), 80, -5)["verdict"])[1] == "holds"
+    assert rate_task.bridge_findings(pd.DataFrame(), 50, -2).empty

@@ -168,6 +168,7 @@ def test_a_cache_that_cannot_be_is_a_reason(home, monkeypatch):
         VGGDistance.load(download=True)
 
 
+@pytest.mark.slow
 def test_nothing_heavy_is_imported_until_asked_for():
     code = "import sys, icmlib.metrics.fidelity; assert 'lpips' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

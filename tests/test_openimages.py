@@ -407,6 +407,7 @@ def test_whole_result_is_left_alone_and_other_inputs_are_refused(official, monke
     assert official.convert()["annotations"] == 4
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_masks(tmp_path, monkeypatch):
     """Five times as many masks, not even twice the peak (a list of them: three to five times)."""
     monkeypatch.setattr(openimages, "_sha256", lambda path: path.name)  # its buffer is larger

@@ -153,6 +153,7 @@ class LearnedCodec(nn.Module):
 
     @torch.no_grad()
     @performance.exact()
+    @performance.one_thread()
     def encode(self, image: torch.Tensor) -> Bitstream:
         """image (3, H, W) RGB in [0, 1] -> Bitstream; raises ValueError for anything else."""
         check_image(image)
@@ -211,6 +212,7 @@ class LearnedCodec(nn.Module):
 
     @torch.no_grad()
     @performance.exact()
+    @performance.one_thread()
     def latents(self, x: torch.Tensor) -> torch.Tensor:
         """x (B, 3, H, W) -> y_hat (B, M, h, w), what the decoder would see (for autoregressive
         models after `update`: their y_hat is known only once it is coded)."""
