@@ -201,12 +201,6 @@ def test_another_seed_trains_the_base_codec_too(named):
     assert (both.name, both.seed, both.task.weights) == ("given-scratch-seed2", 2, None)
 
 
-def test_main_rows_are_rows(named, profile):
-    assert named("given").main_rows == ["b"]
-    with pytest.raises(ValueError, match=r"main_rows: 'c' is no row; there are: \['a'\]"):
-        profile("rows: {a: {}}\nmain_rows: [c]")
-
-
 def test_a_trial_says_so_wherever_its_numbers_stand(profile):
     assert "mean nothing" in profile("meaningless: true").provenance["numbers"]
     assert "numbers" not in profile("").provenance
