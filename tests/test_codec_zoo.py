@@ -49,20 +49,6 @@ def test_a_seed_reaches_both_trainings(load):
     assert (base.seed, finetune.seed) == (3, 3)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("zoo: {finetune: {layer: 3}}", "zoo: FinetuneConfig: .*did you mean 'layers'"),
-        ("zoo: {codecs: {a: {base: {step: 3}}}}", "codec 'a': BaseTraining.*did you mean 'steps'"),
-        ("zoo: {codecs: {a: {codecs: {N: 3}}}}", r"tiny\.yaml.*unknown key 'codecs'"),
-        ("zoo: {codecs: {a: {codec: {n: 3}}}}", r"tiny\.yaml.*unknown key 'n'"),
-    ],
-)
-def test_what_would_fail_in_training_is_refused_at_load(load, text, message):
-    with pytest.raises(ValueError, match=message):
-        load(text)
-
-
 def test_a_row_holds_before_and_after(load, tmp_path):
     """Of one split and of a finished run; changes are those of the paired bootstrap, in % of the
     codec's own AP before."""

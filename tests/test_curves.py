@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 
 from icmlib import curves, rate_task
-from icmlib.config import RateTaskConfig, from_dict
 from icmlib.curves import Curve
 
 RATES = np.array([0.1, 0.2, 0.4, 0.8])
@@ -140,41 +139,6 @@ def test_vvc_is_the_anchor_where_it_was_measured():
     with_vvc = STUDY | {"VVC": STUDY["HEVC"]}
     assert curves.findings(with_vvc).iloc[0]["finding"].endswith("as VVC")
     assert curves.findings(STUDY).iloc[0]["finding"].endswith("as HEVC")
-
-
-# --- the profile's settings --------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"points": {"q1": {"lambda_mse": 1.0, "quality": 2}}}, "either lambda_mse or quality"),
-        ({"points": {"q1": {}}}, "either lambda_mse or quality"),
-        ({"configurations": {"X": {"parts": ["encodr"]}}}, "unknown part 'encodr'"),
-        ({"configurations": {"X": {}}}, "'X' trains nothing"),
-        ({"configurations": {"baseline": {"parts": ["task"]}}}, "name of another curve"),
-        ({"configurations": {"X": {"pats": ["task"]}}}, "did you mean 'parts'"),
-        ({"only_at": {"X": []}}, "no configuration"),
-        ({"bridge_rows": {"finetuned": {}}}, "name of another run"),
-        ({"bridge_rows": {"X": {"lambda_tsk": 1.0}}}, "did you mean 'lambda_task'"),
-        ({"bridge_at": ["q9"]}, "unknown point 'q9'"),
-        ({"anchors": {"JPEG": {"quality": 30}}}, "list of qualities"),
-        (
-            {
-                "points": {"q1": {"lambda_mse": 1.0}, "q2": {"lambda_mse": 2.0}},
-                "configurations": {"C-FT": {"parts": ["encoder"]}},
-                "only_at": {"C-FT": ["q1"]},
-                "bridge_at": ["q2"],
-            },
-            "C-FT is not trained there",
-        ),
-    ],
-)
-def test_wrong_settings_are_refused(values, message):
-    from icmlib.config import check_rate_task
-
-    with pytest.raises(ValueError, match=message):
-        check_rate_task(from_dict(RateTaskConfig, values))
 
 
 def test_bridge_findings_follow_the_aims():

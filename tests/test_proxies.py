@@ -157,10 +157,3 @@ def test_other_weights_under_its_name_are_refused(hub):
     torch.save(made(), hub / "vgg16-397923af.pth")
     with pytest.raises(WeightsUnavailable, match="its name says 397923af; remove the file"):
         proxies.create(PAPER, None)
-
-
-def test_layers_are_checked_with_the_profile():
-    with pytest.raises(ValueError, match="unknown layer 'relu6_1' of VGG-16; known: relu1_1, relu"):
-        BaseTrainingConfig(vgg16_layers=["relu6_1"])
-    with pytest.raises(ValueError, match="vgg16_layers is empty"):
-        BaseTrainingConfig(vgg16_layers=[])

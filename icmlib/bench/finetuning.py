@@ -20,7 +20,7 @@ from icmlib.bench.harness import (
     operations,
     scene,
 )
-from icmlib.codecs.patches import PatchDecoder, decode_whole, decoder_layers
+from icmlib.codecs.patches import decode_whole, decoder_layers, patch_decoder
 from icmlib.config import CodecConfig, FinetuneConfig, replace
 from icmlib.discriminator import PatchDiscriminator
 from icmlib.runs import Run
@@ -44,7 +44,7 @@ def generator_step(
     reach = (height - patch_size + 1, width - patch_size + 1)
     corners = np.stack([rng.integers(0, extent, patches) for extent in reach], 1)
     ours, theirs = (untrained(N, M).to(device) for _ in range(2))
-    y_hat, decode = ours.latents(x)[0], PatchDecoder(ours.g_s)
+    y_hat, decode = ours.latents(x)[0], patch_decoder(ours.g_s)
 
     def cropped():
         x_hat = theirs.model(theirs.pad(x))["x_hat"]

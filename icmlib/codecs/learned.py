@@ -207,7 +207,10 @@ class LearnedCodec(nn.Module):
     @performance.one_thread()
     def latents(self, x: Tensor) -> Tensor:
         """x (B, 3, H, W) -> y_hat (B, M, h, w), what the decoder would see."""
-        return self._compress(self.pad(x.to(self.device)))[-1]
+        x = self.pad(x.to(self.device))
+        if type(self.model) in (models.ScaleHyperprior, ScaleHyperpriorS8):  # means are 0: no h_s
+            return self.model.g_a(x).round()
+        return self._compress(x)[-1]
 
     # --- latents <-> symbols -------------------------------------------------------------
 
