@@ -216,19 +216,17 @@ class LearnedCodec(nn.Module):
 
     def _compress(self, x: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
         """x (B, 3, H, W) -> the symbols of z and y, the indexes of their tables, y_hat."""
-        y = self.model.g_a(x)  # (B, M, h, w)
-        if isinstance(self.model, models.FactorizedPrior):
-            z = y
-        elif isinstance(self.model, models.MeanScaleHyperprior):
-            z = self.model.h_a(y)  # (B, N, h/4, w/4)
-        else:
-            z = self.model.h_a(y.abs())
+        model = self.model
+        y = z = model.g_a(x)  # (B, M, h, w)
+        if not isinstance(model, models.FactorizedPrior):
+            z = model.h_a(y if isinstance(model, models.MeanScaleHyperprior) else y.abs())
         medians, z_indexes = self._bottleneck(z.shape)
-        z_symbols, z_hat = quantize(z, medians)
+        z_symbols = (z - medians).round().int()  # (B, N, h/4, w/4)
+        z_hat = z_symbols + medians
         if z is y:
             return [z_symbols], [z_indexes], z_hat
         symbols, indexes, y_hat = self._conditional(
-            z_hat, lambda at, means, indexes: quantize(y[at], means)[0]
+            z_hat, lambda at, means, indexes: (y[at] - means).round().int()
         )
         return [z_symbols, symbols], [z_indexes, indexes], y_hat
 
@@ -257,10 +255,10 @@ class LearnedCodec(nn.Module):
         params = self._h_s(z_hat)
         if isinstance(self.model, models.JointAutoregressiveHierarchicalPriors):
             return self._autoregressive(params, symbols_at)
-        means = params.new_zeros(())
+        scales, means = params, params.new_zeros(())
         if isinstance(self.model, models.MeanScaleHyperprior):
-            params, means = params.chunk(2, 1)
-        indexes = self.table_indexes(params)
+            scales, means = params.chunk(2, 1)
+        indexes = self.table_indexes(scales)
         symbols = symbols_at(..., means, indexes)
         return symbols, indexes, symbols + means
 
@@ -307,12 +305,6 @@ class LearnedCodec(nn.Module):
 
 def entropy_models(model: models.CompressionModel) -> list[EntropyModel]:
     return [module for module in model.modules() if isinstance(module, EntropyModel)]
-
-
-def quantize(x: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
-    """-> the symbols, and x_hat, which decoding makes of them."""
-    symbols = (x - means).round().int()
-    return symbols, symbols + means
 
 
 def in_float32(forward, *inputs: Tensor, **options):
