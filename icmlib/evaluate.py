@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from icmlib import losses, performance, processes
 from icmlib.codecs import Bitstream, LearnedCodec
 from icmlib.datasets import has_masks
+from icmlib.downloads import WeightsUnavailable
 from icmlib.metrics import checkerboard, detection, fidelity, rate, resample_counts
 from icmlib.runs import Run, written
 from icmlib.tasks import TaskNetwork
@@ -124,7 +125,7 @@ def load_vgg(download: bool) -> tuple[fidelity.VGGDistance | None, str]:
     """The VGG distance, or None and the reason why its column reads "n/a"."""
     try:
         return fidelity.VGGDistance.load(download), ""
-    except fidelity.WeightsUnavailable as error:
+    except WeightsUnavailable as error:
         return None, f"n/a: {error}"
 
 

@@ -10,7 +10,7 @@ import torch
 from pytorch_msssim import ssim as msssim_ssim
 from torch import Tensor
 
-from icmlib.downloads import WeightsUnavailable, read_state  # noqa: F401 (for evaluate.py)
+from icmlib.downloads import read_state
 
 SSIM_WINDOW = 11
 VGG_SMALLEST = 16  # VGG-16's fifth stage sees 1/16 of the image

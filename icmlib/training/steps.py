@@ -161,11 +161,7 @@ def checkpoint_due(step: int, steps: int) -> bool:
 
 def learning_rate(schedule: str, progress: float) -> float:
     """Factor on the learning rate over progress 0..1."""
-    if schedule == "constant":
-        return 1.0
-    if schedule == "cosine":
-        return (1 + math.cos(math.pi * progress)) / 2
-    raise ValueError(f"unknown schedule {schedule!r}; known: constant, cosine")
+    return 1.0 if schedule == "constant" else (1 + math.cos(math.pi * progress)) / 2
 
 
 def late_decay(progress: float) -> float:
