@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from icmlib import bench, codecs, performance, tasks
-from icmlib.bench import finetuning, harness
+from icmlib.bench import harness
+from icmlib.bench.finetuning import finetunings, untrained
 from icmlib.config import CodecConfig, FinetuneConfig, TaskConfig, load_profile, replace
 from icmlib.losses import rate
 
@@ -45,7 +46,7 @@ def test_a_step_from_patches_has_the_gradients_of_the_full_decode(size):
 def test_finetuning_is_that_of_the_plain_loop(changes):
     """The whole loop, with each row's settings: the same decoder, and not the one it began with."""
     config = replace(FinetuneConfig(patch_size=32, batch=2, lr=1e-3), changes)
-    pair, start = finetuning.finetunings(config, 64, **MODEL), finetuning.untrained(**MODEL)
+    pair, start = finetunings(config, 64, **MODEL), untrained(**MODEL)
     ours, theirs = pair.ours(2), pair.theirs(2)
     assert pair.difference(ours, theirs) < 1e-3 < pair.difference(ours, [*start.g_s.parameters()])
 

@@ -8,28 +8,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from icmlib import codec_zoo, codecs, proxies, rate_task, tasks, training
+from icmlib import codec_zoo, codecs, proxies, rate_task, tasks
 from icmlib.bench.harness import operations, seconds_a_step, trained
-from icmlib.config import (
-    BaseTrainingConfig,
-    ChainConfig,
-    CodecConfig,
-    FinetuneConfig,
-    Profile,
-    TaskConfig,
-    replace,
-)
+from icmlib.config import CodecConfig, Profile, replace
 from icmlib.datasets import CocoDataset, deadleaves
 from icmlib.evaluate import evaluate
+from icmlib.training import finetune_chain, finetune_decoder, train_base_codec, train_task_network
 
 FILTERS = 2  # post-filters, evaluated beside the rows
 KEPT = 4  # times its weights a run keeps: them, and them with Adam's two moments to resume from
-LOOPS = {
-    TaskConfig: training.train_task_network,
-    BaseTrainingConfig: training.train_base_codec,
-    FinetuneConfig: training.finetune_decoder,
-    ChainConfig: training.finetune_chain,
-}
 
 
 def cost(profile: Profile, size: int = 554, batch: int = 1, tflops: float = 15.0) -> pd.DataFrame:
@@ -76,16 +63,21 @@ def _rows(profile: Profile, data: CocoDataset, folder: Path) -> Iterator[dict]:
             measured[like] = {"s an image": seconds, "GFLOP an image": gflop}
         return {"stage": stage, "images": images, **measured[like]}
 
-    for stage, architecture, config in trainings(profile):
-        inputs = _inputs(config, architecture, task, data, folder)
-        call, images = partial(_train, config, inputs), config.steps * config.batch
+    for stage, architecture, loop, config in trainings(profile):
+        modules = [codecs.create(architecture), task] if architecture else [task]
+        inputs = [*modules, data]
+        if loop is finetune_decoder:
+            modules[0].eval().update()
+            inputs.insert(1, codecs.cached_latents(modules[0], data, folder))
+            latents = inputs[1][0].nbytes * count(profile, "train")
+            shared[stage, architecture] = {"stage": stage, "images": 0, "GB": latents / 1e9}
+        if getattr(config, "proxy", "task") == "vgg16":
+            inputs[1] = proxies.VGG16(config.vgg16_layers, weights=None)
+        call, images = partial(_train, loop, inputs, config), config.steps * config.batch
         alike = replace(config, {"steps": 1} | ({"beta": 1.0} if hasattr(config, "beta") else {}))
-        weights = [*task.parameters(), *(inputs[0].parameters() if architecture else [])]
-        kept = KEPT * 4e-9 * sum(each.numel() for each in weights)
-        yield row(stage, images, call, f"{stage} {architecture} {alike}") | {"GB": kept}
-        if isinstance(config, FinetuneConfig):
-            kept = 1e-9 * inputs[1][0].nbytes * count(profile, "train")
-            shared[stage, architecture] = {"stage": stage, "images": 0, "GB": kept}
+        weights = sum(p.numel() for module in modules for p in module.parameters())
+        kept = {"GB": KEPT * 4e-9 * weights}
+        yield row(stage, images, call, f"{stage} {architecture} {alike}") | kept
     yield from shared.values()
     for architecture, times in evaluations(profile).items():
         codec = codecs.create(architecture).eval()
@@ -94,61 +86,47 @@ def _rows(profile: Profile, data: CocoDataset, folder: Path) -> Iterator[dict]:
         yield row("evaluation", images, partial(_evaluate, codec, task, data), str(architecture))
 
 
-def _inputs(config, architecture: CodecConfig | None, task, data: CocoDataset, folder: Path):
-    """What the loop is given before config and run."""
-    if architecture is None:
-        return [task, data]
-    codec = codecs.create(architecture)
-    if isinstance(config, FinetuneConfig):
-        codec.eval().update()
-        return [codec, codecs.cached_latents(codec, data, folder), task, data]
-    if isinstance(config, BaseTrainingConfig) and config.proxy == "vgg16":
-        task = proxies.VGG16(config.vgg16_layers, weights=None)
-    return [codec, task, data]
-
-
-def _train(config, inputs: list, steps: int) -> None:
-    *_, task, data = inputs
-    task.requires_grad_(isinstance(config, TaskConfig))
-    changed = replace(config, {"steps": steps, "batch": len(data), "shards": 1})
-    trained(LOOPS[type(config)], *inputs, changed)
+def _train(loop: Callable, inputs: list, config, steps: int) -> None:
+    batch = len(inputs[-1])
+    trained(loop, *inputs, replace(config, {"steps": steps, "batch": batch, "shards": 1}))
 
 
 def _evaluate(codec, task, data: CocoDataset, times: int) -> None:
-    task.requires_grad_(False)
     for _ in range(times):
         evaluate(codec, task, data)
 
 
-def trainings(profile: Profile) -> Iterator[tuple[str, CodecConfig | None, object]]:
-    """Everything that a profile trains: stage, the codec in it, and the loop's config."""
+def trainings(profile: Profile) -> Iterator[tuple]:
+    """Everything that a profile trains: stage, the codec in it, the loop and its config."""
     if not profile.task.weights:
-        yield "task network", None, profile.task
+        yield "task network", None, train_task_network, profile.task
     if profile.rows:
-        yield "base codec", profile.codec, profile.base
+        yield "base codec", profile.codec, train_base_codec, profile.base
     for changes in profile.rows.values():
-        yield "decoder finetuning", profile.codec, replace(profile.finetune, changes)
+        config = replace(profile.finetune, changes)
+        yield "decoder finetuning", profile.codec, finetune_decoder, config
     for name in profile.zoo.codecs:
         codec, base, finetune = codec_zoo.settings(profile, name)
-        yield "codec zoo", codec, base
-        yield "codec zoo", codec, finetune
+        yield "codec zoo", codec, train_base_codec, base
+        yield "codec zoo", codec, finetune_decoder, finetune
     study = profile.rate_task
     for point in study.points:
         codec = rate_task.codec_config(profile, point)
         if study.points[point].lambda_mse:
-            yield "MSE codec", codec, study.base
+            yield "MSE codec", codec, train_base_codec, study.base
         for name in study.configurations:
             if point in study.points_of(name):
-                yield "chain finetuning", codec, rate_task.chain(profile, point, name)
+                config = rate_task.chain(profile, point, name)
+                yield "chain finetuning", codec, finetune_chain, config
     for point, row in study.bridges():
-        codec = rate_task.codec_config(profile, point)
-        yield "bridge", codec, rate_task.bridge_config(profile, point, row)
+        config = rate_task.bridge_config(profile, point, row)
+        yield "bridge", rate_task.codec_config(profile, point), finetune_decoder, config
 
 
 def evaluations(profile: Profile) -> Counter[CodecConfig]:
     """How often codecs of each architecture are measured, on val and on test."""
-    trained = [codec for _, codec, _ in trainings(profile) if codec]
-    return Counter(trained + (FILTERS * [profile.codec] if profile.rows else []))
+    architectures = [codec for _, codec, *_ in trainings(profile) if codec]
+    return Counter(architectures + (FILTERS * [profile.codec] if profile.rows else []))
 
 
 def count(profile: Profile, split: str) -> int:

@@ -55,8 +55,8 @@ def _update(codec, decode: Callable, x: torch.Tensor, fused: bool = False) -> Ca
     with training.seeded(0, 0):
         discriminator = PatchDiscriminator().requires_grad_(False)
     layers = decoder_layers(codec.g_s)[:2]
-    trained = [p.requires_grad_() for layer in layers for p in layer.parameters()]
-    optimizer = torch.optim.Adam(trained, 1e-4, fused=fused)
+    weights = [p.requires_grad_() for layer in layers for p in layer.parameters()]
+    optimizer = torch.optim.Adam(weights, 1e-4, fused=fused)
 
     def step() -> list[torch.Tensor]:
         x_hat = decode()
@@ -65,7 +65,7 @@ def _update(codec, decode: Callable, x: torch.Tensor, fused: bool = False) -> Ca
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        return [p.grad.clone() for p in trained]
+        return [p.grad.clone() for p in weights]
 
     return step
 

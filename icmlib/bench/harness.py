@@ -21,7 +21,8 @@ from icmlib.runs import Run
 
 @dataclass
 class Pair:
-    """Two ways to the same result: each call does the work once and returns what it made."""
+    """Two ways to the same result: each call does the work once (a training: so many steps of it)
+    and returns what it made."""
 
     ours: Callable
     theirs: Callable
