@@ -50,7 +50,7 @@ publish: .venv/ready  ## PROFILE's tables and pictures as the committed referenc
 .venv/ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13) and "Python 3.11, 3.12 or 3.13 is needed, this is %d.%d; name one: make PYTHON=python3.12" % sys.version_info[:2])'
 	@$(PYTHON) -c 'import sys, shutil; sys.exit(sys.version_info[:2] == (3, 13) and not (shutil.which("c++") or shutil.which("g++")) and "on Python 3.13 CompressAI is compiled: install a C++ compiler, or name another Python: make PYTHON=python3.12")'
-	@echo "installing into .venv: 217 packages, 6 GB (PyTorch brings CUDA along); minutes, once"
+	@echo "installing $$(grep -c == requirements.lock) packages into .venv, once: some minutes, 6 GB (PyTorch brings CUDA along)"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -r requirements.lock
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --editable .

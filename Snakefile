@@ -53,7 +53,7 @@ def section(*parts):
 
 TASK = lib("datasets", "tasks")
 CODEC = lib("codecs/__init__.py", "codecs/bitstream.py", "codecs/l*.py", "codecs/rans.py", "codecs/zoo.py")
-PATCHES = lib("codecs/graph.py", "codecs/patches.py", "discriminator.py", "losses.py", "training/decoder.py")
+PATCHES = lib("codecs/patches.py", "discriminator.py", "losses.py", "training/decoder.py")
 METRICS = lib("evaluate.py", "metrics")
 STEPS = lib("training/steps.py", "training/launch.py", "processes.py", "performance.py")
 FILES = [each for each in (profile.task.weights, profile.base_weights) if each and "." in each]
@@ -116,7 +116,8 @@ use rule notebook as post_filter with:
 
 use rule notebook as ablations with:
     input:
-        lib("plots.py", "study.py"), "data/le2022_table1.csv", expand(rules.finetune.output, row=rows),
+        lib("plots.py", "study.py", "curves.py"), "data/le2022_table1.csv", expand(rules.finetune.output, row=rows),
+        sorted(glob(f"results/{PROFILE}-seed*/aims.csv")),
         expand(rules.post_filter.output, filter=["gaussian", "bilateral"]), notebook="notebooks/04_ablations.ipynb",
     output: run("ablations/table1")
     log: unfinished("ablations/table1")
@@ -130,7 +131,7 @@ use rule notebook as zoo_codec with:
 
 
 use rule notebook as zoo with:
-    input: lib("plots.py", "study.py", "codec_zoo.py"), expand(rules.zoo_codec.output, codec=profile.zoo.codecs), notebook="notebooks/04c_codec_zoo_table.ipynb"
+    input: lib("plots.py", "study.py", "curves.py", "codec_zoo.py"), expand(rules.zoo_codec.output, codec=profile.zoo.codecs), notebook="notebooks/04c_codec_zoo_table.ipynb"
     output: run("zoo_table/all")
     log: unfinished("zoo_table/all")
 
@@ -196,7 +197,7 @@ use rule notebook as speed with:
 
 
 use rule notebook as knob with:
-    input: lib("plots.py", "study.py", "knob.py", "codecs/decoders.py"), expand(rules.finetune.output, row=KNOB), notebook="notebooks/08_one_bitstream_two_decoders.ipynb"
+    input: lib("plots.py", "study.py", "curves.py", "knob.py", "codecs/decoders.py"), expand(rules.finetune.output, row=KNOB), notebook="notebooks/08_one_bitstream_two_decoders.ipynb"
     output: run("knob/p3x64")
     log: unfinished("knob/p3x64")
     threads: workflow.cores

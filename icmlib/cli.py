@@ -24,9 +24,7 @@ WEIGHTS = click.option(
 WORKERS = click.option(
     "--workers", type=click.IntRange(min=0), help="Processes for a folder.  [default: all cores]"
 )
-FORCE = click.option(
-    "--force", is_flag=True, help="In a folder: also what is there already, which else is left."
-)
+FORCE = click.option("--force", is_flag=True, help="For folders: redo files that already exist.")
 
 
 class Commands(click.Group):

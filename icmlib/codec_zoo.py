@@ -6,10 +6,10 @@ import torch
 from icmlib import codecs
 from icmlib.config import BaseTrainingConfig, CodecConfig, FinetuneConfig, Profile, replace
 from icmlib.runs import read_summary, run_folder
+from icmlib.study import relative
 
 BEFORE, AFTER = "zoo_base", "zoo"  # stages of the runs: the base codec, and the finetuned one
-PAIRED = ("box_AP", "mask_AP", "psnr", "ssim")
-PATTERN = ("lpp2", "lpp4", "lpp8", "prms", "excess_prms")
+BOTH = ("box_AP", "mask_AP", "psnr", "ssim", "lpp2", "lpp4", "lpp8", "prms", "excess_prms")
 
 
 def settings(
@@ -29,22 +29,20 @@ def settings(
 
 
 def read_rows(profile: Profile, split: str) -> pd.DataFrame:
-    """One row a codec, indexed by name: rate; box and mask AP, PSNR and SSIM before and after, with
-    the paired difference and its 95 % interval; the pattern before and after (dB, grey levels)."""
+    """One row for each codec whose runs are finished, indexed by name: rate, AP, PSNR, SSIM and
+    pattern (dB, grey levels) before and after, with the columns of `study.relative`."""
     rows = {}
     for name in profile.zoo.codecs:
+        if not (run_folder(profile, AFTER, name) / "summary.json").exists():
+            continue
         architecture, _, finetune = settings(profile, name)
         before, after = (read_summary(profile, stage, name) for stage in (BEFORE, AFTER))
-        row = {"label": label(architecture), "layers": finetune.layers, "bpp": after[split]["bpp"]}
-        paired = [measure for measure in PAIRED if measure in after[split]]  # masks, or none
-        for measure in (*paired, *PATTERN):
-            row[f"{measure}_before"] = before[split][measure]
-            row[measure] = after[split][measure]
-        for measure in paired:
-            for end in ("", "_low", "_high"):
-                row[f"{measure}_difference{end}"] = after[split][f"{measure}_difference{end}"]
-        seconds = {"seconds_base": before["seconds"], "seconds": after["seconds"]}
-        rows[name] = row | seconds | {"trained_parameters": after["trained_parameters"]}
+        table = pd.DataFrame({"base": before[split], name: after[split]}).T
+        row = {"label": label(architecture), "layers": finetune.layers}
+        row |= {f"{measure}_before": before[split][measure] for measure in BOTH if measure in table}
+        rows[name] = row | relative(table).loc[name].to_dict()
+        rows[name] |= {"seconds_base": before["seconds"], "seconds": after["seconds"]}
+        rows[name] |= {"trained_parameters": after["trained_parameters"]}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("codec")
 
 

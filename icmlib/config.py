@@ -3,19 +3,27 @@
 import dataclasses
 import os
 import re
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal, get_args, get_origin
+from typing import Annotated, Literal, get_args
 
-import dacite
 import yaml
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from pydantic_core import to_json
+
+STRICT = ConfigDict(extra="forbid", strict=True)  # no text, no bool for a number
 
 BRIDGE = "finetuned"  # row of the bridge itself; a profile's bridge_rows are its controls
 
 # of a training; bf16 is faster on GPUs and processors with instructions for it, float32 gives the
 # same numbers, but for rounding, on all. ICMLIB_PRECISION sets what configs have by default.
 Precision = Literal["float32", "bf16"]
+
+_or_empty = BeforeValidator(lambda value: {} if value is None else value)  # `rows: {a: }` in YAML
+Changes = Annotated[dict, _or_empty]  # of a config
 
 
 def project_root() -> Path:
@@ -31,7 +39,7 @@ def project_root() -> Path:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class DataConfig:
     """Which images. Dead leaves are made on first use; other sets are in COCO layout."""
 
@@ -54,7 +62,7 @@ class DataConfig:
         return f"{self.name} in {self.root}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class TaskConfig:
     """The machine: which task network, its weights, and how those are trained."""
 
@@ -71,7 +79,7 @@ class TaskConfig:
     seed: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class CodecConfig:
     """The codec's architecture; see icmlib.codecs.create."""
 
@@ -95,7 +103,7 @@ VGG16_LAYERS = tuple(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class BaseTrainingConfig:
     """Base ICM codec: rate + lambda_mse * MSE + lambda_feature * feature distance."""
 
@@ -111,22 +119,14 @@ class BaseTrainingConfig:
     proxy: Literal["task", "vgg16"] = "task"  # whose features: the task network's, or VGG-16's
     # maps of the proxy vgg16: the paper does not name its own; these five, the last of each stage,
     # are those of LPIPS
-    vgg16_layers: list[str] = field(
+    vgg16_layers: Annotated[list[Literal[VGG16_LAYERS]], Field(min_length=1)] = field(
         default_factory=lambda: ["relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3"]
     )
     precision: Precision = field(default_factory=_precision)
     seed: int = 0
 
-    def __post_init__(self):
-        for layer in self.vgg16_layers:
-            if layer not in VGG16_LAYERS:
-                known = ", ".join(VGG16_LAYERS)
-                raise ValueError(f"unknown layer {layer!r} of VGG-16; known: {known}")
-        if not self.vgg16_layers:
-            raise ValueError("vgg16_layers is empty; name at least one layer")
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class FinetuneConfig:
     """PatchGAN finetuning of the decoder: which layers, which patches, which loss."""
 
@@ -149,11 +149,11 @@ class FinetuneConfig:
     seed: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class ChainConfig:
     """Finetuning of codec and task network by task loss + beta * rate: which parts, how long."""
 
-    parts: list[str] = field(default_factory=list)  # of encoder, decoder, entropy, task
+    parts: list[Literal["encoder", "decoder", "entropy", "task"]] = field(default_factory=list)
     beta: float = 1.0  # on bits per pixel
     batch: int = 4  # images per step
     shards: int = 1  # equal parts of a batch; processes share them
@@ -166,14 +166,8 @@ class ChainConfig:
     precision: Precision = field(default_factory=_precision)
     seed: int = 0
 
-    def __post_init__(self):
-        known = ("encoder", "decoder", "entropy", "task")
-        for part in self.parts:
-            if part not in known:
-                raise ValueError(f"unknown part {part!r}; known: {', '.join(known)}")
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class PointConfig:
     """One rate of study 2: the codec it starts from, and the price of a bit when finetuned."""
 
@@ -181,8 +175,12 @@ class PointConfig:
     quality: int | None = None  # or CompressAI's own weights of this quality
     beta: float = 1.0
 
+    def __post_init__(self):
+        if (self.lambda_mse is None) == (self.quality is None):
+            raise ValueError("give either lambda_mse or quality")
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, config=STRICT)
 class RateTaskConfig:
     """Study 2: a codec at several rates, what of the chain is finetuned, beside which anchors."""
 
@@ -190,12 +188,29 @@ class RateTaskConfig:
     base: BaseTrainingConfig = field(default_factory=lambda: BaseTrainingConfig(lambda_feature=0.0))
     chain: ChainConfig = field(default_factory=ChainConfig)
     points: dict[str, PointConfig] = field(default_factory=dict)  # from the lowest rate
-    configurations: dict[str, dict] = field(default_factory=dict)  # name -> changes of chain
+    configurations: dict[str, Changes] = field(default_factory=dict)  # name -> changes of chain
     only_at: dict[str, list[str]] = field(default_factory=dict)  # name -> points; else all
     bridge: FinetuneConfig = field(default_factory=FinetuneConfig)
     bridge_at: list[str] = field(default_factory=list)  # points whose C-FT codec it repairs
-    bridge_rows: dict[str, dict] = field(default_factory=dict)  # its controls -> changes of bridge
+    bridge_rows: dict[str, Changes] = field(default_factory=dict)  # its controls
     anchors: dict[str, dict] = field(default_factory=dict)  # name -> options, one of them a list
+
+    def __post_init__(self):
+        chains = _changed("configurations", self.chain, self.configurations)
+        controls = _changed("bridge_rows", self.bridge, self.bridge_rows)
+        unknown = set(self.only_at).difference(chains, controls)
+        named, at = {*self.bridge_at}.union(*self.only_at.values()), {*self.bridge_at}
+        trained = self.points_of("C-FT") if "C-FT" in chains else []
+        unlisted = [k for k, v in self.anchors.items() if not isinstance(v.get("quality"), list)]
+        _refuse("configurations without parts", [k for k, v in chains.items() if not v.parts])
+        _refuse("names of other curves", chains.keys() & {"baseline", *self.anchors})
+        _refuse("names of other runs", controls.keys() & {BRIDGE, *chains})
+        _refuse("only_at of no configuration or bridge row", unknown)
+        _refuse(f"no points (there are: {', '.join(self.points)})", named.difference(self.points))
+        _refuse("bridge_at where C-FT is not trained (see only_at)", at.difference(trained))
+        for row in controls:
+            _refuse(f"only_at of {row} outside bridge_at", set(self.only_at.get(row, [])) - at)
+        _refuse("anchors without a list of qualities", unlisted)
 
     def points_of(self, configuration: str) -> list[str]:
         """The points at which a configuration is trained."""
@@ -207,33 +222,33 @@ class RateTaskConfig:
         return [(p, row) for p in self.bridge_at for row in rows if p in self.only_at.get(row, [p])]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class ZooCodecConfig:
     """One codec of the zoo: its architecture, and what its base training changes."""
 
     codec: CodecConfig = field(default_factory=CodecConfig)
-    base: dict = field(default_factory=dict)  # changes of the profile's base
+    base: Changes = field(default_factory=dict)  # changes of the profile's base
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class ZooConfig:
     """The codec zoo: study 1's base training and finetuning, for other codecs."""
 
     codecs: dict[str, ZooCodecConfig] = field(default_factory=dict)  # by name of the run
-    finetune: dict = field(default_factory=dict)  # changes of the profile's finetune
+    finetune: Changes = field(default_factory=dict)  # changes of the profile's finetune
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class EvaluationConfig:
     """How a codec is measured."""
 
     resamples: int = 1000  # bootstrap, test split
     resamples_val: int = 100  # val only chooses
-    vgg: bool = False  # allow torchvision to download VGG-16's weights for the VGG distance
+    vgg: bool = False  # allow a download of VGG-16 (528 MB) for the VGG distance
     image_dir: str | None = None  # photographs for 06_figures; none: those of scikit-image
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class SpeedConfig:
     """How much 07_speed measures."""
 
@@ -249,7 +264,7 @@ class SpeedConfig:
     rows: int = 7  # of the profile, from the first
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Profile:
     """Everything that differs between a laptop and a cluster."""
 
@@ -267,8 +282,17 @@ class Profile:
     rate_task: RateTaskConfig = field(default_factory=RateTaskConfig)
     zoo: ZooConfig = field(default_factory=ZooConfig)
     speed: SpeedConfig = field(default_factory=SpeedConfig)
-    rows: dict[str, dict] = field(default_factory=dict)  # Table 1: name -> what it changes
+    # Table 1: name -> changes of finetune
+    rows: Annotated[dict[str, Changes], _or_empty] = field(default_factory=dict)
     main_rows: list[str] = field(default_factory=list)  # of a short study 1; none: all
+
+    def __post_init__(self):
+        _changed("rows", self.finetune, self.rows)
+        _changed("zoo", self.finetune, {"finetune": self.zoo.finetune})
+        _changed("zoo.codecs", self.base, {k: codec.base for k, codec in self.zoo.codecs.items()})
+        _refuse("names of other rows", self.rows.keys() & {"base", "gaussian", "bilateral"})
+        unknown = set(self.main_rows).difference(self.rows)
+        _refuse(f"main_rows that are no rows (there are: {', '.join(self.rows)})", unknown)
 
     @property
     def provenance(self) -> dict[str, str | int]:
@@ -277,53 +301,55 @@ class Profile:
         return facts | ({"numbers": "mean nothing: a trial"} if self.meaningless else {})
 
 
-def from_dict(cls: type, values: dict):
-    """A config from plain values.
+def _changed(where: str, config, rows: dict[str, dict]) -> dict:
+    """The config with the changes of each row, which its errors name."""
+    values = dataclasses.asdict(config)
+    values = {row: values | changes for row, changes in rows.items()}
+    return from_dict(dict[str, type(config)], values, where)
+
+
+def _refuse(why: str, names: Iterable[str]) -> None:
+    if names := sorted(names):
+        raise ValueError(f"{why}: {', '.join(names)}")
+
+
+def from_dict(kind: type, values: dict, where: str = ""):
+    """A config, or a dict of configs, from plain values.
+
+    Args:
+        where: what errors start with; else the type's name.
 
     Raises:
-        ValueError: an unknown key (with the nearest right name) or a value of the wrong type.
+        ValueError: unknown keys (with the nearest right name) or values of the wrong type.
     """
-    types = {f.name: f.type for f in dataclasses.fields(cls)}
-    for key in values:
-        if key not in types:
-            near = get_close_matches(str(key), types, 1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise ValueError(
-                f"{cls.__name__}: unknown key {key!r}{hint}; known: {', '.join(types)}"
-            )
-        if types[key] is float and isinstance(values[key], str):
-            raise ValueError(
-                f'{cls.__name__}: field "{key}" is a number, not {values[key]!r} '
-                f"(YAML reads 1e-3 as text and 1.0e-3 as a number)"
-            )
-        choices = get_args(types[key]) if get_origin(types[key]) is Literal else ()
-        if choices and values[key] not in choices:
-            raise ValueError(
-                f'{cls.__name__}: field "{key}" is {values[key]!r}; known: {", ".join(choices)}'
-            )
-        if isinstance(values[key], bool) and types[key] in (int, float):
-            raise ValueError(f'{cls.__name__}: field "{key}" is a number, not {values[key]}')
-    parts = {key: _part(types[key], value) for key, value in values.items()}
-    try:
-        return dacite.from_dict(cls, parts, dacite.Config(strict=True))
-    except dacite.DaciteError as error:
-        raise ValueError(f"{cls.__name__}: {error}") from None
+    try:  # as JSON: strict pydantic takes no dict for a dataclass otherwise
+        return TypeAdapter(kind).validate_json(to_json(values))
+    except ValidationError as error:
+        errors = [_explained(where or kind.__name__, kind, each) for each in error.errors()]
+        raise ValueError("\n".join(errors)) from None
 
 
-def _part(cls: type, value):
-    """A config within a config, or a dict of them by name; what is neither, as it is."""
-    if dataclasses.is_dataclass(cls) and isinstance(value, dict):
-        return from_dict(cls, value)
-    named = get_args(cls)[-1] if get_origin(cls) is dict else None
-    if not dataclasses.is_dataclass(named) or not isinstance(value, dict):
-        return value
-    parts = {}
-    for name, part in value.items():
-        try:
-            parts[name] = _part(named, part)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from None
-    return parts
+def _explained(where: str, kind: type, error: dict) -> str:
+    """One of pydantic's errors, with the path of the key."""
+    where, value, why = ".".join(map(str, (where, *error["loc"]))), error["input"], error["msg"]
+    if error["type"] == "value_error":  # of ours
+        return f"{where}: {error['ctx']['error']}"
+    if error["type"] == "unexpected_keyword_argument":
+        return f"{where}: unknown key{_nearest(kind, *error['loc'])}"
+    if error["type"] == "float_type" and isinstance(value, str):
+        why += " (YAML reads 1e-3 as text and 1.0e-3 as a number)"
+    return f"{where} is {value!r:.60}: {why}"
+
+
+def _nearest(kind: type, *path: str) -> str:
+    """What the last key of the path could have been; before it are fields, and keys of dicts."""
+    *steps, key = path
+    for step in steps:
+        kind = get_args(kind)[-1] if get_args(kind) else kind.__dataclass_fields__[step].type
+    known = [each.name for each in dataclasses.fields(kind)]
+    near = get_close_matches(key, known, 1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return f"{hint}; known: {', '.join(known)}"
 
 
 def replace(config, changes: dict):
@@ -334,8 +360,8 @@ def replace(config, changes: dict):
 def from_scratch(profile: Profile) -> Profile:
     """The profile without its weights files: notebooks 01 and 02 train task network and base codec.
     Published weights, which have a name and no file, stay."""
-    weights = profile.task.weights
-    task = replace(profile.task, {"weights": None}) if is_file(weights) else profile.task
+    weights = None if is_file(profile.task.weights) else profile.task.weights
+    task = dataclasses.replace(profile.task, weights=weights)
     name = f"{profile.name}-scratch"
     return dataclasses.replace(profile, name=name, task=task, base_weights=None)
 
@@ -348,87 +374,19 @@ def is_file(weights: str | None) -> bool:
 def with_seed(profile: Profile, seed: int) -> Profile:
     """The profile with another seed of its trainings, the base codec's included; the data and the
     machine stay."""
+
+    def seeded(config, *parts: str) -> dict:
+        return {part: dataclasses.replace(getattr(config, part), seed=seed) for part in parts}
+
     study = profile.rate_task
-    study = dataclasses.replace(
-        study,
-        **{
-            part: replace(getattr(study, part), {"seed": seed})
-            for part in ("base", "chain", "bridge")
-        },
-    )
     return dataclasses.replace(
         profile,
         name=f"{profile.name}-seed{seed}",
         seed=seed,
         base_weights=None,
-        base=replace(profile.base, {"seed": seed}),
-        finetune=replace(profile.finetune, {"seed": seed}),
-        rate_task=study,
+        rate_task=dataclasses.replace(study, **seeded(study, "base", "chain", "bridge")),
+        **seeded(profile, "base", "finetune"),
     )
-
-
-def check_rate_task(study: RateTaskConfig) -> None:
-    """Raises ValueError for settings of study 2 that do not go together."""
-    for name, changes in study.configurations.items():
-        try:
-            parts = replace(study.chain, changes).parts
-        except ValueError as error:
-            raise ValueError(f"configuration {name!r}: {error}") from None
-        if name == "baseline" or name in study.anchors:
-            raise ValueError(f"configuration {name!r} has the name of another curve; rename it")
-        if not parts:
-            raise ValueError(f"configuration {name!r} trains nothing; give it parts")
-    for name, point in study.points.items():
-        if (point.lambda_mse is None) == (point.quality is None):
-            raise ValueError(f"point {name!r}: give either lambda_mse or quality")
-    named = [*study.bridge_at, *(each for points in study.only_at.values() for each in points)]
-    for point in named:
-        if point not in study.points:
-            raise ValueError(f"unknown point {point!r}; there are: {', '.join(study.points)}")
-    untrained = set(study.bridge_at) - set(study.only_at.get("C-FT", study.points))
-    if untrained:
-        raise ValueError(f"bridge_at {sorted(untrained)}: C-FT is not trained there; see only_at")
-    for name in study.only_at:
-        if name not in {**study.configurations, **study.bridge_rows}:
-            raise ValueError(f"only_at names {name!r}, which is no configuration or bridge row")
-    for name, changes in study.bridge_rows.items():
-        outside = set(study.only_at.get(name, study.bridge_at)) - set(study.bridge_at)
-        if name in ("finetuned", *study.configurations):
-            raise ValueError(f"bridge row {name!r} has the name of another run; rename it")
-        if outside:
-            raise ValueError(f"bridge row {name!r}: {sorted(outside)} are not among bridge_at")
-        try:
-            replace(study.bridge, changes)
-        except ValueError as error:
-            raise ValueError(f"bridge row {name!r}: {error}") from None
-    if study.bridge_at and "C-FT" not in study.configurations:
-        raise ValueError("bridge_at needs a configuration C-FT, whose decoder it repairs")
-    for name, options in study.anchors.items():
-        if not isinstance(options.get("quality"), list):
-            raise ValueError(f"anchor {name!r} needs a list of qualities")
-
-
-def check_zoo(profile: Profile) -> None:
-    """Raises ValueError for settings of the codec zoo that its trainings would refuse."""
-    try:
-        replace(profile.finetune, profile.zoo.finetune)
-    except ValueError as error:
-        raise ValueError(f"zoo: {error}") from None
-    for name, codec in profile.zoo.codecs.items():
-        try:
-            replace(profile.base, codec.base)
-        except ValueError as error:
-            raise ValueError(f"zoo, codec {name!r}: {error}") from None
-
-
-def check_row(finetune: FinetuneConfig, row: str, changes: dict) -> None:
-    """Raises ValueError, with the row's name, for wrong settings or a name that is taken."""
-    if row in ("base", "gaussian", "bilateral"):
-        raise ValueError(f"row {row!r} has the name of another row of the table; rename it")
-    try:
-        replace(finetune, changes)
-    except ValueError as error:
-        raise ValueError(f"row {row!r}: {error}") from None
 
 
 def load_profile(name: str | Path) -> Profile:
@@ -440,14 +398,14 @@ def load_profile(name: str | Path) -> Profile:
         ValueError: not YAML, unknown keys or wrong types, anywhere in the file or in a row.
     """
     path = Path(name)
-    if (seeded := re.fullmatch(r"(.+)-seed(\d+)", str(name))) and not path.exists():
-        if seeded[2] != str(int(seeded[2])) or int(seeded[2]) == 0:
-            raise ValueError(
-                f"profile {name!r}: a seed is 1, 2, ...; {seeded[1]!r} itself is seed 0"
-            )
-        return with_seed(load_profile(seeded[1]), int(seeded[2]))
-    if str(name).endswith("-scratch") and not path.exists():
-        return from_scratch(load_profile(str(name).removesuffix("-scratch")))
+    if not path.exists():
+        if seeded := re.fullmatch(r"(.+)-seed(\d+)", str(name)):
+            plain, seed = seeded.groups()
+            if seed.startswith("0"):
+                raise ValueError(f"profile {name!r}: a seed is 1, 2, ...; {plain!r} itself is 0")
+            return with_seed(load_profile(plain), int(seed))
+        if str(name).endswith("-scratch"):
+            return from_scratch(load_profile(str(name).removesuffix("-scratch")))
     if path.suffix != ".yaml":
         path = project_root() / "notebooks" / "profiles" / f"{name}.yaml"
     if not path.exists():
@@ -455,20 +413,8 @@ def load_profile(name: str | Path) -> Profile:
         raise FileNotFoundError(f"profile {path} does not exist; there are: {known}")
     try:
         values = yaml.safe_load(path.read_text()) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"profile {path} is not valid YAML: {error}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"profile {path} holds no stages but {values!r:.40}")
-    try:
-        values["rows"] = {name: row or {} for name, row in (values.get("rows") or {}).items()}
-        profile = from_dict(Profile, {"name": path.stem, **values})
-        for row, changes in profile.rows.items():
-            check_row(profile.finetune, row, changes)
-        for row in profile.main_rows:
-            if row not in profile.rows:
-                raise ValueError(f"main_rows: {row!r} is no row; there are: {list(profile.rows)}")
-        check_rate_task(profile.rate_task)
-        check_zoo(profile)
-    except ValueError as error:
+        if not isinstance(values, dict):
+            raise ValueError(f"it holds no stages but {values!r:.40}")
+        return from_dict(Profile, {"name": path.stem, **values})
+    except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"profile {path}: {error}") from None
-    return profile

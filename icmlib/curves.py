@@ -90,10 +90,9 @@ FINDING = ["finding", "measure", "value", "low", "high", "verdict", "reason"]  #
 def findings(curves: dict[str, Curve]) -> pd.DataFrame:
     """The paper's findings on these curves: the figure, its interval, whether it holds.
 
-    One rule for all: a finding holds where the whole interval says so, does not where the whole
-    interval says the contrary, and is undecided in between. Where there is no figure (the curves do
-    not overlap enough) it cannot be said, and the reason is given. The paper's conventional anchor
-    is VVC; where that was not measured, HEVC stands for it.
+    The rule is that of `verdict`. Where there is no figure (the curves do not overlap enough) it
+    cannot be said, and the reason is given. The paper's conventional anchor is VVC; where that was
+    not measured, HEVC stands for it.
     """
     rows = []
     anchor = next((name for name in ANCHORS if name in curves), None)
@@ -138,11 +137,29 @@ def _delta(curves: dict[str, Curve], reference: str, name: str) -> dict:
     return figures | {"reason": found.reason}
 
 
-def finding(text: str, measure: str, found: dict, at_least: float = 0.0) -> dict:
-    """A row of `findings`: `found` has value, low and high of what is to be `at_least` so much."""
-    low, high = found["low"], found["high"]
-    if not np.isfinite(found["value"] + low + high):
+def figures(row, column: str, scale: float = 1.0) -> dict[str, float]:
+    """`value`, `low` and `high` of a table's row: a column, and its `_low` and `_high`."""
+    ends = {"value": "", "low": "_low", "high": "_high"}
+    return {end: scale * float(row[f"{column}{suffix}"]) for end, suffix in ends.items()}
+
+
+def finding(text: str, measure: str, found: dict, **bound: float) -> dict:
+    """A row of `findings`: `found` has value, low and high of what is bounded, by default from
+    below by 0; see `verdict`."""
+    said = verdict(found["low"], found["high"], **bound or {"at_least": 0.0})
+    if not np.isfinite(found["value"]):
         said = "cannot be said"
-    else:
-        said = "holds" if low >= at_least else "does not hold" if high < at_least else "undecided"
     return {"finding": text, "measure": measure, "verdict": said, "reason": ""} | found
+
+
+def verdict(
+    low: float, high: float, at_least: float | None = None, at_most: float | None = None
+) -> str:
+    """What a 95 % interval says of a claim about its figure: it `holds` where the whole interval
+    says so, `does not hold` where the whole interval says the opposite, and is `undecided` in
+    between. Without an interval it `cannot be said`."""
+    if at_most is not None:
+        low, high, at_least = -high, -low, -at_most
+    if not np.isfinite(low + high):
+        return "cannot be said"
+    return "holds" if low >= at_least else "does not hold" if high < at_least else "undecided"

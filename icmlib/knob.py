@@ -8,10 +8,18 @@ import pandas as pd
 from icmlib import codecs
 from icmlib.codecs import Decoders
 from icmlib.config import Profile
+from icmlib.curves import FINDING, figures, finding
 from icmlib.evaluate import Evaluation, compare, evaluate, save_evaluation, summarize
 from icmlib.runs import Run, read_summary
 
-BETTER = {"mask_AP": 1, "box_AP": 1, "psnr": 1, "ssim": 1, "feature": -1}  # up, or down
+UP, DOWN = {"at_least": 0.0}, {"at_most": 0.0}
+BETTER = {
+    "mask_AP": ("mask AP", UP),
+    "box_AP": ("box AP", UP),
+    "psnr": ("PSNR", UP),
+    "ssim": ("SSIM", UP),
+    "feature": ("feature distance", DOWN),
+}
 Turn = Callable[[float], object]  # place between the decoders, 0 to 1 -> codec
 
 
@@ -56,15 +64,16 @@ def table(
     evaluations: dict[tuple[str, float], Evaluation],
     base: Evaluation,
 ) -> pd.DataFrame:
-    """A row an evaluation of `trace`, both decoders and the low-impact model: all measures, and
-    paired differences from the machine's decoder with their 95 % intervals.
+    """One row for each evaluation of `trace`, the base codec and the two finetuned rows: all
+    measures, and paired differences from the base codec with their 95 % intervals.
 
-    Columns `way` (knob, blend, low impact) and `place` (0 to 1; none for low impact) say which.
+    Columns `way` (knob, blend, or the low-impact row) and `place` (0 to 1; none for that row) say
+    which.
     """
     ends = {
-        "machine": ("knob", 0.0, read_summary(profile, "base_codec", "base")),
-        "human": ("knob", 1.0, read_summary(profile, "finetune", human)),
-        "low impact": ("low impact", None, read_summary(profile, "finetune", low_impact)),
+        "base": ("knob", 0.0, read_summary(profile, "base_codec", "base")),
+        human: ("knob", 1.0, read_summary(profile, "finetune", human)),
+        low_impact: (low_impact, None, read_summary(profile, "finetune", low_impact)),
     }
     rows = {
         n: {"way": way, "place": place} | found["test"] for n, (way, place, found) in ends.items()
@@ -79,25 +88,14 @@ def table(
 def against(
     reference: Evaluation, evaluations: dict[str, Evaluation], resamples: int
 ) -> pd.DataFrame:
-    """Paired differences from `reference` with 95 % intervals, and what they say: `better`,
-    `worse`, or `undecided` where the interval holds zero."""
+    """Whether each is no worse than the reference, measure by measure: `curves.findings` of the
+    paired differences, and the row's name."""
     rows = []
     for name, each in evaluations.items():
         paired = compare(reference, each, resamples)
         for measure in [m for m in BETTER if f"{m}_difference" in paired]:
-            value, low, high = (
-                paired[f"{measure}_difference{end}"] for end in ("", "_low", "_high")
-            )
-            sign = (low > 0) - (high < 0)
-            verdict = {0: "undecided", 1: "better", -1: "worse"}[sign * BETTER[measure]]
-            rows.append(
-                {
-                    "row": name,
-                    "measure": measure,
-                    "difference": value,
-                    "low": low,
-                    "high": high,
-                    "verdict": verdict,
-                }
-            )
-    return pd.DataFrame(rows).set_index(["row", "measure"])
+            text, bound = BETTER[measure]
+            found = figures(paired, f"{measure}_difference")
+            text = f"{name}: {text} not worse"
+            rows.append({"row": name} | finding(text, measure, found, **bound))
+    return pd.DataFrame(rows, columns=["row", *FINDING])

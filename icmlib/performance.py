@@ -56,6 +56,18 @@ def exact() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Inside, PyTorch computes with one thread. Several cut sums in other ways, and now and then a
+    latent is then rounded to another integer: the same image would have other bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
 def channels_last(*modules: nn.Module, optimizers: tuple = ()) -> Iterator[None]:
     """Inside, the modules convolve channels-last maps; after, their weights lie as before. Those
     stay as they are that hold a layer which would write past its memory (`_overruns`).

@@ -36,11 +36,9 @@ class _Array:
         self.array = flat[: math.prod(shape)].reshape(shape, order="F" if fortran else "C")
 
 
-class _Scalar:
+def _scalar(kind: _Type, data: bytes | str) -> np.generic:
     """In place of `numpy.core.multiarray.scalar`."""
-
-    def __init__(self, kind: _Type, data: bytes | str):
-        self.array = np.frombuffer(_bytes(data), kind.dtype)[0]
+    return np.frombuffer(_bytes(data), kind.dtype)[0]
 
 
 def _bytes(text: bytes | str = b"", *_) -> bytes:
@@ -53,9 +51,9 @@ ADMITTED = {
     ("numpy", "dtype"): _Type,
     ("numpy", "ndarray"): _Array,
     ("numpy.core.multiarray", "_reconstruct"): _Array,
-    ("numpy.core.multiarray", "scalar"): _Scalar,
+    ("numpy.core.multiarray", "scalar"): _scalar,
     ("numpy._core.multiarray", "_reconstruct"): _Array,  # numpy 2
-    ("numpy._core.multiarray", "scalar"): _Scalar,
+    ("numpy._core.multiarray", "scalar"): _scalar,
     ("_codecs", "encode"): _bytes,
     ("__builtin__", "bytes"): _bytes,
     ("collections", "OrderedDict"): dict,
@@ -79,13 +77,13 @@ def read(path: Path) -> dict:
     with path.open("rb") as stream:
         try:
             return _arrays(_Unpickler(stream, encoding="latin1").load())
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError) as error:
-            raise pickle.UnpicklingError(f"not a whole pickle of arrays: {error}") from error
+        except Exception as error:  # a broken program can go wrong in any way
+            raise pickle.UnpicklingError(f"{path} is no pickle of arrays: {error}") from error
 
 
 def _arrays(thing):
     """What was read, with numpy's own arrays for our stand-ins."""
-    if isinstance(thing, _Array | _Scalar):
+    if isinstance(thing, _Array):
         return thing.array
     if isinstance(thing, dict):
         return {key: _arrays(value) for key, value in thing.items()}

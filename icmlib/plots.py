@@ -1,10 +1,13 @@
 """Figures. Each function returns a matplotlib figure; `Run.figure` stamps and saves it."""
 
+import textwrap
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 import torch
+import torch.nn.functional as F
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, SymmetricalLogLocator
 
@@ -78,17 +81,25 @@ def _instances(axis, prediction: dict, names: list[str], min_score: float) -> No
     axis.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
 
 
-def crops(variants: dict[str, torch.Tensor], captions: dict[str, str], box: tuple) -> Figure:
+def crops(
+    variants: dict[str, torch.Tensor],
+    captions: dict[str, str],
+    box: tuple,
+    labels: dict[str, str] | None = None,
+) -> Figure:
     """One image in several versions: whole above, the same crop enlarged below.
 
     Args:
         variants: name -> image (3, H, W).
-        captions: name -> line below the name.
+        captions: name -> line below the crop.
         box: top, left and size of the crop in px.
+        labels: name -> what it is, below the name.
     """
     top, left, size = box
+    labels = {name: textwrap.fill((labels or {}).get(name, ""), 28) for name in variants}
+    lines = max(len(text.splitlines()) for text in labels.values())
     height, width = next(iter(variants.values())).shape[-2:]
-    heights = (2.0 * height / width + 0.4, 2.1)  # of wholes, with their titles, and of crops
+    heights = (2.0 * height / width + 0.2 + 0.14 * lines, 2.2)  # with titles, with captions
     figure, axes = plt.subplots(
         2,
         len(variants),
@@ -98,11 +109,29 @@ def crops(variants: dict[str, torch.Tensor], captions: dict[str, str], box: tupl
         layout="constrained",
     )
     for column, (name, image) in enumerate(variants.items()):
-        _show(axes[0, column], image, f"{name}\n{captions.get(name, '')}")
+        above, below = axes[:, column]
+        _show(above, image)
+        above.set_title(name, size=10, weight="bold", pad=4 + 10 * lines)
+        above.annotate(
+            labels[name], (0.5, 1), (0, 9 * lines), "axes fraction", "offset points",
+            ha="center", va="top", size=7.5,
+        )  # fmt: skip
         frame = plt.Rectangle((left - 0.5, top - 0.5), size, size, fill=False, ec="w", lw=1)
-        axes[0, column].add_patch(frame)
-        _show(axes[1, column], image[:, top : top + size, left : left + size], zoom=True)
+        above.add_patch(frame)
+        _show(below, image[:, top : top + size, left : left + size], zoom=True)
+        below.annotate(
+            captions.get(name, ""), (0.5, 0), (0, -3), "axes fraction", "offset points",
+            ha="center", va="top", size=9,
+        )  # fmt: skip
     return figure
+
+
+def differing_crop(a: torch.Tensor, b: torch.Tensor, size: int) -> tuple[int, int, int]:
+    """Top, left and size of the square in which two images (3, H, W) differ most."""
+    size = min(size, *a.shape[-2:])
+    difference = (a - b).square().mean(0, keepdim=True)[None]
+    sums = F.avg_pool2d(difference, size, stride=1)[0, 0]
+    return *divmod(int(sums.argmax()), sums.shape[-1]), size
 
 
 def training_curves(log: pd.DataFrame, columns: list[str], window: int = 25) -> Figure:
@@ -150,31 +179,32 @@ def rate_check(per_image: pd.DataFrame) -> Figure:
     return figure
 
 
-def trade_off(table: pd.DataFrame, limit: float, measure: str = "mask_AP") -> Figure:
+def trade_off(table: pd.DataFrame, change: float, removed: float, measure: str) -> Figure:
     """What each row costs the machine against what it leaves of the pattern.
 
     Args:
-        table: `label`, `removed` (%), `<measure>_change` (%) with `_low` and `_high`.
-        limit: line at this change in %.
+        table: indexed by row; `removed` (%), `<measure>_change` (%) with `_low` and `_high`.
+        change, removed: lines at these limits, in %.
+        measure: of the machine, `mask_AP` or `box_AP`.
     """
     figure, axes = _axes(1, 1, 7.5, 4.6)
     axis = axes[0, 0]
-    for i, (_, row) in enumerate(table.iterrows()):
+    for i, (name, row) in enumerate(table.iterrows()):
         colour = COLOURS[i % len(COLOURS)]
-        change, low, high = (row[f"{measure}_change{end}"] for end in ("", "_low", "_high"))
+        value, low, high = (row[f"{measure}_change{end}"] for end in ("", "_low", "_high"))
         axis.errorbar(
             row["removed"],
-            change,
-            [[change - low], [high - change]],
+            value,
+            [[value - low], [high - value]],
             fmt="osD^v"[i // 10],
             color=colour,
             ms=5,
             lw=0.8,
-            label=row["label"],
+            label=name,
         )
     axis.axhline(0, color="0.3", lw=0.8)
-    axis.axhline(limit, color=BASE, lw=0.8, ls="--")
-    axis.axvline(90, color="0.6", lw=0.8, ls="--")
+    axis.axhline(change, color=BASE, lw=0.8, ls="--")
+    axis.axvline(removed, color="0.6", lw=0.8, ls="--")
     axis.set(
         xlabel="excess pattern removed (% of PRMS)",
         ylabel=f"{measure.replace('_', ' ')} against base (%)",
@@ -191,14 +221,16 @@ def forest(table: pd.DataFrame, panels: dict[str, str]) -> Figure:
     """A line a row of the table, a panel a measure: the value with its interval.
 
     Args:
-        table: `label` and, for each measure, `<measure>`, `<measure>_low`, `<measure>_high`.
+        table: indexed by row; `label` and, for each measure, `<measure>`, `<measure>_low` and
+            `<measure>_high`.
         panels: measure -> axis label.
     """
+    names = [f"{name} ({label})" for name, label in table["label"].items()]
     height = max(1.8, 0.26 * len(table) + 0.8)
     figure, axes = plt.subplots(
         1,
         len(panels),
-        figsize=(2.2 * len(panels) + 1.6, height),
+        figsize=(2.2 * len(panels) + 2.6, height),
         sharey=True,
         layout="constrained",
         squeeze=False,
@@ -212,7 +244,7 @@ def forest(table: pd.DataFrame, panels: dict[str, str]) -> Figure:
         axis.plot(value, y, "o", ms=3.5, color=FINETUNED)
         axis.axvline(0, color="0.4", lw=0.8)
         axis.set(xlabel=label, yticks=y)
-        axis.set_yticklabels(table["label"], size=7)
+        axis.set_yticklabels(names, size=7)
         axis.grid(alpha=0.3)
     return figure
 
@@ -285,14 +317,15 @@ def knob(table: pd.DataFrame, panels: dict[str, str]) -> Figure:
     intervals as bands; the low-impact model, which is no way, is a level.
 
     Args:
-        table: `way` (knob, blend, low impact), `place` (0 to 1) and, for each measure, `<measure>`
-            and, where there are intervals, `<measure>_low` and `<measure>_high`.
+        table: `way` (knob, blend, or the low-impact row), `place` (0 to 1; none for that row) and,
+            for each measure, `<measure>` and, where there are intervals, `<measure>_low` and
+            `<measure>_high`.
         panels: measure -> axis label.
     """
     columns = 3
     figure, axes = _axes(-(-len(panels) // columns), columns, 3.1, 2.6)
     ends = table[(table["way"] == "knob") & table["place"].isin([0, 1])]
-    level = table[table["way"] == "low impact"].iloc[0]
+    level = table[table["place"].isna()].iloc[0]
     for axis in axes.flat[len(panels) :]:
         axis.set_axis_off()
     for axis, (measure, label) in zip(axes.flat, panels.items()):
@@ -303,7 +336,7 @@ def knob(table: pd.DataFrame, panels: dict[str, str]) -> Figure:
             if f"{measure}_low" in rows:
                 bounds = rows[f"{measure}_low"], rows[f"{measure}_high"]
                 axis.fill_between(rows["place"], *bounds, color=colour, alpha=0.15, lw=0)
-        axis.axhline(level[measure], color=BASE, lw=1.2, ls=":", label="low impact")
+        axis.axhline(level[measure], color=BASE, lw=1.2, ls=":", label=level["way"])
         axis.set(xlabel="machine 0 … 1 human", ylabel=label)
         axis.grid(alpha=0.3)
     axes[0, 0].legend(fontsize=7)

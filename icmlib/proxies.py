@@ -6,8 +6,6 @@ nothing of the task. Its maps, their weights and its warm-up are not known from 
 alike, each per its own variance (`icmlib.metrics.fidelity.feature_distance`).
 """
 
-from operator import itemgetter
-
 import torch
 from torch import nn
 from torchvision.models import VGG16_Weights, vgg16
@@ -35,9 +33,7 @@ class VGG16(nn.Module):
         layers: whose outputs are the features: `relu1_2` is that after the second convolution of
             the first stage, before its pooling.
 
-    Raises:
-        ValueError: no such layer.
-        Else as `icmlib.downloads.read_state`: the weights (528 MB) are downloaded at first use.
+    Raises as `icmlib.downloads.read_state`: the weights (528 MB) are downloaded at first use.
     """
 
     def __init__(self, layers: list[str], weights: str | None = "IMAGENET1K_V1"):
@@ -48,11 +44,8 @@ class VGG16(nn.Module):
         if state:
             network.load_state_dict(state, assign=True)
         relus = [i for i, each in enumerate(network.features) if isinstance(each, nn.ReLU)]
-        ends = {name: relus[VGG16_LAYERS.index(name)] + 1 for name in layers}
-        self.blocks, start = nn.ModuleDict(), 0  # each leads from one map to the next
-        for name, end in sorted(ends.items(), key=itemgetter(1)):
-            self.blocks[name] = network.features[start:end]
-            start = end
+        self.ends = {i: name for i, name in zip(relus, VGG16_LAYERS) if name in layers}
+        self.layers = network.features[: max(self.ends) + 1]
         preset = VGG16_Weights.IMAGENET1K_V1.transforms()
         for name in ("mean", "std"):
             value = torch.tensor(getattr(preset, name)).view(3, 1, 1)
@@ -64,6 +57,8 @@ class VGG16(nn.Module):
         at least 16x16 px for all five stages; gradients reach the images."""
         x = (images.to(self.mean.device) - self.mean) / self.std
         maps = {}
-        for name, block in self.blocks.items():
-            maps[name] = x = block(x)
+        for i, layer in enumerate(self.layers):
+            x = layer(x)
+            if i in self.ends:
+                maps[self.ends[i]] = x
         return maps

@@ -19,7 +19,7 @@ from icmlib.config import (
     project_root,
     replace,
 )
-from icmlib.curves import FINDING, Curve, at_rate, finding, interval
+from icmlib.curves import FINDING, Curve, at_rate, figures, finding, interval
 from icmlib.evaluate import Evaluation, load_evaluation
 from icmlib.metrics import bd, detection
 from icmlib.runs import read_summary, run_folder
@@ -213,33 +213,22 @@ def read_bridges(profile: Profile) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def bridge_findings(table: pd.DataFrame) -> pd.DataFrame:
-    """Whether each bridge (not its controls) reaches its aims, as `curves.findings` has it."""
+def bridge_findings(table: pd.DataFrame, back: float, change: float) -> pd.DataFrame:
+    """Whether the bridges reach their aims, as `curves.findings` has it.
+
+    Args:
+        table: of `read_bridges`.
+        back: the least share of the lost PSNR that is to be back, in %.
+        change: the least change of box mAP, in %.
+    """
     rows = []
-    for row in table[table["row"] == BRIDGE].to_dict("records") if len(table) else []:
-        name, ends = f"the bridge at {row['point']}", {"value": "", "low": "_low", "high": "_high"}
-        back = {end: 100 * row[f"back{suffix}"] for end, suffix in ends.items()}
-        change = {end: row[f"box_AP_change{suffix}"] for end, suffix in ends.items()}
-        text = f"{name} gives at least half of the lost PSNR back"
-        rows.append(finding(text, "% of the loss", back, at_least=50))
-        text = f"{name} costs at most 2 % of box mAP"
-        rows.append(finding(text, "% of box mAP", change, at_least=-2))
+    for row in table.to_dict("records"):
+        name = f"bridge {row['point']}-{row['row']}"
+        text = f"{name}: at least {back:g} % of the lost PSNR back"
+        rows.append(finding(text, "% of the loss", figures(row, "back", 100), at_least=back))
+        text = f"{name}: box mAP at most {-change:g} % down"
+        rows.append(finding(text, "% of mAP", figures(row, "box_AP_change"), at_least=change))
     return pd.DataFrame(rows, columns=FINDING)
-
-
-def across_seeds(profile: Profile, found: pd.DataFrame) -> pd.DataFrame:
-    """Each finding's value by seed, of those whose tables are there, and in how many of them it
-    `holds`: `2 of 3`. A run of another seed than the profile's own has itself alone."""
-    tables = {f"seed {profile.seed}": found.set_index("finding")}
-    for path in sorted((project_root() / "results").glob(f"{profile.name}-seed*")):
-        if (path / "rate_task_findings.csv").exists():
-            name = path.name.removeprefix(f"{profile.name}-seed")
-            tables[f"seed {name}"] = pd.read_csv(path / "rate_task_findings.csv", index_col=0)
-    each = [table.reindex(found["finding"]) for table in tables.values()]
-    held = np.sum([table["verdict"] == "holds" for table in each], axis=0)
-    seeds = pd.DataFrame({"finding": found["finding"].to_list()})
-    seeds["holds"] = [f"{count} of {len(each)}" for count in held]
-    return seeds.assign(**{name: t["value"].to_list() for name, t in zip(tables, each)})
 
 
 # --- pictures ----------------------------------------------------------------------------------

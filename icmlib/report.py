@@ -12,6 +12,7 @@ from icmlib.config import Profile, load_profile, project_root
 from icmlib.runs import git_state, read_json, written
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
+GIVEN = ("data", "task_network")  # stages whose answers are no findings
 QUESTIONS = {  # stage of a notebook that is in the report: what is asked there
     "ablations": "A codec trained for a machine leaves checkerboards in its pictures. Can the "
     "first layers of its decoder be finetuned so that people see a better picture of the same "
@@ -108,7 +109,7 @@ def _first_page(profile: Profile, notebooks: list[Path]) -> list:
     if profile.meaningless:
         banner = '<div class="trial">A trial of the machinery: these numbers mean nothing.</div>'
         head.insert(0, banner)
-    cells = [_text(STYLE + "\n\n".join(head))]
+    cells = [_text("\n\n".join([STYLE, *head]))]
     if (picture := folder / "photograph.png").exists() and "figures" in stages:
         cells += [_picture(picture), _text(f"*{CAPTION}*")]
     if (table := folder / "table1.csv").exists() and "ablations" in stages:
@@ -118,7 +119,8 @@ def _first_page(profile: Profile, notebooks: list[Path]) -> list:
     for number, path in enumerate(notebooks, 1):
         link = f"[{heading(path)}](#chapter-{number})"
         contents.append(f"{number}. {link}")
-        if answer := read_json(path.parent / "summary.json").get("answer"):
+        answer = read_json(path.parent / "summary.json").get("answer")
+        if answer and path.parent.parent.name not in GIVEN:
             findings.append(f"- **{link}** {answer}")
     return [*cells, _text("\n".join(findings)), _text("\n".join(contents))]
 
@@ -139,7 +141,7 @@ def main_rows(table: pd.DataFrame, all_rows: bool = False) -> pd.DataFrame:
     """Table 1 as text: its rows that matter most (base, the paper's main row and low impact, L2
     alone, the best beyond the paper, a filter), or all."""
     ap = "mask_AP" if "mask_AP" in table else "box_AP"
-    beyond = [name for name in table.index if table.get("beyond", pd.Series()).get(name) is True]
+    beyond = list(table.index[table["chosen"]]) if "chosen" in table else []
     names = ["base", "p3x64", "low_impact", "l2", *beyond, "bilateral"]
     names = ["base", *table.index] if all_rows else names
     rows = {}

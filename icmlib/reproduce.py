@@ -44,6 +44,8 @@ def reproduce(profile: str, study: str, cores: int, targets: tuple[str, ...]) ->
             main(words)
         except SystemExit as end:
             code = end.code
+    if not progress.total and not code:
+        click.echo("nothing to do: all of it is there")
     for each in progress.failed:
         click.echo(f"failed: {each}", err=True)
     if code:
@@ -92,12 +94,8 @@ class Progress(logging.Handler):
     def _plan(self, stats: dict) -> None:
         self.left = {rule: n for rule, n in stats.items() if rule not in ("all", "total")}
         self.total = sum(self.left.values())
-        if self.total:
-            click.echo(
-                f"{self.total} to run{self._estimate()}; Ctrl-C stops, the same command resumes"
-            )
-        else:
-            click.echo("nothing to do: all of it is there")
+        estimate = self._estimate()
+        click.echo(f"{self.total} to run{estimate}; Ctrl-C stops, the same command resumes")
 
     def _start(self, record) -> None:
         if record.rule_name in self.left:

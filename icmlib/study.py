@@ -1,20 +1,27 @@
-"""Study 1 as tables: the rows of all runs, the paper's beside them, what is chosen on val, and
-whether the aims hold on test."""
+"""Study 1 as tables: the rows that were run, the paper's beside them, what is chosen on val, and
+whether the aims hold on test. And the sentences in which a notebook answers its question."""
 
 import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.figure import Figure
 
-from icmlib import codecs, datasets, plots, processes
+from icmlib import codecs, datasets, processes
 from icmlib.config import FinetuneConfig, Profile, project_root, replace
-from icmlib.evaluate import compare, load_evaluation
-from icmlib.runs import read_summary, run_folder, written
+from icmlib.curves import FINDING, figures, finding
+from icmlib.evaluate import Evaluation, compare, load_evaluation
+from icmlib.metrics import detection
+from icmlib.runs import Run, read_summary, run_folder, written
 
-AP_LIMIT = -1.6  # %, what the paper's finetuning costs the machine
-GONE = 0.1  # of the base codec's excess pattern may remain
-LPP_LIMIT = 5.0  # dB
+MAIN, LOW_IMPACT = "p3x64", "low_impact"  # the paper's: its main row, and the one for the machine
+
+
+# --- rows --------------------------------------------------------------------------------------
 
 
 def finetuning(profile: Profile, row: str, changes: dict) -> FinetuneConfig:
@@ -34,7 +41,7 @@ def finetuning(profile: Profile, row: str, changes: dict) -> FinetuneConfig:
 
 
 def label(config: FinetuneConfig) -> str:
-    """A row's name in tables, from its settings."""
+    """What a row is, below its name in tables and pictures: its settings."""
     words = [f"{config.patches}x{config.patch_size}"]
     if config.layers != 2:
         words.append(f"{config.layers} layer" + ("s" if config.layers > 1 else ""))
@@ -55,124 +62,113 @@ def task_measure(scores) -> str:
 
 
 def read_rows(profile: Profile, split: str) -> pd.DataFrame:
-    """One row a run (base codec, every finetuning, the post-filters), indexed by name."""
-    runs = {"base": run_folder(profile, "base_codec", "base")}
-    runs |= {name: run_folder(profile, "finetune", name) for name in profile.rows}
-    filters = sorted(run_folder(profile, "post_filter", "x").parent.glob("*/summary.json"))
-    runs |= {path.parent.name: path.parent for path in filters}
-    rows = {}
-    for name, folder in runs.items():
-        summary = json.loads((folder / "summary.json").read_text())
-        kept = ("label", "trained_parameters", "seconds")
-        rows[name] = {key: summary.get(key) for key in kept} | summary[split]
-    table = pd.DataFrame.from_dict(rows, orient="index")
-    return _relative(table.rename_axis("row"))
+    """One row for each finished run on the present base codec, indexed by name: the base codec, the
+    finetunings in the profile's order, the post-filters. With the columns of `relative`."""
+    base = read_summary(profile, "base_codec", "base")
+    runs = {"base": base}
+    for stage, names in (("finetune", profile.rows), ("post_filter", codecs.FILTERS)):
+        for name in names:
+            if _on(base["weights"], run_folder(profile, stage, name)):
+                runs[name] = read_summary(profile, stage, name)
+    facts = ("label", "trained_parameters", "seconds")
+    rows = {
+        name: {key: summary.get(key) for key in facts} | summary[split]
+        for name, summary in runs.items()
+    }
+    return relative(pd.DataFrame.from_dict(rows, orient="index").rename_axis("row"))
 
 
-def _relative(table: pd.DataFrame) -> pd.DataFrame:
-    """Adds AP's change in % of the base codec's, with interval, and the pattern removed."""
-    base, ap = table.loc["base"], task_measure(table)
+def _on(base: str, folder: Path) -> bool:
+    """Whether a run is finished, and was made from the base codec of this fingerprint."""
+    if not (folder / "summary.json").exists():
+        return False
+    return json.loads((folder / "run.json").read_text())["inputs"]["base"] == base
+
+
+def relative(table: pd.DataFrame) -> pd.DataFrame:
+    """Adds what rows change against the row `base`, each with `_low` and `_high`.
+
+    `mask_AP_change`, `box_AP_change`: in % of the base codec's; `removed`: % of its excess pattern
+    (excess PRMS); `peak`: the highest LPP in dB, and its `period` in px.
+    """
+    table = table.copy()
+    base, periods = table.loc["base"], [2, 4, 8]
     for end in ("", "_low", "_high"):
-        table[f"{ap}_change{end}"] = 100 * table[f"{ap}_difference{end}"] / base[ap]
-    table["removed"] = 100 * (1 - table["excess_prms"] / base["excess_prms"])
-    table["gone"] = (table["removed"] >= 100 * (1 - GONE)) & (
-        table[["lpp2", "lpp4", "lpp8"]].max(axis=1) < LPP_LIMIT
-    )
-    table["fidelity_up"] = (table["psnr_difference"] > 0) & (table["ssim_difference"] > 0)
+        for ap in [name for name in ("mask_AP", "box_AP") if name in table]:
+            table[f"{ap}_change{end}"] = 100 * table[f"{ap}_difference{end}"] / base[ap]
+        table[f"peak{end}"] = table[[f"lpp{period}{end}" for period in periods]].max(axis=1)
+    table["period"] = np.take(periods, table[[f"lpp{p}" for p in periods]].to_numpy().argmax(1))
+    for end, other in (("", ""), ("_low", "_high"), ("_high", "_low")):
+        table[f"removed{end}"] = 100 * (1 - table[f"excess_prms{other}"] / base["excess_prms"])
     return table
 
 
-def choose(profile: Profile, val: pd.DataFrame) -> dict[str, str | None]:
-    """Rows chosen on val, each the one of highest AP among those that qualify.
+def choose(val: pd.DataFrame, criterion: str) -> str | None:
+    """The row of highest AP on val among the finetuned ones that are not the paper's and meet the
+    criterion, a query of the table; None where no row does."""
+    theirs = ["base", *codecs.FILTERS, *paper().index]
+    rows = val.drop(index=theirs, errors="ignore").query(criterion).dropna(subset=task_measure(val))
+    return None if rows.empty else rows[task_measure(val)].idxmax()
 
-    finetuned    the paper's loss alone (L2 and adversarial): pattern gone, PSNR and SSIM up
-    low_impact   any loss: PSNR, SSIM and feature distance all better
-    beyond       any loss: pattern gone, PSNR and SSIM up
+
+def aims(
+    test: pd.DataFrame,
+    row: str | None,
+    change: float,
+    removed: float | None = None,
+    peak: float | None = None,
+    feature: float | None = None,
+) -> pd.DataFrame:
+    """Whether a row reaches its aims on test: `curves.findings`; none where the table lacks it.
+    PSNR and SSIM up are always among them.
+
+    Args:
+        change: the least change of AP, in %.
+        removed: the least share of the excess pattern that is to go, in %.
+        peak: the highest lattice peak (LPP) that may be left, in dB.
+        feature: the most that the feature distance may grow.
     """
-    configs = {name: replace(profile.finetune, row) for name, row in profile.rows.items()}
-    paper = [n for n, c in configs.items() if _papers_loss(c)]
-    qualified = {
-        "finetuned": val.loc[paper].query("gone and fidelity_up"),
-        "low_impact": val.loc[list(configs)].query("fidelity_up and feature_difference < 0"),
-        "beyond": val.loc[list(configs)].query("gone and fidelity_up"),
-    }
-    return {
-        role: None if rows.empty else rows[task_measure(rows)].idxmax()
-        for role, rows in qualified.items()
-    }
-
-
-def _papers_loss(config: FinetuneConfig) -> bool:
-    return config.adversarial != "none" and not _extra_terms(config)
-
-
-def _extra_terms(config: FinetuneConfig) -> bool:
-    return bool(config.lambda_feature or config.lambda_lattice or config.lambda_task)
-
-
-def aims(test: pd.DataFrame, chosen: dict[str, str | None]) -> pd.DataFrame:
-    """Each aim with its figure on test and whether it holds."""
-    checks, ap = [], task_measure(test)
+    found, ap = [], task_measure(test)
     machine = ap.replace("_", " ")
 
-    def check(role: str, aim: str, figure: str, holds) -> None:
-        checks.append(
-            {
-                "role": role,
-                "row": chosen[role],
-                "aim": aim,
-                "figure": figure,
-                "holds": bool(holds),
-            }
-        )
+    def check(aim: str, measure: str, column: str, **bound: float) -> None:
+        found.append(finding(f"{row}: {aim}", measure, figures(test.loc[row], column), **bound))
 
-    for role, name in chosen.items():
-        if name is None:
-            check(role, "a row qualifies on val", "none does", False)
-            continue
-        row = test.loc[name]
-        lpp = [row["lpp2"], row["lpp4"], row["lpp8"]]
-        if role != "low_impact":
-            check(
-                role,
-                f"pattern down by {100 * (1 - GONE):.0f} %",
-                f"{row['removed']:.1f} %",
-                row["removed"] >= 100 * (1 - GONE),
-            )
-            figure = " / ".join(f"{v:.1f}" for v in lpp) + " dB"
-            check(role, "LPP below 5 dB at every S", figure, max(lpp) < LPP_LIMIT)
-        change, low, high = (row[f"{ap}_change{end}"] for end in ("", "_low", "_high"))
-        interval = f"{change:+.2f} % [{low:+.2f}, {high:+.2f}]"
-        if np.isnan(change):
-            interval = "n/a: the base codec leaves the machine nothing"
-        if role == "finetuned":
-            check(role, f"{machine} at most 1.6 % down", interval, change >= AP_LIMIT)
-        else:
-            check(role, f"{machine} not below base", interval, high >= 0)
-        if role == "low_impact":
-            feature = f"{row['feature_difference']:+.4f}"
-            check(role, "feature distance down", feature, row["feature_difference"] < 0)
-        fidelity = f"{row['psnr_difference']:+.2f} dB, {row['ssim_difference']:+.3f}"
-        check(role, "PSNR and SSIM up", fidelity, row["fidelity_up"])
-    return pd.DataFrame(checks)
+    if row in test.index:
+        if removed is not None:
+            aim = f"at least {removed:g} % of the excess pattern removed"
+            check(aim, "% of excess PRMS", "removed", at_least=removed)
+        if peak is not None:
+            check(f"no lattice peak above {peak:g} dB", "highest LPP (dB)", "peak", at_most=peak)
+        aim = f"{machine} at most {-change:g} % down" if change else f"{machine} not down"
+        check(aim, f"% of {machine}", f"{ap}_change", at_least=change)
+        if feature is not None:
+            check("feature distance not up", "difference", "feature_difference", at_most=feature)
+        check("PSNR up", "dB", "psnr_difference")
+        check("SSIM up", "difference", "ssim_difference")
+    return pd.DataFrame(found, columns=FINDING)
+
+
+def paper() -> pd.DataFrame:
+    """Table 1 of Le et al., by the names that its rows have here."""
+    return pd.read_csv(project_root() / "data" / "le2022_table1.csv", index_col="row")
 
 
 def beside_paper(test: pd.DataFrame) -> pd.DataFrame:
     """The paper's Table 1 as changes against its own base codec, beside ours: AP in %, PSNR in
     dB, SSIM; and whether the signs agree (a change within 0.5 % of AP counts as none)."""
-    paper = pd.read_csv(project_root() / "data" / "le2022_table1.csv", index_col="row")
-    base = paper.loc["base"]
-    rows = []
-    for name in paper.index.drop("base").intersection(test.index):
+    published = paper()
+    base, rows = published.loc["base"], []
+    for name in published.index.drop("base").intersection(test.index):
         row = {
             "row": name,
-            "label": paper.loc[name, "label"],
+            "label": published.loc[name, "label"],
             "AP": test.loc[name, f"{task_measure(test)}_change"],
-            "AP_paper": 100 * (paper.loc[name, "mAP"] / base["mAP"] - 1),
+            "AP_paper": 100 * (published.loc[name, "mAP"] / base["mAP"] - 1),
         }
         for measure in ("psnr", "ssim"):
             row[measure] = test.loc[name, f"{measure}_difference"]
-            row[f"{measure}_paper"] = paper.loc[name, measure] - base[measure]
+            row[f"{measure}_paper"] = published.loc[name, measure] - base[measure]
         signs = {m: _sign(row[m], m) == _sign(row[f"{m}_paper"], m) for m in ("AP", "psnr", "ssim")}
         differing = [m for m, same in signs.items() if not same]
         row["agrees"] = "yes" if not differing else "not in " + ", ".join(differing)
@@ -185,16 +181,28 @@ def _sign(value: float, measure: str) -> float:
     return 0.0 if measure == "AP" and abs(value) < 0.5 else float(np.sign(value))
 
 
-def l2_and_adversarial(profile: Profile) -> tuple[str | None, list[str]]:
-    """The row trained with L2 alone, and those that differ from it only in the adversarial term."""
-    configs = {name: replace(profile.finetune, row) for name, row in profile.rows.items()}
+def one_change(configs: dict[str, FinetuneConfig], reference: str) -> dict[str, str]:
+    """The rows that differ from the reference in one setting, and in which: `layers 3`."""
+    settings = {name: asdict(config) for name, config in configs.items()}
+    own = settings.get(reference, {})
+    changes = {
+        name: [f"{key} {value}" for key, value in each.items() if value != own.get(key)]
+        for name, each in settings.items()
+    }
+    return {name: each[0] for name, each in changes.items() if len(each) == 1}
+
+
+def l2_and_adversarial(profile: Profile, rows: Iterable[str]) -> tuple[str | None, list[str]]:
+    """Of these rows, the one trained with L2 alone, and those that differ from it only in the
+    adversarial term."""
+    extra = {"lambda_feature": 0.0, "lambda_lattice": 0.0, "lambda_task": 0.0}
     neutral = {"adversarial": "none", "lambda_adversarial": 0.0}
-    alone = [n for n, c in configs.items() if c.adversarial == "none" and not _extra_terms(c)]
+    configs = {n: replace(profile.finetune, profile.rows[n]) for n in rows if n in profile.rows}
+    alone = [n for n, c in configs.items() if c == replace(c, extra | {"adversarial": "none"})]
     if not alone:
         return None, []
     rest = {name: replace(config, neutral) for name, config in configs.items()}
-    same = [name for name in configs if rest[name] == rest[alone[0]]]
-    return alone[0], [name for name in same if name not in alone]
+    return alone[0], [n for n in configs if rest[n] == rest[alone[0]] and n not in alone]
 
 
 def paired_rows(profile: Profile, reference: str, names: list[str]) -> pd.DataFrame:
@@ -216,33 +224,147 @@ def paired_rows(profile: Profile, reference: str, names: list[str]) -> pd.DataFr
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("row")
 
 
-def load_variants(profile: Profile, chosen: dict[str, str | None]) -> dict:
-    """Codecs by name: base, the chosen finetuned ones, and the post-filters on the base codec."""
+def kept(before: Evaluation, after: Evaluation, kind: str, resamples: int) -> dict[str, float]:
+    """How much of the AP of `before` is left, in %: `kept`, with its paired 95 % interval.
+
+    Args:
+        kind: `mask` or `box`.
+    """
+    matches = before.matches[kind], after.matches[kind]
+    whole = detection.average_precision(matches[0])["AP"]
+    paired = detection.paired_bootstrap(*matches, resamples, rng=np.random.default_rng(0))
+    scale = 100 / whole if whole else np.nan
+    ends = {"kept": "difference", "kept_low": "low", "kept_high": "high"}
+    return {name: scale * (whole + paired[end]) for name, end in ends.items()}
+
+
+def across_seeds(profile: Profile, found: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Each finding's value by seed, and in how many of them it `holds`: `2 of 3`. A run of another
+    seed than the profile's own has itself alone.
+
+    Args:
+        found: `curves.findings` of this profile.
+        name: of the table that the same notebook wrote for the other seeds, where it ran here.
+    """
+    tables = {f"seed {profile.seed}": found}
+    for path in sorted((project_root() / "results").glob(f"{profile.name}-seed*/{name}.csv")):
+        seed = path.parent.name.removeprefix(f"{profile.name}-seed")
+        if seed.isdigit():
+            tables[f"seed {seed}"] = pd.read_csv(path)
+    each = [table.set_index("finding").reindex(found["finding"]) for table in tables.values()]
+    held = np.sum([table["verdict"] == "holds" for table in each], axis=0)
+    seeds = pd.DataFrame({"finding": found["finding"].to_list()})
+    seeds["holds"] = [f"{count} of {len(each)}" for count in held]
+    return seeds.assign(**{seed: t["value"].to_list() for seed, t in zip(tables, each)})
+
+
+# --- pictures ----------------------------------------------------------------------------------
+
+
+def load_variants(profile: Profile, rows: Iterable[str]) -> dict:
+    """Codecs by the names of their rows: the base codec, finetuned ones, filters after the base."""
     base = codecs.load(
         profile.codec, run_folder(profile, "base_codec", "base") / "final.safetensors"
     )
     variants = {"base": base}
-    for role, row in chosen.items():
-        if row is not None:
+    for row in rows:
+        if row in codecs.FILTERS:
+            sigma = read_summary(profile, "post_filter", row)["sigma"]
+            variants[row] = codecs.FILTERS[row](base, sigma)
+        elif row != "base":
             path = run_folder(profile, "finetune", row) / "final.safetensors"
-            variants[role.replace("_", " ")] = codecs.load(profile.codec, path)
-    for name, build in codecs.FILTERS.items():
-        variants[name] = build(base, read_summary(profile, "post_filter", name)["sigma"])
+            variants[row] = codecs.load(profile.codec, path)
     return variants
 
 
-def headline(dataset, variants: dict, scores: pd.DataFrame, chosen: dict, index: int) -> Figure:
-    """One scene by every codec: same bits, same crop, with bpp and AP of the whole split."""
-    x = dataset.image(index)
+def pictures(x: torch.Tensor, variants: dict) -> dict[str, torch.Tensor]:
+    """An image (3, H, W), and what each codec makes of the base codec's bits of it."""
     bits = variants["base"].encode(x)
-    images = {"original": x} | {name: codec.decode(bits) for name, codec in variants.items()}
-    rows = {role.replace("_", " "): row for role, row in chosen.items()}
-    captions = {}
-    for name in variants:
-        score = scores.loc[rows.get(name, name)]
-        captions[name] = f"{score['bpp']:.2f} bpp, AP {score[task_measure(score)]:.3f}"
-    size = x.shape[-1] // 3
-    return plots.crops(images, captions, (x.shape[-2] // 3, x.shape[-1] // 3, size))
+    return {"original": x} | {name: codec.decode(bits) for name, codec in variants.items()}
+
+
+# --- answers -----------------------------------------------------------------------------------
+
+
+def answer(run: Run, *sentences: str, trained: bool = True, seeds: Iterable[str] = ()) -> str:
+    """The sentences as a paragraph. That of a trial says so first; that of something `trained` ends
+    with how many trainings it rests on, those of `seeds` or the run's own."""
+    trial = ["A trial: these numbers mean nothing."] if "numbers" in run.provenance else []
+    seeds = list(seeds) or [f"seed {run.provenance['seed']}"]
+    count = "One training" if len(seeds) == 1 else f"{len(seeds)} trainings"
+    return " ".join(
+        [*trial, *filter(None, sentences), *[f"{count} ({', '.join(seeds)})."] * trained]
+    )
+
+
+def interval_text(row, measure: str = "", unit: str = "") -> str:
+    """`-0.9 % [-1.9, +0.1]`: a figure of a table's row with its `_low` and `_high`, changes with
+    their signs; without a measure, the figure of a finding. `n/a` where there is none."""
+    found = (
+        figures(row, measure) if measure else {end: row[end] for end in ("value", "low", "high")}
+    )
+    if not np.isfinite(list(found.values())).all():
+        return "n/a"
+    digits = {"%": ".1f", "dB": ".2f", "points": ".1f"}.get(unit, ".3f") if measure else ".3g"
+    sign = "+" if not measure or measure.endswith(("_change", "_difference")) else ""
+    value, low, high = (f"{figure:{sign}{digits}}" for figure in found.values())
+    return " ".join(filter(None, [value, unit, f"[{low}, {high}]"]))
+
+
+def spread(values: pd.Series, unit: str = "") -> str:
+    """`-2 % (p3x32) to -0.1 % (layers1)`: the lowest and the highest of a column, and whose they
+    are; `n/a` where there is none."""
+    values = values.astype(float).dropna()
+    ends = dict.fromkeys([values.idxmin(), values.idxmax()] if len(values) else [])
+    words = (" ".join(filter(None, [f"{values[name]:.3g}", unit, f"({name})"])) for name in ends)
+    return " to ".join(words) or "n/a"
+
+
+def effect(row) -> str:
+    """What a row of `relative` does to pattern, machine (where it looked) and picture: a clause."""
+    pattern = f"removes {interval_text(row, 'removed', '%')} of the excess pattern"
+    if not np.isfinite(row["removed"]):
+        pattern = "finds no excess pattern to remove"
+    elif row["removed"] < 0:
+        pattern = f"leaves {100 - row['removed']:.0f} % of the excess pattern"
+    ap, machine = task_measure(row), ""  # where none looked, or it never saw a thing
+    if np.isfinite(row.get(f"{ap}_change", np.nan)):
+        machine = f"{ap.replace('_', ' ')} by {interval_text(row, f'{ap}_change', '%')}, "
+    return (
+        f"{pattern} (highest peak left: {row['peak']:.1f} dB at period {row['period']:.0f}) and "
+        f"changes {machine}PSNR by {interval_text(row, 'psnr_difference', 'dB')} "
+        f"and SSIM by {interval_text(row, 'ssim_difference')}"
+    )
+
+
+def claim(found) -> str:
+    """A finding as a clause: what is claimed, the verdict, and the figure or why there is none."""
+    figure = interval_text(found, unit=found["measure"])
+    why = found["reason"] or (figure if figure != "n/a" else "")
+    return f"{found['finding']}: {found['verdict']}" + (f" ({why})" if why else "")
+
+
+def verdicts(found: pd.DataFrame) -> str:
+    """`Holds: PSNR up, SSIM up. Undecided: mask AP not down.` Without their row's name."""
+    claims = found["finding"].str.split(": ").str[-1]
+    said = claims.groupby(found["verdict"], sort=False).agg(", ".join)
+    return " ".join(f"{verdict.capitalize()}: {text}." for verdict, text in said.items())
+
+
+def tally(found: pd.DataFrame, what: str, seeds: pd.DataFrame) -> str:
+    """How many findings hold, do not, are undecided; and how many hold in all of several seeds."""
+    words = ("holds", "does not hold", "undecided", "cannot be said")
+    counts = {word: (found["verdict"] == word).sum() for word in words}
+    text = f"Verdicts on {len(found)} {what}: "
+    text += ", ".join(f"{word} {count}" for word, count in counts.items() if count)
+    trainings = seeds.filter(like="seed ").shape[1]
+    if trainings > 1:
+        held = (seeds["holds"] == f"{trainings} of {trainings}").sum()
+        text += f"; holds in each of {trainings} trainings {held}"
+    return text + "."
+
+
+# --- files -------------------------------------------------------------------------------------
 
 
 @processes.main_only
@@ -250,7 +372,7 @@ def write_table(table: pd.DataFrame, profile: Profile, name: str) -> None:
     """A table of the study, `results/<profile>/<name>.csv`, with profile, seed and data in it."""
     path = project_root() / "results" / profile.name / f"{name}.csv"
     with written(path) as half:
-        table.assign(**profile.provenance).to_csv(half, float_format="%.6g")
+        table.infer_objects().assign(**profile.provenance).to_csv(half, float_format="%.6g")
 
 
 @processes.main_only

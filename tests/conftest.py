@@ -1,3 +1,5 @@
+import copy
+import functools
 import hashlib
 from pathlib import Path
 
@@ -48,6 +50,11 @@ def scenes(scenes_folder):
 def tiny_codec(seed: int = 0, name: str = "scale_hyperprior_s8"):
     """An untrained codec of that architecture, ready to code; its analysis is scaled up, since an
     untrained one rounds every latent to zero, and medians are moved, as training moves them."""
+    return copy.deepcopy(made_codec(seed, name))
+
+
+@functools.cache
+def made_codec(seed: int, name: str):
     from icmlib import codecs
     from icmlib.config import CodecConfig
 

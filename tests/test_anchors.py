@@ -24,7 +24,9 @@ QUALITIES = {
     "HEVC": (10, 50, 95),
     "VVC": (63, 15, 0),
 }
-FAKE = """#!{python} -IS
+CONTAINED = ("JPEG", "AVIF", "HEVC")  # in files whose container need not be sent
+FAKE = """#!/bin/sh
+"exec" "{python}" "-IS" "$0" "$@"  # a shebang takes no path with a space
 # Stands for VTM in tests: its command lines, its messages, its planes; "coding" is a coarser step.
 import argparse, json, sys, zlib
 from pathlib import Path
@@ -110,7 +112,7 @@ def test_any_size_comes_back(make, name, size):
     assert x_hat.shape == x.shape and (x_hat - x).abs().mean() < 0.1
 
 
-@pytest.mark.parametrize("name", ["JPEG", "AVIF", "HEVC"])
+@pytest.mark.parametrize("name", CONTAINED)
 def test_chroma_format_decides_the_bits(make, name):
     """4:2:0 loses colours that change from pixel to pixel, which 4:4:4 keeps."""
     stripes = torch.zeros(3, 32, 32)
@@ -139,12 +141,12 @@ def test_bitstreams_of_different_settings_do_not_mix(make):
                 codec.decode(hevc)
 
 
-@pytest.mark.parametrize("container", [True, False], ids=["file", "body"])
-@pytest.mark.parametrize("name", [*QUALITIES, "PNG"])
+@pytest.mark.parametrize(
+    ("name", "container"),
+    [*((name, True) for name in (*QUALITIES, "PNG")), *((name, False) for name in CONTAINED)],
+)
 def test_damage_is_found(make, name, container):
     """Cut short at every byte, or any bit flipped: an error, before a decoder sees it."""
-    if not container and name not in ("JPEG", "AVIF", "HEVC"):
-        pytest.skip("no container to leave out")
     options = {} if container else {"container": False}
     codec = PillowCodec("PNG") if name == "PNG" else make(name, QUALITIES[name][1], **options)
     good = codec.encode(picture(16, 16))
@@ -174,7 +176,7 @@ def test_what_passes_the_checksum_and_is_no_picture_is_an_error(make, name):
         codec.decode(dataclasses.replace(good, width=15))
 
 
-@pytest.mark.parametrize("name", ["JPEG", "AVIF", "HEVC"])
+@pytest.mark.parametrize("name", CONTAINED)
 @pytest.mark.parametrize("size", [(1, 1), (33, 50), (128, 128)], ids=str)
 def test_container_that_is_known_is_not_sent(make, name, size):
     """The same picture from fewer bytes: exactly those of the container."""

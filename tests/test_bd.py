@@ -203,7 +203,9 @@ def test_no_interval_where_too_few_resamples_have_a_delta(rng):
 def test_seeded(rng):
     bits, quality = images(rng)
     one, same = (
-        bd.bootstrap((bits, quality), (bits, quality + rate), rng=np.random.default_rng(1))
+        bd.bootstrap(
+            (bits, quality), (bits, quality + rate), resamples=100, rng=np.random.default_rng(1)
+        )
         for rate in (0.5, 0.5)
     )
     assert one == same

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from icmlib.config import load_profile
+
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "notebooks/profiles/slurm"
 PROFILE = yaml.safe_load((FOLDER / "config.yaml").read_text())
@@ -16,8 +18,8 @@ PROFILE = yaml.safe_load((FOLDER / "config.yaml").read_text())
 
 def notebook_rules() -> set[str]:
     """The rules of the Snakefile that run a notebook."""
-    rules = re.split(r"^rule (\w+):", (ROOT / "Snakefile").read_text(), flags=re.M)[1:]
-    return {name for name, body in zip(rules[::2], rules[1::2]) if "notebook=" in body}
+    text = (ROOT / "Snakefile").read_text()
+    return set(re.findall(r"^use rule notebook as (\w+) with:", text, re.M))
 
 
 @pytest.fixture
@@ -30,35 +32,53 @@ def folder(tmp_path) -> Path:
     return tmp_path
 
 
-def dry_run(folder: Path, profile: str) -> str:
-    """What Snakemake would do with the profile in that folder, from nothing."""
+def dry_run(folder: Path, profile: str, study: str) -> list[tuple[str, str]]:
+    """Rule and description of each job that Snakemake would start, from nothing."""
     command = [sys.executable, "-m", "snakemake", "--profile", folder, "--dry-run", "--forceall"]
-    command += ["--config", f"profile={profile}"]
+    command += ["--nolock", "--config", f"profile={profile}", f"study={study}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    return re.findall(r"^(?:local)?rule (\w+):\n((?: {4}.*\n)+)", done.stdout + done.stderr, re.M)
 
 
 def test_every_notebook_rule_has_its_resources_and_no_other_rule_has():
-    assert PROFILE["set-resources"].keys() == PROFILE["set-threads"].keys() == notebook_rules()
+    rules = notebook_rules()
+    assert PROFILE["set-resources"].keys() == PROFILE["set-threads"].keys() == rules != set()
     for resources in PROFILE["set-resources"].values():
         assert {"gpu", "runtime", "mem"} <= {*resources, *PROFILE["default-resources"]}
 
 
+STUDY1 = {"base_codec", "finetune", "post_filter", "ablations", "figures"}
+STUDY2 = {"mse_codec", "chain", "anchor", "bridge", "rate_task"}
+ALWAYS = {"data", "task_network", "report", "all"}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "profile, rules",
-    [
-        ("coco", {"mse_codec", "chain", "anchor", "bridge", "rate_task"}),
-        ("openimages", {"base_codec", "finetune", "post_filter", "ablations", "figures", "knob"}),
-    ],
+    ("profile", "study", "rules"),
+    [("coco", "rate_task", STUDY2), ("openimages", "finetuning", STUDY1 | {"knob"})],
 )
-def test_every_run_of_a_study_is_a_job_with_the_profiles_resources(folder, profile, rules):
-    jobs = re.findall(r"^rule (\w+):\n((?: {4}.*\n)+)", dry_run(folder, profile), re.M)
-    assert {name for name, _ in jobs} == rules | {"data", "task_network", "report", "all"}
+def test_every_run_of_a_study_is_a_job_with_the_profiles_resources(folder, profile, study, rules):
+    jobs = dry_run(folder, profile, study)
+    assert {name for name, _ in jobs} == rules | ALWAYS
     for name, job in jobs:
         if name in notebook_rules():
             threads = re.search(r"threads: (\d+)", job) or ["", 1]  # one is not mentioned
             assert int(threads[1]) == PROFILE["set-threads"][name]
             assert f"gpu={PROFILE['set-resources'][name]['gpu']}" in job
             assert "mem_mb=" in job and "runtime=" in job
-            assert re.search(r"log: \S+/notebook.ipynb\n", job)
+            assert re.search(r"output: \S+/notebook.ipynb\b", job)
+            assert re.search(r"log: \S+/notebook.unfinished.ipynb\n", job)
+
+
+@pytest.mark.slow
+def test_by_default_a_study_is_short(folder):
+    """Study 1 with the profile's main rows; with every row, when it is asked for."""
+    profile = load_profile("quick")
+    for study, rows in (("main", profile.main_rows), ("finetuning", list(profile.rows))):
+        jobs = dry_run(folder, "quick", study)
+        finetuned = [job for name, job in jobs if name == "finetune"]
+        assert len(finetuned) == len(rows) > 0
+        for row in rows:
+            assert any(f"finetune/{row}/notebook.ipynb" in job for job in finetuned)
+        assert ("knob" in {name for name, _ in jobs}) == (study != "main")

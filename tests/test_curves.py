@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 
 from icmlib import curves, rate_task
-from icmlib.config import RateTaskConfig, from_dict
 from icmlib.curves import Curve
 
 RATES = np.array([0.1, 0.2, 0.4, 0.8])
@@ -133,6 +132,7 @@ def test_a_finding_holds_where_its_whole_interval_does(low, high, said):
     assert curves.finding("text", "mAP", found)["verdict"] == said
     shifted = {name: value - 2 for name, value in found.items()}
     assert curves.finding("text", "mAP", shifted, at_least=-2)["verdict"] == said
+    assert curves.verdict(-high, -low, at_most=0) == said
 
 
 def test_vvc_is_the_anchor_where_it_was_measured():
@@ -141,46 +141,11 @@ def test_vvc_is_the_anchor_where_it_was_measured():
     assert curves.findings(STUDY).iloc[0]["finding"].endswith("as HEVC")
 
 
-# --- the profile's settings --------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"points": {"q1": {"lambda_mse": 1.0, "quality": 2}}}, "either lambda_mse or quality"),
-        ({"points": {"q1": {}}}, "either lambda_mse or quality"),
-        ({"configurations": {"X": {"parts": ["encodr"]}}}, "unknown part 'encodr'"),
-        ({"configurations": {"X": {}}}, "'X' trains nothing"),
-        ({"configurations": {"baseline": {"parts": ["task"]}}}, "name of another curve"),
-        ({"configurations": {"X": {"pats": ["task"]}}}, "did you mean 'parts'"),
-        ({"only_at": {"X": []}}, "no configuration"),
-        ({"bridge_rows": {"finetuned": {}}}, "name of another run"),
-        ({"bridge_rows": {"X": {"lambda_tsk": 1.0}}}, "did you mean 'lambda_task'"),
-        ({"bridge_at": ["q9"]}, "unknown point 'q9'"),
-        ({"anchors": {"JPEG": {"quality": 30}}}, "list of qualities"),
-        (
-            {
-                "points": {"q1": {"lambda_mse": 1.0}, "q2": {"lambda_mse": 2.0}},
-                "configurations": {"C-FT": {"parts": ["encoder"]}},
-                "only_at": {"C-FT": ["q1"]},
-                "bridge_at": ["q2"],
-            },
-            "C-FT is not trained there",
-        ),
-    ],
-)
-def test_wrong_settings_are_refused(values, message):
-    from icmlib.config import check_rate_task
-
-    with pytest.raises(ValueError, match=message):
-        check_rate_task(from_dict(RateTaskConfig, values))
-
-
 def test_bridge_findings_follow_the_aims():
     row = {"point": "q1", "row": "finetuned", "back": 0.7, "back_low": 0.6, "back_high": 0.8}
     row |= {"box_AP_change": -3.0, "box_AP_change_low": -5.0, "box_AP_change_high": -1.0}
-    verdicts = list(
-        rate_task.bridge_findings(pd.DataFrame([row, row | {"row": "control"}]))["verdict"]
-    )
-    assert verdicts == ["holds", "undecided"]
-    assert rate_task.bridge_findings(pd.DataFrame()).empty
+    found = rate_task.bridge_findings(pd.DataFrame([row]), back=50, change=-2)
+    assert list(found["verdict"]) == ["holds", "undecided"]
+    assert found["finding"][0] == "bridge q1-finetuned: at least 50 % of the lost PSNR back"
+    assert list(rate_task.bridge_findings(pd.DataFrame([row]), 80, -5)["verdict"])[1] == "holds"
+    assert rate_task.bridge_findings(pd.DataFrame(), 50, -2).empty

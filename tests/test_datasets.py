@@ -175,7 +175,7 @@ def test_coco_targets_are_those_of_pycocotools(coco, reference):
     """Boxes, contiguous labels and masks (polygons) of every image."""
     assert len(coco) == len(reference.getImgIds()) == 47
     for index in range(len(coco)):
-        target = coco[index][1]
+        image, target = coco[index]
         own = usable(reference, target["image_id"])
         boxes = np.array([a["bbox"] for a in own], np.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
@@ -184,7 +184,7 @@ def test_coco_targets_are_those_of_pycocotools(coco, reference):
             a["category_id"] for a in own
         ]
         masks = [reference.annToMask(a) for a in own]
-        assert target["masks"].shape[1:] == coco.image(index).shape[1:]
+        assert target["masks"].shape[1:] == image.shape[1:]
         np.testing.assert_array_equal(
             target["masks"], np.array(masks).reshape(target["masks"].shape)
         )

@@ -53,7 +53,9 @@ def network():
 # --- losses and predictions --------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * ("resnet" in name)) for name in NAMES]
+)
 def test_every_detector_has_a_loss_that_reaches_the_image(name):
     """Sizes mixed, one image without objects; no masks are asked for where none are predicted."""
     network = tasks.create(TaskConfig(name, num_classes=3, min_size=32))
@@ -158,6 +160,7 @@ def published(publish, monkeypatch):
     return make
 
 
+@pytest.mark.slow
 def test_batch_norm_of_v2_is_constant_too(published):
     """torchvision leaves it trainable there; the maps in evaluation are the same."""
     name = "fasterrcnn_resnet50_fpn_v2"
@@ -173,7 +176,13 @@ def test_batch_norm_of_v2_is_constant_too(published):
         torch.testing.assert_close(maps[name], expected[name], rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["fasterrcnn_resnet50_fpn", "fasterrcnn_mobilenet_v3_large_fpn"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("fasterrcnn_resnet50_fpn", marks=pytest.mark.slow),
+        "fasterrcnn_mobilenet_v3_large_fpn",
+    ],
+)
 def test_network_is_torchvisions_own(published, monkeypatch, name):
     """Module by module, with frozen batch norm of the right epsilon, and the same maps."""
     state = published(name)

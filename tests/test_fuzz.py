@@ -53,6 +53,7 @@ def test_corpus_is_small_and_reaches_everything():
     assert outcomes == {"as stated", "forged", "no picture", "refused", "large"}
 
 
+@pytest.mark.slow
 def test_mutations():
     rng = random.Random(0)
     outcomes = [

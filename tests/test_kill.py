@@ -29,6 +29,7 @@ from icmlib.datasets import CocoDataset, deadleaves
 from icmlib.evaluate import evaluate, save_evaluation, summarize
 from icmlib.runs import Run
 
+pytestmark = pytest.mark.slow
 STEPS = 7  # the last checkpoint is not a multiple's
 CODEC = CodecConfig(N=8, M=12)
 FOR_PEOPLE = CodecConfig("bmshj2018_hyperprior", N=8, M=12)
@@ -223,21 +224,23 @@ def test_killed_in_the_middle_of_every_file(stage, start, undisturbed, tmp_path)
 
 def test_one_process_at_a_time(start, tmp_path):
     """What a killed snakemake had started goes on: a second one keeps off, and names it."""
-    first = start(mse_codec, tmp_path)
-    while first.is_alive() and not logged(tmp_path):
+    folder, parameters = tmp_path / "run", {"stage": "mse_codec"}
+    first = start(mse_codec, folder)
+    while first.is_alive() and not logged(folder):
         time.sleep(0.002)
-    with pytest.raises(RuntimeError, match=f"process {first.pid} is at work in {tmp_path}"):
-        Run(tmp_path, {}, {}, {})
+    with pytest.raises(RuntimeError, match=f"process {first.pid} is at work in {folder}"):
+        Run(folder, parameters, {}, {})
     first.kill()
     first.join()
-    run = Run(tmp_path, {}, {}, {})
-    second = start(mse_codec, tmp_path)
+    run = Run(folder, parameters, {}, {})
+    second = start(mse_codec, folder)
     second.join()
     assert second.exitcode == 1
     run.finish({})
-    third = start(mse_codec, tmp_path)
+    third = start(mse_codec, folder)
     third.join()
     assert third.exitcode == 0
+    assert [each.name for each in tmp_path.iterdir()] == ["run"]  # none was moved aside
 
 
 def make_scenes(root: Path, _) -> None:

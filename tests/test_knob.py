@@ -24,20 +24,23 @@ def evaluation(psnr: list[float], feature: list[float], **more) -> Evaluation:
 
 
 def test_better_is_up_or_down_as_the_measure_has_it():
-    """Of the feature distance less is better; an interval that holds zero decides nothing."""
+    """Of the feature distance less is better; an interval around zero decides nothing."""
     reference = evaluation([20.0] * 8, [0.5] * 8, ssim=[0.5] * 8)
     up_and_down = evaluation([21.0] * 8, [0.4] * 8, ssim=[0.4, 0.6] * 4)
     down_and_up = evaluation([19.0] * 8, [0.6] * 8, ssim=[0.5] * 8)
     found = knob.against(reference, {"a": up_and_down, "b": down_and_up}, resamples=200)
-    assert found["verdict"].to_dict() == {
-        ("a", "psnr"): "better",
-        ("a", "feature"): "better",
+    verdicts = found.set_index(["row", "measure"])["verdict"].to_dict()
+    assert verdicts == {
+        ("a", "psnr"): "holds",
+        ("a", "feature"): "holds",
         ("a", "ssim"): "undecided",
-        ("b", "psnr"): "worse",
-        ("b", "feature"): "worse",
-        ("b", "ssim"): "undecided",
+        ("b", "psnr"): "does not hold",
+        ("b", "feature"): "does not hold",
+        ("b", "ssim"): "holds",  # the same
     }
-    assert found.loc[("a", "psnr"), ["difference", "low", "high"]].tolist() == [1, 1, 1]
+    first = found.iloc[0]
+    assert first["finding"] == "a: PSNR not worse"
+    assert first[["value", "low", "high"]].tolist() == [1, 1, 1]
 
 
 def test_a_blend_mixes_the_pictures(codec, make_codec):

@@ -1,4 +1,4 @@
-"""The strict papermill wrapper and the report."""
+"""The strict papermill wrapper. The report is in test_report.py."""
 
 import os
 
@@ -81,10 +81,7 @@ def test_command_line(notebook, tmp_path):
     done = CliRunner().invoke(cli.main, ["run", str(notebook), str(tmp_path / "a.ipynb"), "name=b"])
     assert done.exit_code == 0
     assert done.stdout.startswith("small name=b: started\nsmall name=b: done in ")
-    words = ["report", str(tmp_path / "a.html"), str(tmp_path / "a.ipynb"), "--title", "mine"]
-    done = CliRunner().invoke(cli.main, words)
-    assert done.exit_code == 0 and done.stdout == f"{tmp_path / 'a.html'}\n"
-    assert "<title>mine</title>" in (tmp_path / "a.html").read_text()
+    assert "bbb" in (tmp_path / "a.ipynb").read_text()
 
 
 def test_command_line_reports_errors_without_traceback(notebook, tmp_path):
@@ -123,19 +120,3 @@ def test_word_that_is_no_yaml_is_refused():
 def test_word_without_equals_is_refused():
     with pytest.raises(ValueError, match="not of the form name=value"):
         notebooks.parse_parameters(["profile"])
-
-
-def test_report_is_self_contained_without_code_and_progress(notebook, tmp_path):
-    executed = tmp_path / "executed.ipynb"
-    notebooks.run_notebook(notebook, executed, {})
-    html = notebooks.build_report(tmp_path / "report.html", [executed], "a title").read_text()
-    assert "A title" in html and "aaa" in html
-    assert "said" in html
-    assert "noise" not in html and "name * steps" not in html
-    for tag in ('src="http', "src='http", 'href="http', "@import"):
-        assert tag not in html
-
-
-def test_report_of_a_missing_run_says_so(tmp_path):
-    with pytest.raises(FileNotFoundError, match="run it first"):
-        notebooks.build_report(tmp_path / "report.html", [tmp_path / "none.ipynb"], "x")

@@ -1,8 +1,8 @@
 """A patch decode equals the full decode, whatever the decoder and wherever the patch."""
 
 import warnings
+from functools import partial
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -24,18 +24,12 @@ from compressai.models import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from icmlib import training
 from icmlib.codecs import cached_latents
-from icmlib.codecs.graph import NotLocalError
 from icmlib.codecs.learned import ScaleHyperpriorS8
-from icmlib.codecs.patches import (
-    PatchDecoder,
-    Windows,
-    decode_whole,
-    decoder_layers,
-    patch_decoder,
-)
+from icmlib.codecs.patches import decoder_layers, patch_decoder
 from icmlib.config import FinetuneConfig
 
 ZOO = {
@@ -52,125 +46,49 @@ ZOO = {
 
 
 class Join(nn.Module):
-    """Two branches from one map, brought together in one of the ways that decoders know."""
+    """Two branches from one map, brought together, in place too."""
 
-    KINDS = ("sum", "gate", "concat", "in place")
-
-    def __init__(self, kind: str, width: int, a: nn.Module, b: nn.Module):
+    def __init__(self, a: nn.Module, b: nn.Module):
         super().__init__()
-        self.kind, self.a, self.b = kind, a, b
-        self.scale = nn.Parameter(torch.rand(width, 1, 1))
-        self.merge = nn.Conv2d(2 * width, width, 1)
+        self.a, self.b, self.scale = a, b, nn.Parameter(torch.rand(4, 1, 1))
+        self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        a, b = self.a(x), self.b(x)
-        if self.kind == "gate":
-            return a * torch.sigmoid(b)
-        if self.kind == "concat":
-            return self.merge(torch.cat((b, a), dim=1))
-        if self.kind == "in place":
-            total = kept = self.scale.exp() * a
-            total += b
-            F.leaky_relu(total, 0.2, inplace=True)
-            return 1 - kept
-        return torch.tanh(self.scale) * a + b / 2
+        x = x * torch.tanh(self.scale)
+        self.relu(x)
+        total = self.a(x)
+        total += torch.cat([self.b(x)[:, 2:], self.b(x)[:, :2]], 1)
+        F.leaky_relu(total, 0.2, inplace=True)
+        return total * torch.sigmoid(self.b(x))
 
 
-class Enlarge(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.interpolate(x, scale_factor=2)
-
-
-class ReluIsKept(nn.Module):
-    """An activation in place changes what the shortcut adds, too."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.same, self.relu = nn.Identity(), nn.ReLU(inplace=True)
-        self.conv = nn.Conv2d(width, width, 3, padding=1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x * 1
-        self.relu(self.same(x))
-        return x + self.conv(x)
-
-
-def span(draw) -> tuple[int, int]:
-    """A kernel's size and dilation."""
-    return draw(st.integers(1, 5)), draw(st.integers(1, 2))
-
-
-def transposed(draw, width: int) -> nn.Module:
-    """ConvTranspose2d of any geometry, each axis with its own."""
-    axes = []
-    for _ in range(2):
-        (kernel, dilation), stride = span(draw), draw(st.integers(1, 4))
-        extra = draw(st.integers(0, stride - 1))
-        padding = draw(st.integers(0, (dilation * (kernel - 1) + extra) // 2))
-        axes.append((kernel, stride, padding, extra, dilation))
-    kernel, stride, padding, extra, dilation = (tuple(pair) for pair in zip(*axes))
-    return nn.ConvTranspose2d(
-        width, width, kernel, stride, padding, output_padding=extra, dilation=dilation
-    )
-
-
-def convolution(draw, width: int) -> nn.Module:
-    """Any stride; with stride 1 the map keeps its size or grows."""
-    axes = []
-    for _ in range(2):
-        kernel, dilation = span(draw)
-        half = -(-dilation * (kernel - 1) // 2)
-        axes.append((kernel, draw(st.integers(1, 3)), draw(st.integers(half, half + 1)), dilation))
-    return nn.Conv2d(width, width, *(tuple(pair) for pair in zip(*axes)))
-
-
-def same_size(draw, width: int, depth: int = 1) -> nn.Module:
-    """From a map to one of the same size: a layer, a block, or a join of two such chains."""
-    kernel, dilation = span(draw)
-    kinds = [
-        lambda: nn.Conv2d(width, width, kernel, padding="same", dilation=dilation),
-        lambda: nn.ConvTranspose2d(width, width, 3, padding=1),
-        lambda: draw(st.sampled_from([nn.LeakyReLU, nn.Identity, nn.Sigmoid]))(),
-        lambda: GDN(width, inverse=draw(st.booleans())),
-        lambda: ReluIsKept(width),
-        lambda: ResidualBlock(width, width),
-        lambda: AttentionBlock(width),
+def same_size() -> list[nn.Module]:
+    """Of four channels each, as all that follows."""
+    return [
+        nn.Conv2d(4, 4, (4, 3), padding="same", dilation=(1, 2)),
+        nn.Conv2d(4, 4, 5, padding=2, padding_mode="reflect"),
+        nn.ConvTranspose2d(4, 4, 3, padding=1),
+        nn.LeakyReLU(inplace=True),
+        nn.BatchNorm2d(4).eval(),
+        GDN(4, inverse=True),
+        ResidualBlock(4, 4),
+        AttentionBlock(4),
+        Join(nn.Conv2d(4, 4, 3, padding=1), nn.Identity()),
     ]
-    if depth:
-        joined = [lambda: join(draw, width, same_size, depth - 1)] * 4
-        return draw(st.sampled_from(kinds + joined))()
-    return draw(st.sampled_from(kinds))()
 
 
-def twice_size(draw, width: int, depth: int = 1) -> nn.Module:
-    """As `same_size`, up-sampling by two in the ways of CompressAI and by nearest neighbours."""
-    kinds = [
-        lambda: subpel_conv3x3(width, width, 2),
-        lambda: nn.ConvTranspose2d(width, width, 4, 2, 1),
-        lambda: nn.ConvTranspose2d(width, width, 5, 2, 2, output_padding=1),
-        lambda: nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(width, width, 3, padding=1)),
-        lambda: nn.Sequential(Enlarge(), nn.Conv2d(width, width, 3, padding=1)),
-        lambda: ResidualBlockUpsample(width, width, 2),
+def enlarging() -> list[nn.Module]:
+    deconv = partial(nn.ConvTranspose2d, 4, 4)
+    return [
+        subpel_conv3x3(4, 4, 2),
+        deconv(4, 2, 1),
+        deconv(5, 2, 2, output_padding=1),
+        deconv((5, 3), 3, (1, 0)),
+        nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(4, 4, 3, padding=1)),
+        nn.Upsample(scale_factor=2, mode="bilinear"),
+        ResidualBlockUpsample(4, 4, 2),
+        Join(subpel_conv3x3(4, 4, 2), nn.Sequential(nn.Conv2d(4, 4, 1), deconv(2, 2))),
     ]
-    if depth:
-        joined = [lambda: join(draw, width, twice_size, depth - 1)] * 3
-        return draw(st.sampled_from(kinds + joined))()
-    return draw(st.sampled_from(kinds))()
-
-
-def join(draw, width: int, branch, depth: int) -> nn.Module:
-    a, b = (nn.Sequential(same_size(draw, width, 0), branch(draw, width, depth)) for _ in range(2))
-    shortcut = branch is same_size and draw(st.booleans())
-    return Join(draw(st.sampled_from(Join.KINDS)), width, a, nn.Identity() if shortcut else b)
-
-
-def hourglass(draw, width: int) -> nn.Module:
-    """Strided convolution and back, around a shortcut; on a map of even size."""
-    down, up = nn.Conv2d(width, width, 3, 2, 1), nn.ConvTranspose2d(width, width, 4, 2, 1)
-    body = nn.Sequential(down, same_size(draw, width, 0), up)
-    return nn.Sequential(
-        twice_size(draw, width, 0), Join("sum", width, body, same_size(draw, width, 0))
-    )
 
 
 def randomize(module: nn.Module, generator: torch.Generator) -> nn.Module:
@@ -185,17 +103,16 @@ def randomize(module: nn.Module, generator: torch.Generator) -> nn.Module:
 
 @st.composite
 def cases(draw):
-    """A decoder of one to four random parts, latents of two sizes, and two to twelve patches of one
+    """A decoder of two to four random parts, latents of two sizes, and two to twelve patches of one
     size, borders and corners among them; sometimes a patch is the whole image."""
-    width = draw(st.sampled_from([2, 4]))
-    kinds = [transposed, convolution, convolution, same_size, twice_size, hourglass]
-    parts = [kind(draw, width) for kind in draw(st.lists(st.sampled_from(kinds), max_size=3))]
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
-    decoder = nn.Sequential(*parts, draw(st.sampled_from([transposed, twice_size]))(draw, width))
-    randomize(decoder, generator)
+    parts = [draw(st.sampled_from(enlarging()))]
+    parts += draw(st.lists(st.sampled_from(same_size() + enlarging()), max_size=2, unique=True))
+    parts = [nn.Conv2d(4, 4, 3, padding=1), *draw(st.permutations(parts))]
+    decoder = randomize(nn.Sequential(*parts), generator)
     size = (draw(st.integers(3, 8)), draw(st.integers(3, 8)))
     latents = [
-        torch.randn(width, *shape, generator=generator, dtype=torch.float64).mul(3).round()
+        torch.randn(4, *shape, generator=generator, dtype=torch.float64).mul(3).round()
         for shape in (size, size, (size[0] + draw(st.integers(0, 2)), size[1] + 1))
     ]
     with torch.no_grad():
@@ -224,6 +141,13 @@ def full_decode(decoder, latents, corners, size) -> torch.Tensor:
     )
 
 
+def local_decoder(decoder: nn.Module):
+    """Its patch decoder, which is to decode nothing but patches."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*whole images are decoded")
+        return patch_decoder(decoder)
+
+
 def gradients(decoder: nn.Module, patches: torch.Tensor) -> list[torch.Tensor]:
     """Of a loss in which every pixel weighs differently."""
     weights = torch.linspace(-1, 1, patches.numel(), dtype=patches.dtype).reshape(patches.shape)
@@ -234,7 +158,7 @@ def gradients(decoder: nn.Module, patches: torch.Tensor) -> list[torch.Tensor]:
 
 def assert_equals_full_decode(decoder, latents, corners, size) -> None:
     before = [y_hat.clone() for y_hat in latents]
-    patches = PatchDecoder(decoder)(latents, corners, size)
+    patches = local_decoder(decoder)(latents, corners, size)
     assert all(torch.equal(y_hat, old) for y_hat, old in zip(latents, before))
     expected = full_decode(decoder, latents, corners, size)
     assert expected.abs().max() > 1e-3
@@ -245,7 +169,7 @@ def assert_equals_full_decode(decoder, latents, corners, size) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
-@settings(deadline=None, max_examples=300, derandomize=True)
+@settings(deadline=None, max_examples=100, derandomize=True)
 @given(cases())
 def test_patches_and_gradients_equal_the_full_decode(case):
     """The heart of finetuning: nothing is lost by decoding only the patches."""
@@ -270,15 +194,15 @@ def test_patches_at_the_cropped_edge(codec, size):
     y_hat = codec.latents(torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)))
     decoded = codec.synthesize(y_hat, *size)
     corner = torch.tensor([[size[0] - 24, size[1] - 24]])
-    patch = PatchDecoder(codec.g_s)([y_hat[0]], corner, (24, 24)).clamp(0, 1)
+    patch = local_decoder(codec.g_s)([y_hat[0]], corner, (24, 24)).clamp(0, 1)
     torch.testing.assert_close(patch, decoded[..., -24:, -24:], atol=1e-6, rtol=1e-5)
 
 
 def test_decoder_follows_the_weights():
-    """Traced once, it runs on what training makes of the weights."""
+    """Measured once, it runs on what training makes of the weights."""
     decoder = ScaleHyperpriorS8(4, 6).g_s
     latents, corners = [torch.randn(6, 4, 4)], torch.tensor([[5, 6]])
-    patches = PatchDecoder(decoder)
+    patches = local_decoder(decoder)
     before = patches(latents, corners, (8, 8))
     decoder.load_state_dict({k: v * 1.1 for k, v in decoder.state_dict().items()})
     after = patches(latents, corners, (8, 8))
@@ -289,22 +213,21 @@ def test_decoder_follows_the_weights():
 
 @pytest.mark.parametrize("name", ZOO)
 def test_cost_does_not_grow_with_the_image(name):
-    """Of the latents, a patch in the middle takes what has a gradient to it and nothing else;
-    every window is the same whatever lies around."""
-    g_s = randomize(ZOO[name]().g_s, torch.Generator().manual_seed(0))
-    decoder, stride = PatchDecoder(g_s), 2 ** len(decoder_layers(g_s))
-    top, left = 14 * stride + 5, 13 * stride + 3
-    patch = Windows(np.array([[top, left]]), np.array([16, 20]))
-    (_, near), (_, far) = (decoder.plan(np.array([n, n]), patch) for n in (30, 3000))
-    y_hat = torch.randn(1, 6, 30, 30, dtype=torch.float64, requires_grad=True)
-    pixels = g_s(y_hat)[..., top : top + 16, left : left + 20]
-    (seen,) = torch.autograd.grad(pixels.abs().sum(), y_hat)
-    low, high = (f(seen.abs().sum((0, 1)).nonzero(), 0) for f in (torch.amin, torch.amax))
-    latents = near[decoder.nodes[0]]
-    assert latents.corners.tolist() == [low.tolist()]
-    assert latents.size.tolist() == (high - low + 1).tolist()
-    assert all((near[node].corners == far[node].corners).all() for node in near)
-    assert all((near[node].size == far[node].size).all() for node in near)
+    """The same operations in an image of nine times the area; not many more than a full decode of
+    the patch's 4x4 latents and what the deepest decoder sees around them."""
+    g_s = ZOO[name]().g_s
+    decode, stride = local_decoder(g_s), 2 ** len(decoder_layers(g_s))
+
+    def operations(function, *arguments) -> int:
+        with FlopCounterMode(display=False) as counter:
+            function(*arguments)
+        return counter.get_total_flops()
+
+    near, far = torch.randn(6, 30, 30), torch.randn(6, 90, 90)
+    patch = torch.tensor([[14 * stride + 5, 13 * stride + 3]]), (4 * stride, 4 * stride)
+    cost = operations(decode, [near], *patch)
+    assert cost == operations(decode, [far], *patch)
+    assert cost < operations(g_s, torch.randn(1, 6, 7, 7))
 
 
 # --- what cannot be decoded in patches ---------------------------------------------------
@@ -317,81 +240,71 @@ class Squeeze(nn.Module):
         return x * torch.sigmoid(x.mean((2, 3), keepdim=True))
 
 
-class LooksAtValues(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x if x.max() > 0 else -x
-
-
 class Position(nn.Module):
     """Adds something that differs from place to place."""
 
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.linspace(0, 1, x.shape[-1], dtype=x.dtype)
+
+
+class Mirrored(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flip(-1)
+
+
+class Hourglass(nn.Sequential):
+    """Sees its map in steps of two."""
+
     def __init__(self):
-        super().__init__()
-        self.ramp = nn.Parameter(torch.linspace(0, 1, 13))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.ramp
-
-
-class Reflected(nn.Conv2d):
-    """A convolution only by its class."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x.flip(-1))
+        super().__init__(nn.Conv2d(2, 2, 3, 2, 1), nn.ConvTranspose2d(2, 2, 4, 2, 1))
 
 
 NOT_LOCAL = [
-    (nn.Upsample(scale_factor=2, mode="bilinear"), r"1\.1 \(Upsample\("),
-    (nn.Upsample(scale_factor=1.5), r"1\.1 \(Upsample\("),
-    (nn.BatchNorm2d(2), r"1\.1 \(BatchNorm2d\("),
-    (nn.LayerNorm(13), r"1\.1 \(LayerNorm\("),
-    (nn.Linear(13, 13), r"1\.1 \(Linear\("),
-    (nn.Conv2d(2, 2, 3, padding=1, padding_mode="circular"), r"1\.1 \(Conv2d\("),
-    (nn.Sequential(nn.Flatten(), nn.Unflatten(1, (2, 13, 13))), r"1\.1\.0 \(Flatten\("),
-    (nn.AvgPool2d(1), r"1\.1 \(AvgPool2d\("),
-    (Squeeze(), r"1\.1\.mean"),
-    (Position(), r"1\.1\.\w*ramp"),
-    (Reflected(2, 2, 1), r"1\.1\.flip"),
-    (LooksAtValues(), r"1\.1 \(LooksAtValues\)"),
+    nn.Upsample(scale_factor=1.5),
+    nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True),
+    nn.ConvTranspose2d(2, 2, 3, 2),
+    nn.Conv2d(2, 2, 3, 2, 1),
+    nn.BatchNorm2d(2),
+    nn.InstanceNorm2d(2),
+    nn.LayerNorm(12),
+    nn.Linear(12, 12),
+    nn.Conv2d(2, 2, 3, padding=1, padding_mode="circular"),
+    nn.Sequential(nn.Flatten(), nn.Unflatten(1, (2, 12, 12))),
+    Squeeze(),
+    Position(),
+    Mirrored(),
+    Hourglass(),
 ]
 
 
-@pytest.mark.parametrize("layer, name", NOT_LOCAL, ids=lambda value: type(value).__name__)
-def test_unsupported_layer_is_named_and_whole_images_are_decoded(layer, name):
+@pytest.mark.parametrize("layer", NOT_LOCAL, ids=lambda layer: type(layer).__name__)
+def test_unsupported_layer_is_named_and_whole_images_are_decoded(layer):
     """Never a patch that differs from the full decode; one warning."""
-    decoder = nn.Sequential(nn.ConvTranspose2d(2, 2, 3, 2), nn.Sequential(nn.ReLU(), layer)).eval()
-    with pytest.raises(NotLocalError, match=f"decoder layer {name}.* cannot be decoded in patches"):
-        PatchDecoder(decoder)
-    with pytest.warns(UserWarning, match=f"{name}.*whole images are decoded") as warned:
+    decoder = nn.Sequential(nn.ConvTranspose2d(2, 2, 4, 2, 1), nn.ReLU(), layer)
+    name = rf"decoder layer 2 \({type(layer).__name__}\).*whole images are decoded"
+    with pytest.warns(UserWarning, match=name) as warned:
         decode = patch_decoder(decoder)
     assert len(warned) == 1
     latents = [*torch.randn(2, 2, 6, 6)]
     latents.insert(1, latents[0])
-    corners = torch.tensor([[0, 0], [4, 3], [9, 1]])
-    patches = decode(latents, corners, (4, 5))
-    torch.testing.assert_close(patches, full_decode(decoder, latents, corners, (4, 5)))
+    case = latents, torch.tensor([[0, 0], [2, 1], [1, 0]]), (4, 5)
+    torch.testing.assert_close(decode(*case), full_decode(decoder, *case))
 
 
-def test_decoder_of_more_than_latents_is_refused():
-    class Scaled(nn.Module):
-        def forward(self, y_hat, scale=None):
-            return y_hat if scale is None else y_hat * scale
-
-    with pytest.raises(NotLocalError, match="it takes more than latents"):
-        PatchDecoder(Scaled())
+def test_decoder_that_is_no_sequential_is_decoded_whole():
+    decoder = Join(nn.ConvTranspose2d(4, 4, 4, 2, 1), nn.Upsample(scale_factor=2))
+    with pytest.warns(UserWarning, match="Join is no nn.Sequential; whole images are decoded"):
+        decode = patch_decoder(decoder)
+    case = [torch.randn(4, 6, 6)], torch.tensor([[3, 1]]), (4, 5)
+    torch.testing.assert_close(decode(*case), full_decode(decoder, *case))
 
 
 @pytest.mark.parametrize("corner", [(-1, 0), (0, 8), (14, 0)])
-@pytest.mark.parametrize("whole", [False, True])
-def test_patch_outside_the_image_is_an_error(corner, whole):
+def test_patch_outside_the_image_is_an_error(corner):
     """The image is 16x16, the patch 9x9."""
-    decoder = nn.Sequential(nn.ConvTranspose2d(2, 3, 4, 2, 1))
-    latents, corners = [torch.randn(2, 8, 8)], torch.tensor([corner])
-    with pytest.raises(ValueError, match="16x16"):
-        if whole:
-            decode_whole(decoder, latents, corners, (9, 9))
-        else:
-            PatchDecoder(decoder)(latents, corners, (9, 9))
+    decode = local_decoder(nn.Sequential(nn.ConvTranspose2d(2, 3, 4, 2, 1)))
+    with pytest.raises(ValueError, match=r"\[16, 16\]"):
+        decode([torch.randn(2, 8, 8)], torch.tensor([corner]), (9, 9))
 
 
 @pytest.mark.parametrize("layer", [None, nn.LayerNorm(64)])
@@ -415,7 +328,7 @@ def test_finetuning_of_any_decoder(make_codec, scenes, task, new_run, tmp_path, 
         training.finetune_decoder(codec, latents, task, scenes("train"), config, run)
     messages = [str(w.message) for w in warned if "decoder layer" in str(w.message)]
     assert len(messages) == (layer is not None)
-    assert all(m.startswith("decoder layer 5 (LayerNorm((64,)") for m in messages)
+    assert all(m.startswith("decoder layer 5 (LayerNorm)") for m in messages)
     assert run.logged()["mse"][0] == expected
 
 
@@ -434,19 +347,6 @@ def test_decoder_layers_are_counted_from_the_latents(name):
         grown = layer(x)
         assert grown.shape[-2:] == (2 * x.shape[-2], 2 * x.shape[-1])
         x = grown
-
-
-def test_layers_of_the_attention_decoder():
-    """Its residual blocks hold their up-sampling inside."""
-    kinds = [
-        [type(m).__name__ for m in layer] for layer in decoder_layers(Cheng2020Attention(6).g_s)
-    ]
-    assert kinds == [
-        ["AttentionBlock", "ResidualBlock", "ResidualBlockUpsample", "ResidualBlock"],
-        ["ResidualBlockUpsample", "AttentionBlock", "ResidualBlock"],
-        ["ResidualBlockUpsample", "ResidualBlock"],
-        ["Sequential"],
-    ]
 
 
 def test_what_precedes_the_first_upsampling_is_the_first_layer():

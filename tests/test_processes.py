@@ -61,11 +61,13 @@ def assert_same(ours: Path, theirs: Path, weights=WEIGHTS) -> None:
         pd.testing.assert_frame_equal(mine, other, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_processes_of_accelerate_launch_give_what_one_gives(alone, scenes_folder, tmp_path):
     python(*LAUNCH, SCRIPT, tmp_path, scenes_folder)
     assert_same(tmp_path, alone)
 
 
+@pytest.mark.slow
 def test_two_processes_of_a_notebook_give_what_one_gives(alone, scenes_folder, tmp_path):
     """Killed after their first checkpoint, and started again."""
     words, both = (SCRIPT, tmp_path, scenes_folder, "launch"), {"ICM_PROCESSES": "2"}

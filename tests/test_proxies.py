@@ -1,6 +1,7 @@
 """VGG-16 as the proxy: torchvision's maps from torchvision's file, frozen, open to gradients."""
 
 import dataclasses
+import functools
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from icmlib.training.base_codec import task_feature_distance
 PAPER = BaseTrainingConfig(steps=4, batch=2, crop=32, proxy="vgg16")
 
 
+@functools.cache
 def made() -> dict[str, torch.Tensor]:
     """Weights in torchvision's layout; not VGG-16's."""
     with torch.device("meta"):
@@ -47,8 +49,9 @@ def pair():
 
 def test_maps_are_those_of_torchvision(state, pair):
     """Every layer by name, of images normalised as torchvision's preset does it."""
-    theirs = vgg16(weights=None)
-    theirs.load_state_dict(state)
+    with torch.device("meta"):
+        theirs = vgg16(weights=None)
+    theirs.load_state_dict(state, assign=True)
     x = VGG16_Weights.IMAGENET1K_V1.transforms(crop_size=32, resize_size=32)(pair[0])
     maps, stage, place = {}, 1, 0
     with torch.no_grad():
@@ -123,12 +126,12 @@ def test_the_proxy_is_frozen_and_trains_the_codec(state, make_codec, scenes, new
 
 def test_the_feature_term_alone_falls(state, make_codec, scenes, new_run):
     config = dataclasses.replace(
-        PAPER, steps=30, lr=3e-3, lambda_mse=0.0, lambda_feature=100.0, warmup=0.0
+        PAPER, steps=12, lr=3e-3, lambda_mse=0.0, lambda_feature=100.0, warmup=0.0
     )
     proxy = proxies.create(config, None)
     training.train_base_codec(make_codec(), proxy, scenes("train"), config, new_run())
     feature = new_run().logged()["feature"]
-    assert feature.tail(5).mean() < 0.9 * feature.head(5).mean()
+    assert feature.tail(4).mean() < 0.9 * feature.head(3).mean()
 
 
 def test_the_task_network_is_the_default(task):
@@ -154,10 +157,3 @@ def test_other_weights_under_its_name_are_refused(hub):
     torch.save(made(), hub / "vgg16-397923af.pth")
     with pytest.raises(WeightsUnavailable, match="its name says 397923af; remove the file"):
         proxies.create(PAPER, None)
-
-
-def test_layers_are_checked_with_the_profile():
-    with pytest.raises(ValueError, match="unknown layer 'relu6_1' of VGG-16; known: relu1_1, relu"):
-        BaseTrainingConfig(vgg16_layers=["relu6_1"])
-    with pytest.raises(ValueError, match="vgg16_layers is empty"):
-        BaseTrainingConfig(vgg16_layers=[])

@@ -132,24 +132,6 @@ def test_nothing_lost_nothing_to_give_back(profile, finished):
     assert np.isnan(found["back"])
 
 
-def test_findings_are_counted_over_seeds(profile, tmp_path):
-    found = pd.DataFrame({"finding": ["a", "b"], "verdict": ["holds", "does not hold"]})
-    found["value"] = [1.0, 2.0]
-    assert rate_task.across_seeds(profile, found)["holds"].tolist() == ["1 of 1", "0 of 1"]
-    for seed, verdicts in ((1, ["holds", "holds"]), (2, ["cannot be said", "holds"])):
-        folder = tmp_path / "results" / f"tiny-seed{seed}"
-        folder.mkdir(parents=True)
-        table = pd.DataFrame({"finding": ["a", "b"], "verdict": verdicts, "value": 10.0 * seed})
-        table.drop(index=2 - seed).to_csv(folder / "rate_task_findings.csv", index=False)
-    seeds = rate_task.across_seeds(profile, found)
-    assert seeds["holds"].tolist() == ["2 of 3", "1 of 3"]
-    assert seeds["seed 0"].tolist() == [1.0, 2.0]
-    assert seeds["seed 1"].tolist() == pytest.approx([10.0, np.nan], nan_ok=True)
-    assert seeds["seed 2"].tolist() == pytest.approx([np.nan, 20.0], nan_ok=True)
-    seeded = load_profile("tiny-seed1")
-    assert rate_task.across_seeds(seeded, found).columns.tolist() == ["finding", "holds", "seed 1"]
-
-
 @pytest.mark.parametrize("name", ["tiny-seed0", "tiny-seed01"])
 def test_no_two_names_for_one_seed(profile, name):
     with pytest.raises(ValueError, match="a seed is 1, 2"):

@@ -1,4 +1,4 @@
-"""What README shows as code does what it says."""
+"""What README.md and notebooks/README.md show as code does what they say."""
 
 import re
 from pathlib import Path
@@ -6,16 +6,17 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 
 
-def block(heading: str) -> str:
-    """The first Python block below a heading of README.md."""
-    _, below = (ROOT / "README.md").read_text().split(f"## {heading}\n", 1)
-    return re.search(r"```python\n(.*?)```", below, re.S)[1]
+def block(file: str, heading: str) -> str:
+    """The first Python block below a heading."""
+    _, below = (ROOT / file).read_text().split(f"\n## {heading}\n", 1)
+    section, *_ = below.split("\n## ", 1)
+    return re.search(r"```python\n(.*?)```", section, re.S)[1]
 
 
 def test_ten_lines(capsys, monkeypatch):
     """The same bits for both; people get the better picture, and the machine still sees."""
     monkeypatch.chdir(ROOT)
-    exec(block("In ten lines"), {})
+    exec(block("README.md", "In ten lines of Python"), {})
     lines = [line.split(", ") for line in capsys.readouterr().out.splitlines()]
     assert [line[0].split(":")[0] for line in lines] == ["machine", "human", "0.3"]
     assert len({line[0].split(": ")[1] for line in lines}) == 1
@@ -32,7 +33,8 @@ def test_own_codec(scenes, monkeypatch):
         "my_bytes": lambda image: kept.append(image) or bytes([len(kept) - 1]),
         "my_image": lambda data: kept[data[0]],
     }
-    text, setting = block("Put in your own"), 'icm.datasets.create(profile.data, "test")'
+    text = block("notebooks/README.md", "Your own codec")
+    setting = 'icm.datasets.create(profile.data, "test")'
     assert setting in text and "icm.summarize(" in text
     text = text.replace(setting, 'scenes("test")').replace("icm.summarize(", "row = icm.summarize(")
     names = given | {"scenes": scenes}

@@ -1,100 +1,159 @@
-"""Table 1's logic on made tables that a person can check by hand."""
+"""Table 1's logic on made tables that a person can check by hand, and the words of the answers."""
 
+import json
+
+import numpy as np
 import pandas as pd
 import pytest
 
 from icmlib import study
-from icmlib.config import FinetuneConfig, Profile
+from icmlib.config import FinetuneConfig, Profile, load_profile
+from icmlib.curves import finding
+
+GONE = "removed >= 90 and peak < 5"
 
 
 def row(ap, change, excess, lpp, psnr=0.5, ssim=0.01, feature=0.0):
-    """A row as a run's summary gives it; `change` in AP with an interval of +- 0.01."""
-    return {
-        "mask_AP": ap,
-        "mask_AP_difference": change,
-        "mask_AP_difference_low": change - 0.01,
-        "mask_AP_difference_high": change + 0.01,
-        "excess_prms": excess,
-        "lpp2": lpp,
-        "lpp4": lpp / 2,
-        "lpp8": 0.0,
-        "psnr_difference": psnr,
-        "ssim_difference": ssim,
-        "feature_difference": feature,
-    }
-
-
-@pytest.fixture
-def profile():
-    rows = {
-        "strong": {},
-        "weak": {"lr": 1e-5},
-        "blurry": {"patches": 5},
-        "extra": {"lambda_feature": 1.0},
-    }
-    return Profile(name="made", rows=rows)
+    """A row as a run's summary gives it; AP's change +- 0.01, LPP +- 0.5 dB, PSNR +- 0.2 dB."""
+    spread = {"mask_AP_difference": (change, 0.01), "psnr_difference": (psnr, 0.2)}
+    spread |= {"ssim_difference": (ssim, 0.0), "feature_difference": (feature, 0.005)}
+    spread |= {"lpp2": (lpp, 0.5), "lpp4": (lpp / 2, 0.5), "lpp8": (0.0, 0.5)}
+    spread |= {"excess_prms": (excess, 0.05)}
+    made = {"mask_AP": ap}
+    for name, (value, half) in spread.items():
+        made |= {name: value, f"{name}_low": value - half, f"{name}_high": value + half}
+    return made
 
 
 @pytest.fixture
 def table():
     rows = {
         "base": row(0.50, 0, 2.0, 20, psnr=0, ssim=0),
-        "strong": row(0.49, -0.01, 0.1, 4, feature=0.01),
-        "weak": row(0.50, 0.00, 1.5, 15, feature=-0.01),
+        "p3x64": row(0.49, -0.01, 0.1, 4, feature=0.01),
+        "low_impact": row(0.50, 0.00, 1.5, 15, feature=-0.01),
         "blurry": row(0.495, -0.005, 0.1, 6, feature=0.02),
         "extra": row(0.51, 0.01, 0.1, 3, feature=-0.02),
+        "best": row(0.52, 0.02, 0.1, 3, psnr=-0.5),
+        "gaussian": row(0.53, 0.03, 0.1, 3),
     }
-    return study._relative(pd.DataFrame.from_dict(rows, orient="index"))
+    return study.relative(pd.DataFrame.from_dict(rows, orient="index"))
 
 
 def test_changes_are_relative_to_the_base_codec(table):
-    assert table.loc["strong", "mask_AP_change"] == pytest.approx(-2)
-    assert table.loc["strong", "mask_AP_change_low"] == pytest.approx(-4)
-    assert table.loc["strong", "removed"] == pytest.approx(95)
+    assert table.loc["p3x64", "mask_AP_change"] == pytest.approx(-2)
+    assert table.loc["p3x64", "mask_AP_change_low"] == pytest.approx(-4)
+    removed = table.loc["p3x64", ["removed_low", "removed", "removed_high"]].tolist()
+    assert removed == pytest.approx([92.5, 95, 97.5])
 
 
-def test_pattern_is_gone_only_below_both_limits(table):
-    assert table["gone"].to_dict() == {
-        "base": False, "strong": True, "weak": False, "blurry": False, "extra": True
-    }  # fmt: skip
+def test_the_peak_is_the_highest_of_all_periods(table):
+    assert table.loc["p3x64", ["peak_low", "peak", "peak_high"]].tolist() == [3.5, 4.0, 4.5]
+    assert table["period"].tolist() == [2] * 7
+    other = study.relative(table.assign(lpp8=[30.0] * 7))
+    assert other.loc["p3x64", ["peak", "period"]].tolist() == [30.0, 8]
 
 
-def test_rows_are_chosen_by_mask_ap_among_those_that_qualify(profile, table):
-    chosen = study.choose(profile, table)
-    assert chosen == {"finetuned": "strong", "low_impact": "extra", "beyond": "extra"}
+def test_the_best_row_beyond_the_paper_meets_the_criterion(table):
+    """Of highest AP: neither a filter, nor one of the paper's, nor one whose PSNR fell."""
+    assert study.choose(table, f"{GONE} and psnr_difference > 0") == "extra"
+    assert study.choose(table, GONE) == "best"
+    assert study.choose(table, "removed > 99") is None
+    assert study.choose(table.assign(mask_AP=np.nan), GONE) is None
 
 
-def test_no_qualified_row_is_reported_as_such(profile, table):
-    table["gone"] = False
-    chosen = study.choose(profile, table)
-    assert chosen["finetuned"] is None and chosen["beyond"] is None
-    aims = study.aims(table, chosen)
-    assert not aims[aims["role"] == "finetuned"]["holds"].any()
+def test_an_aim_holds_where_its_whole_interval_does(table):
+    aims = study.aims(table, "p3x64", removed=90, peak=5, change=-1.6).set_index("finding")
+    assert aims["verdict"].to_dict() == {
+        "p3x64: at least 90 % of the excess pattern removed": "holds",
+        "p3x64: no lattice peak above 5 dB": "holds",
+        "p3x64: mask AP at most 1.6 % down": "undecided",  # -2 % [-4, 0]
+        "p3x64: PSNR up": "holds",
+        "p3x64: SSIM up": "holds",
+    }
+    verdicts = study.aims(table, "low_impact", change=0, feature=0)["verdict"].tolist()
+    assert verdicts == ["undecided", "holds", "holds", "holds"]
+    assert study.aims(table, "best", change=0)["verdict"].tolist()[1] == "does not hold"
 
 
-def test_aims_read_the_test_table(profile, table):
-    aims = study.aims(table, study.choose(profile, table)).set_index(["role", "aim"])["holds"]
-    assert aims["finetuned", "pattern down by 90 %"]
-    assert not aims["finetuned", "mask AP at most 1.6 % down"]  # -2 %
-    assert aims["low_impact", "mask AP not below base"]
-    assert aims["beyond"].all()
+def test_a_row_that_was_not_run_has_no_aims(table):
+    for name in ("p5x64", None):
+        assert study.aims(table, name, change=0).empty
+        assert "verdict" in study.aims(table, name, change=0)
 
 
-def test_without_masks_boxes_are_what_counts(profile, table):
+def test_without_masks_boxes_are_what_counts(table):
     """The same rows by the same figures, named for what they are."""
     boxes = table.rename(columns=lambda name: name.replace("mask", "box"))
-    chosen = study.choose(profile, boxes)
-    assert chosen == study.choose(profile, table)
-    made = study.aims(boxes, chosen)
-    expected = study.aims(table, chosen).replace({"mask AP": "box AP"}, regex=True)
+    assert study.choose(boxes, GONE) == study.choose(table, GONE)
+    made = study.aims(boxes, "extra", change=0)
+    expected = study.aims(table, "extra", change=0).replace({"mask AP": "box AP"}, regex=True)
     pd.testing.assert_frame_equal(made, expected)
-    again = study._relative(boxes.drop(columns=[name for name in boxes if "change" in name]))
-    assert again.loc["strong", "box_AP_change"] == pytest.approx(-2)
+    again = study.relative(boxes.drop(columns=[name for name in boxes if "change" in name]))
+    assert again.loc["p3x64", "box_AP_change"] == pytest.approx(-2)
     assert not [name for name in again if "mask" in name]
 
 
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """A project with a profile `tiny`; `results("finetune/a", base="x")` is a finished run."""
+    folder = tmp_path / "notebooks" / "profiles"
+    folder.mkdir(parents=True)
+    (folder / "tiny.yaml").write_text("rows: {a: {}, b: {layers: 3}, c: {layers: 1}}")
+    monkeypatch.setenv("ICM_ROOT", str(tmp_path))
+
+    def finished(run: str, base: str | None = None, **summary) -> None:
+        run = tmp_path / "results" / "tiny" / run
+        run.mkdir(parents=True)
+        test = row(0.5, 0.0, 1.0, 10)
+        (run / "summary.json").write_text(json.dumps({"label": run.name, "test": test} | summary))
+        (run / "run.json").write_text(json.dumps({"inputs": {"base": base}}))
+
+    return finished
+
+
+def test_rows_are_those_that_were_run_on_this_base(results, tmp_path):
+    """In the profile's order; not what was moved aside, is unfinished or is of another base."""
+    for run in ("c", "a", "a.old-1", "mine"):
+        results(f"finetune/{run}", base="now")
+    results("finetune/b", base="before")
+    results("post_filter/bilateral", base="now")
+    results("post_filter/bilateral.old-1", base="now")
+    (tmp_path / "results/tiny/post_filter/gaussian").mkdir()
+    with pytest.raises(FileNotFoundError, match="base_codec/base is not finished"):
+        study.read_rows(load_profile("tiny"), "test")
+    results("base_codec/base", weights="now")
+    table = study.read_rows(load_profile("tiny"), "test")
+    assert table.index.tolist() == ["base", "a", "c", "bilateral"]
+    assert table.loc["c", "label"] == "c"
+
+
+def test_findings_are_counted_over_seeds(results, tmp_path):
+    """Of this checkout's own runs of the profile: not published ones, nor those from scratch."""
+    profile = load_profile("tiny")
+    found = pd.DataFrame({"finding": ["a", "b"], "verdict": ["holds", "does not hold"]})
+    found["value"] = [1.0, 2.0]
+    assert study.across_seeds(profile, found, "aims")["holds"].tolist() == ["1 of 1", "0 of 1"]
+    for name, seed, verdicts in (
+        ("tiny-seed1", 1, ["holds", "holds"]),
+        ("tiny-seed2", 2, ["cannot be said", "holds"]),
+        ("reference/tiny-seed3", 3, ["holds", "holds"]),
+        ("tiny-seed4-scratch", 4, ["holds", "holds"]),
+    ):
+        folder = tmp_path / "results" / name
+        folder.mkdir(parents=True)
+        table = pd.DataFrame({"finding": ["a", "b"], "verdict": verdicts, "value": 10.0 * seed})
+        table.drop(index=2 - min(seed, 2)).to_csv(folder / "aims.csv", index=False)
+    seeds = study.across_seeds(profile, found, "aims")
+    assert seeds["holds"].tolist() == ["2 of 3", "1 of 3"]
+    assert seeds["seed 0"].tolist() == [1.0, 2.0]
+    assert seeds["seed 1"].tolist() == pytest.approx([10.0, np.nan], nan_ok=True)
+    assert seeds["seed 2"].tolist() == pytest.approx([np.nan, 20.0], nan_ok=True)
+    alone = study.across_seeds(load_profile("tiny-seed1"), found, "aims")
+    assert alone.columns.tolist() == ["finding", "holds", "seed 1"]
+
+
 def test_beside_paper_compares_signs_row_by_row(table):
-    ours = pd.concat([table.loc[["base"]], table.loc[["strong"]].rename({"strong": "p3x64"})])
+    ours = table.loc[["base", "p3x64"]].copy()
     beside = study.beside_paper(ours)
     assert beside.loc["p3x64", "AP_paper"] == pytest.approx(100 * (0.752 / 0.766 - 1))
     assert beside.loc["p3x64", "psnr_paper"] == pytest.approx(0.831)
@@ -110,7 +169,12 @@ def test_label_names_what_differs():
 
 
 def test_a_table_without_rows_of_the_paper_has_nothing_beside_it(table):
-    assert study.beside_paper(table).empty
+    assert study.beside_paper(table.drop(index=["p3x64", "low_impact"])).empty
+
+
+@pytest.fixture
+def profile():
+    return Profile(name="made", rows={"strong": {}, "weak": {"lr": 1e-5}, "blurry": {"patches": 5}})
 
 
 def test_row_by_name_or_new_with_changes(profile):
@@ -120,14 +184,15 @@ def test_row_by_name_or_new_with_changes(profile):
 
 def test_misspelled_row_or_changes_to_the_tables_own_are_refused(profile):
     """Else one trains a row of defaults, the other replaces a row's results."""
-    with pytest.raises(ValueError, match=r"unknown row 'blury'.*strong, weak, blurry, extra"):
+    with pytest.raises(ValueError, match=r"unknown row 'blury'.*strong, weak, blurry"):
         study.finetuning(profile, "blury", {})
     with pytest.raises(ValueError, match="row 'blurry' is the profile's"):
         study.finetuning(profile, "blurry", {"patches": 7})
 
 
 def test_rows_that_differ_in_the_adversarial_term_alone():
-    """The reference is L2 alone; other lambdas or patches make another question."""
+    """The reference is L2 alone; other lambdas or patches make another question, and so does a row
+    that was not run."""
     rows = {
         "hinge": {},
         "l2": {"adversarial": "none"},
@@ -136,6 +201,76 @@ def test_rows_that_differ_in_the_adversarial_term_alone():
         "feature": {"lambda_feature": 1.0},
     }
     profile = Profile(name="made", rows=rows)
-    assert study.l2_and_adversarial(profile) == ("l2", ["hinge", "weaker"])
-    assert study.l2_and_adversarial(Profile(name="made", rows={"a": {}})) == (None, [])
+    assert study.l2_and_adversarial(profile, ["base", *rows]) == ("l2", ["hinge", "weaker"])
+    assert study.l2_and_adversarial(profile, ["base", "hinge", "l2"]) == ("l2", ["hinge"])
+    assert study.l2_and_adversarial(profile, ["hinge", "feature"]) == (None, [])
     assert study.paired_rows(profile, None, []).empty
+
+
+def test_rows_that_differ_in_one_setting():
+    configs = {
+        "p3x64": FinetuneConfig(),
+        "layers3": FinetuneConfig(layers=3),
+        "two": FinetuneConfig(layers=3, patches=5),
+        "same": FinetuneConfig(),
+    }
+    assert study.one_change(configs, "p3x64") == {"layers3": "layers 3"}
+    assert study.one_change({"layers3": FinetuneConfig(layers=3)}, "p3x64") == {}
+
+
+# --- answers -----------------------------------------------------------------------------------
+
+
+def test_an_answer_says_what_it_rests_on(new_run):
+    run = new_run()
+    run.provenance = {"profile": "t", "seed": 3}
+    assert study.answer(run, "It is.", "", "So.") == "It is. So. One training (seed 3)."
+    assert study.answer(run, "It is.", trained=False) == "It is."
+    assert study.answer(run, "It is.", seeds=["seed 0", "seed 1"]).endswith(
+        "2 trainings (seed 0, seed 1)."
+    )
+    run.provenance["numbers"] = "mean nothing: a trial"
+    assert study.answer(run, "It is.", trained=False).startswith("A trial: these numbers mean noth")
+
+
+def test_figures_carry_their_intervals(table):
+    text = study.interval_text
+    assert text(table.loc["p3x64"], "mask_AP_change", "%") == "-2.0 % [-4.0, +0.0]"
+    assert text(table.loc["p3x64"], "peak", "dB") == "4.00 dB [3.50, 4.50]"
+    assert text({"value": 12.34, "low": 0.1, "high": 20.0}) == "+12.3 [+0.1, +20]"
+    assert (
+        text({"x_change": 1.0, "x_change_low": np.nan, "x_change_high": 2.0}, "x_change") == "n/a"
+    )
+
+
+def test_words_follow_the_numbers(table):
+    """Nothing is said to be removed that is not, and no machine is spoken of that did not look."""
+    text = study.effect(table.loc["p3x64"])
+    assert text.startswith(
+        "removes 95.0 % [92.5, 97.5] of the excess pattern (highest peak left: 4.0"
+    )
+    assert "changes mask AP by -2.0 % [-4.0, +0.0], PSNR by +0.50 dB [+0.30, +0.70]" in text
+    more = study.effect(table.loc["p3x64"].drop("mask_AP_change").to_dict() | {"removed": -8.0})
+    assert more.startswith("leaves 108 % of the excess pattern") and "AP" not in more
+    none = study.effect(table.loc["p3x64"].to_dict() | {"removed": np.nan})
+    assert none.startswith("finds no excess pattern")
+
+
+def test_extremes_are_named():
+    assert study.spread(pd.Series({"a": -2.0, "b": 1.0, "c": np.nan}), "%") == "-2 % (a) to 1 % (b)"
+    assert study.spread(pd.Series({"a": 1.0})) == "1 (a)"
+    assert study.spread(pd.Series({"a": np.nan})) == "n/a"
+
+
+def test_verdicts_are_told_and_counted():
+    found = pd.DataFrame([
+        finding("a: PSNR up", "dB", {"value": 1.0, "low": 0.5, "high": 1.5}),
+        finding("a: AP not down", "%", {"value": 0.0, "low": -1.0, "high": 1.0}),
+        finding("a: SSIM up", "", {"value": 1.0, "low": 0.5, "high": 1.5}),
+    ])  # fmt: skip
+    assert study.verdicts(found) == "Holds: PSNR up, SSIM up. Undecided: AP not down."
+    assert study.claim(found.iloc[1]) == "a: AP not down: undecided (+0 % [-1, +1])"
+    one = pd.DataFrame({"holds": ["1 of 1", "0 of 1", "1 of 1"], "seed 0": 0.0})
+    assert study.tally(found, "aims", one) == "Verdicts on 3 aims: holds 2, undecided 1."
+    two = pd.DataFrame({"holds": ["2 of 2", "0 of 2", "1 of 2"], "seed 0": 0.0, "seed 1": 0.0})
+    assert study.tally(found, "aims", two).endswith("; holds in each of 2 trainings 1.")

@@ -172,9 +172,7 @@ def laid_out(state, layout: torch.memory_format):
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 @pytest.mark.parametrize("loop", ["base", "chain"])
-def test_checkpoint_of_any_memory_layout_resumes(
-    train_base, finetune_chain, new_run, loop, layout
-):
+def test_checkpoint_of_any_memory_layout_resumes(train_base, finetune_chain, new_run, loop, layout):
     """A run may go on where the loop lays out its weights otherwise: on another device."""
     train = {
         "base": train_base,
@@ -208,10 +206,13 @@ def test_seed_decides(train_base):
     ("name", "layers"),
     [*(("scale_hyperprior_s8", layers) for layers in (1, 2, 3)), *((name, 2) for name in ZOO)],
 )
-def test_finetuning_changes_only_the_first_decoder_layers(finetune, make_codec, name, layers):
-    """Every parameter of those, and bit for bit nothing else, whatever the architecture."""
+def test_finetuning_changes_only_the_first_decoder_layers(
+    finetune, make_codec, scenes, name, layers
+):
+    """Every parameter of those, and bit for bit nothing else, whatever the architecture: the same
+    files, and other pictures out of them."""
     before = make_codec(name=name)
-    config = dataclasses.replace(FINETUNE, layers=layers)
+    config = dataclasses.replace(FINETUNE, steps=2, layers=layers)
     after = finetune("run", config, architecture=name)
     trained = {
         name
@@ -225,6 +226,10 @@ def test_finetuning_changes_only_the_first_decoder_layers(finetune, make_codec, 
     assert trained and not constant
     assert all(name.startswith("model.g_s.") for name in changed)
     assert not any(p.requires_grad for p in after.parameters())
+    x = scenes("test").image(0)
+    bitstream = before.encode(x)
+    assert bytes(after.encode(x)) == bytes(bitstream)
+    assert not torch.equal(after.decode(bitstream), before.decode(bitstream))
 
 
 @pytest.mark.parametrize(
@@ -264,10 +269,10 @@ def test_chain_without_the_encoder_leaves_the_bits(finetune_chain, make_codec, s
 
 def test_chain_lowers_its_loss(finetune_chain, new_run):
     """A higher price of bits gives fewer of them."""
-    config = dataclasses.replace(CHAIN, steps=40, lr=3e-3, beta=0.0)
+    config = dataclasses.replace(CHAIN, steps=16, lr=1e-2, beta=0.0)
     finetune_chain("cheap", config)
     finetune_chain("dear", dataclasses.replace(config, beta=10.0))
-    rates = {name: new_run(name).logged()["rate"].tail(5).mean() for name in ("cheap", "dear")}
+    rates = {name: new_run(name).logged()["rate"].tail(3).mean() for name in ("cheap", "dear")}
     assert rates["dear"] < 0.9 * rates["cheap"]
 
 
@@ -284,17 +289,6 @@ def test_chain_terms_of_mixed_sizes(codec, task):
     assert float(terms["rate"]) == pytest.approx(float(expected), rel=1e-5)
     assert [tuple(x.shape) for x in seen[:3]] == [tuple(x.shape) for x in images]
     assert torch.equal(seen[2], seen[5])
-
-
-@pytest.mark.parametrize("name", ["scale_hyperprior_s8", *ZOO])
-def test_finetuning_leaves_the_bits(finetune, make_codec, scenes, name):
-    """The same files, byte for byte; other pictures out of them."""
-    before, after = make_codec(name=name), finetune("run", architecture=name)
-    for index in range(2):
-        x = scenes("test").image(index)
-        bitstream = before.encode(x)
-        assert bytes(after.encode(x)) == bytes(bitstream)
-        assert not torch.equal(after.decode(bitstream), before.decode(bitstream))
 
 
 def test_the_machine_is_not_trained(finetune, train_base, task):
@@ -323,11 +317,11 @@ def test_base_training_reaches_every_part(train_base, make_codec, new_run, task,
 def test_finetuning_lowers_the_error(finetune, new_run, adversarial):
     """On the same few scenes, at a high learning rate."""
     config = FinetuneConfig(
-        steps=30, batch=4, patches=2, patch_size=32, lr=3e-3, adversarial=adversarial
+        steps=15, batch=3, patches=2, patch_size=32, lr=1e-2, adversarial=adversarial
     )
     finetune("run", config)
     log = new_run("run").logged()
-    assert log["mse"].tail(5).mean() < 0.8 * log["mse"].head(5).mean()
+    assert log["mse"].tail(5).mean() < 0.8 * log["mse"].head(3).mean()
     assert ("discriminator" in log) == (adversarial != "none")
 
 
@@ -373,11 +367,11 @@ def test_nan_names_the_step_and_the_term(train_task, train_base, finetune, task,
         finetune("c", machine=task)
 
 
-def test_unknown_adversarial_loss_or_schedule(finetune):
-    with pytest.raises(ValueError, match="unknown adversarial loss 'wgan'"):
-        finetune("a", dataclasses.replace(FINETUNE, adversarial="wgan"))
-    with pytest.raises(ValueError, match="unknown schedule 'linear'; known: constant, cosine"):
-        finetune("b", dataclasses.replace(FINETUNE, schedule="linear"))
+def test_unknown_adversarial_loss_or_schedule():
+    with pytest.raises(ValueError, match=r"adversarial\n.*'hinge', 'least_squares'.*'wgan'"):
+        dataclasses.replace(FINETUNE, adversarial="wgan")
+    with pytest.raises(ValueError, match=r"schedule\n.*'cosine' or 'constant'.*'linear'"):
+        dataclasses.replace(FINETUNE, schedule="linear")
 
 
 # --- the parts ---------------------------------------------------------------------------

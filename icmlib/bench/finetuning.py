@@ -11,7 +11,7 @@ from torch import nn
 from icmlib import codecs, losses, training
 from icmlib.bench import harness
 from icmlib.bench.harness import Pair, Scenes, largest_difference, scene, trained
-from icmlib.codecs.patches import decoder_layers, patch_decoder
+from icmlib.codecs.patches import decode_whole, decoder_layers, patch_decoder
 from icmlib.config import CodecConfig, FinetuneConfig, replace
 from icmlib.discriminator import PatchDiscriminator
 
@@ -28,27 +28,17 @@ def generator_step(
     with training.seeded(0, 0):
         pairs = [(x, ours.latents(x[None])[0])]
         originals, y_hat, corners = training.sample_patches(pairs, config, x.device)
-    decode, size = patch_decoder(ours.g_s), originals.shape[-2:]
-    return Pair(
-        _update(ours, lambda: decode(y_hat, corners, size), originals, fused=True),
-        _update(theirs, lambda: coded_whole(theirs, [x] * patches, corners, size), originals),
-        largest_difference,
-    )
+    where = (corners, originals.shape[-2:])
+    patched = partial(patch_decoder(ours.g_s), y_hat, *where)
+    cropped = partial(coded_whole(theirs), [x] * patches, *where)
+    ours_step = _update(ours, patched, originals, fused=True)
+    return Pair(ours_step, _update(theirs, cropped, originals), largest_difference)
 
 
-def coded_whole(
-    codec: codecs.LearnedCodec,
-    images: list[torch.Tensor],
-    corners: torch.Tensor,
-    size: tuple[int, int],
-) -> torch.Tensor:
-    """A patch of each image (3, H, W), the plain way: all of it is encoded and decoded, once for
-    all of its patches, then cropped -> (P, 3, *size)."""
-    height, width = size
-    whole = {id(x): x for x in images}
-    whole = {key: codec.model(codec.pad(x[None]))["x_hat"][0] for key, x in whole.items()}
-    places = zip(images, corners.tolist())
-    return torch.stack([whole[id(x)][:, r : r + height, c : c + width] for x, (r, c) in places])
+def coded_whole(codec: codecs.LearnedCodec) -> Callable[..., torch.Tensor]:
+    """`decode(images, corners, size)`, the plain way: of each patch, all of its image (3, H, W) is
+    encoded and decoded, once for all of its patches, then cropped."""
+    return partial(decode_whole, lambda x: codec.model(codec.pad(x))["x_hat"])
 
 
 def _update(codec, decode: Callable, x: torch.Tensor, fused: bool = False) -> Callable:
@@ -99,7 +89,7 @@ def finetunings(config: FinetuneConfig, size: int, N: int, M: int) -> Pair:
 
     def theirs(steps: int) -> list:
         codec = untrained(N, M)  # whose "latents" are the images
-        return finetuned(codec, images, steps, partial(coded_whole, codec))
+        return finetuned(codec, images, steps, coded_whole(codec))
 
     return Pair(ours, theirs, largest_difference)
 

@@ -153,6 +153,7 @@ class LearnedCodec(nn.Module):
 
     @torch.no_grad()
     @performance.exact()
+    @performance.one_thread()
     def encode(self, image: torch.Tensor) -> Bitstream:
         """image (3, H, W) RGB in [0, 1] -> Bitstream; raises ValueError for anything else."""
         check_image(image)
@@ -211,11 +212,15 @@ class LearnedCodec(nn.Module):
 
     @torch.no_grad()
     @performance.exact()
+    @performance.one_thread()
     def latents(self, x: torch.Tensor) -> torch.Tensor:
         """x (B, 3, H, W) -> y_hat (B, M, h, w), what the decoder would see (for autoregressive
         models after `update`: their y_hat is known only once it is coded)."""
         if isinstance(self.model, JointAutoregressiveHierarchicalPriors):
             return torch.cat([self._latents_as_coded(image[None]) for image in x])
+        if type(self.model) in (ScaleHyperprior, ScaleHyperpriorS8):  # without means: no h_s
+            y = self.eval().model.g_a(self.pad(x.to(self.device)))
+            return self.model.gaussian_conditional.quantize(y, "dequantize")
         with self._agreeing(), self._without_synthesis() as seen:
             self.eval().model(self.pad(x.to(self.device)))
         return seen.latents

@@ -1,226 +1,153 @@
 """Decode only what given patches need.
 
-The decoder is traced once (`torch.fx`). For given patches its graph is walked backwards, to find
-the window of each map that the patches see; then it is run forwards on those windows, each map
-trimmed to its own. A window that meets the border of a map ends exactly there, so that a layer's
-own zero padding is the full decode's; elsewhere the window holds all a patch sees. So the patches
-equal those cut from the full decode, at a cost that does not grow with the image.
+    y_hat ─ child 0 ─ map ─ child 1 ─ map ─ ... ─ image      the decoder g_s, a Sequential
+    window  <───────  window  <───────  ... <───  patch
+
+Backwards: of each map, the window that the patch sees. Forwards: each child runs on its window
+alone. A window that meets the border of its map ends there, so that padding is the full decode's.
+So patches equal those cut from the full decode, at a cost that does not grow with the image.
 """
 
+import copy
+import itertools
+import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
-import numpy as np
 import torch
-from torch import fx, nn
+from torch import nn
 
-from icmlib.codecs.graph import (
-    POINTWISE,
-    NotLocalError,
-    Sampling,
-    call,
-    layer_name,
-    node_sampling,
-    trace,
-    upsamples,
-)
-
-# --- windows -----------------------------------------------------------------------------
+SIDE = 16  # px, of the maps on which children are measured
 
 
-@dataclass(frozen=True)
-class Windows:
-    """One window per patch on one map: all of the same size, each with its own corner."""
+class Layer(NamedTuple):
+    """A child of g_s; its input q is seen by its outputs scale q - before ... scale q + after."""
 
-    corners: np.ndarray  # (P, 2) row and column
-    size: np.ndarray  # (2,)
-
-
-def union(windows: list[Windows], size: np.ndarray) -> Windows:
-    """What holds all of these, on a map of this size (2,)."""
-    first, *others = windows
-    if all(other is first for other in others):
-        return first
-    low = np.min([w.corners for w in windows], 0)
-    high = np.max([w.corners + w.size for w in windows], 0)
-    return covering(low, high, size)
+    run: nn.Module
+    scale: int
+    before: int
+    after: int
 
 
-def covering(low: np.ndarray, high: np.ndarray, size: np.ndarray, step=1) -> Windows:
-    """Windows of one size that hold [low, high) (P, 2), with corners at multiples of `step`. What
-    is left of the map beyond the last window that fits is no whole step."""
-    length = (high - low // step * step).max(0)
-    length += (size - length) % step
-    return Windows(np.minimum(low // step * step, size - length), length)
+def patch_decoder(g_s: nn.Module) -> Callable[..., torch.Tensor]:
+    """`decode(y_hats, corners, size)`: patches of decoded images, as cut from the full decode.
 
+    Of each patch, `y_hats` has its image's latents (M, h, w) and `corners` (P, 2) top and left in
+    px; `size` is the height and width of all. Returns (P, 3, *size), not clamped, differentiable
+    in the weights, which it follows. Raises ValueError: a patch reaches beyond its image.
 
-def input_windows(layer: Sampling, after: Windows, size: np.ndarray) -> Windows:
-    """What the layer must be given to make `after`; its input map is of this size (2,)."""
-    if layer is POINTWISE:
-        return after
-    low, high = layer.input_range(after.corners, after.corners + after.size - 1)
-    low = low.clip(0, size - 1)  # one at least, where a patch sees only padding
-    return covering(low, np.maximum(high.clip(max=size), low + 1), size, layer.down)
-
-
-def check_inside(windows: Windows, size: np.ndarray) -> None:
-    """Raises ValueError, where a window reaches beyond a map of this size (2,)."""
-    low, high = windows.corners.min(0), windows.corners.max(0) + windows.size
-    if (low < 0).any() or (high > size).any():
-        raise ValueError(
-            f"patches reach from {low.tolist()} to {high.tolist()}; "
-            f"the decoded image is {size[0]}x{size[1]} px"
-        )
-
-
-def cut(maps: torch.Tensor | list[torch.Tensor], at: np.ndarray, size: np.ndarray) -> torch.Tensor:
-    """Of each map (C, h, w) the window at its corner `at` (P, 2) -> (P, C, *size)."""
-    height, width = size.tolist()
-    if not at.any() and isinstance(maps, torch.Tensor) and maps.shape[-2:] == (height, width):
-        return maps
-    pieces = zip(maps, at.tolist())
-    return torch.stack([map_[:, r : r + height, c : c + width] for map_, (r, c) in pieces])
-
-
-# --- decoding ----------------------------------------------------------------------------
-
-
-class PatchDecoder:
-    """Patches of decoded images, equal to those cut from the full decode.
-
-    Knows convolutions (any stride, padded with zeros), transposed and sub-pixel ones, nearest
-    enlarging, GDN, activations, arithmetic between maps, and concatenation along channels,
-    however the decoder connects them. Made once, it follows the decoder's weights.
-
-    Args:
-        decoder: `g_s`, from latents (B, M, h, w) to images (B, 3, H, W).
-
-    Raises:
-        NotLocalError: a layer may look at the whole map, or is unknown; the message names it.
+    Of a decoder that cannot run on windows, whole images are decoded; a warning says why.
     """
-
-    def __init__(self, decoder: nn.Module):
-        self.decoder = decoder
-        self.nodes = list(trace(decoder).nodes)
-        self.inputs = {}  # of each node the maps among its inputs; a constant has none
-        for node in self.nodes:
-            self.inputs[node] = [
-                n for n in node.all_input_nodes if n.op == "placeholder" or self.inputs[n]
-            ]
-        self.samplings = {node: node_sampling(decoder, node) for node in self.nodes}
-
-    def __call__(
-        self, latents: list[torch.Tensor], corners: torch.Tensor, size: tuple[int, int]
-    ) -> torch.Tensor:
-        """
-        Args:
-            latents: for each patch, its image's y_hat (M, h, w).
-            corners: (P, 2) top and left of each patch in px.
-            size: height and width of the patches in px.
-
-        Returns:
-            (P, 3, height, width), not clamped; differentiable in the decoder's weights.
-
-        Raises:
-            ValueError: a patch reaches beyond its image.
-        """
-        decoded, order = [], []
-        for shape in dict.fromkeys(y_hat.shape for y_hat in latents):
-            group = [index for index, y_hat in enumerate(latents) if y_hat.shape == shape]
-            patches = Windows(corners[group].cpu().numpy(), np.array(size))
-            taken, made = self.plan(np.array(shape[-2:]), patches)
-            decoded.append(self._run([latents[index] for index in group], taken, made))
-            order += group
-        return decoded[0] if len(decoded) == 1 else torch.cat(decoded)[np.argsort(order)]
-
-    def plan(
-        self, latent_size: np.ndarray, patches: Windows
-    ) -> tuple[dict[fx.Node, Windows], dict[fx.Node, Windows]]:
-        """The windows that each node takes of its inputs, and those that it makes for its users."""
-        latents, output = self.nodes[0], self.nodes[-1]
-        sizes = {latents: latent_size}
-        for node in self.nodes:
-            if maps := self.inputs[node]:
-                sizes[node] = self.samplings[node].output_size(sizes[maps[0]])
-                if any((sizes[other] != sizes[maps[0]]).any() for other in maps[1:]):
-                    raise ValueError(
-                        f"decoder layer {layer_name(self.decoder, node)}: its inputs differ in size"
-                    )
-        check_inside(patches, sizes[output])
-        taken, made, wanted = {}, {}, {node: [] for node in sizes}
-        wanted[output] = [patches]
-        for node in reversed(sizes):
-            made[node] = union(wanted[node], sizes[node])
-            if node is not latents:
-                before = sizes[self.inputs[node][0]]
-                taken[node] = input_windows(self.samplings[node], made[node], before)
-            for source in self.inputs[node]:
-                wanted[source].append(taken[node])
-        return taken, made
-
-    def _run(
-        self,
-        latents: list[torch.Tensor],
-        taken: dict[fx.Node, Windows],
-        made: dict[fx.Node, Windows],
-    ) -> torch.Tensor:
-        first, output = self.nodes[0], self.nodes[-1]
-        values = {first: cut(latents, made[first].corners, made[first].size)}
-
-        def fetch(source: fx.Node, node: fx.Node) -> object:
-            if node not in taken or source not in made:
-                return values[source]
-            at = taken[node].corners - made[source].corners
-            return cut(values[source], at, taken[node].size)
-
-        for node in self.nodes[1:-1]:
-            args, kwargs = fx.node.map_arg((node.args, node.kwargs), partial(fetch, node=node))
-            values[node] = call(self.decoder, node, args, kwargs)
-            if node in made:
-                sampling = self.samplings[node]
-                start = taken[node].corners * sampling.up // sampling.down
-                values[node] = cut(values[node], made[node].corners - start, made[node].size)
-        return fetch(output.args[0], output)
+    try:
+        return partial(_decode_patches, _measured(g_s))
+    except ValueError as error:
+        warnings.warn(f"{error}; whole images are decoded, which is slow", stacklevel=2)
+        return partial(decode_whole, g_s)
 
 
 def decode_whole(
-    decoder: nn.Module, latents: list[torch.Tensor], corners: torch.Tensor, size: tuple[int, int]
+    g_s: nn.Module, y_hats: list[torch.Tensor], corners: torch.Tensor, size: tuple[int, int]
 ) -> torch.Tensor:
-    """What a PatchDecoder gives, of any decoder: whole images are decoded, then cut."""
-    images = {id(y_hat): y_hat for y_hat in latents}
-    images = {key: decoder(y_hat[None])[0] for key, y_hat in images.items()}
-    patches = []
-    for y_hat, corner in zip(latents, corners.cpu().numpy()):
-        image = images[id(y_hat)]
-        check_inside(Windows(corner[None], np.array(size)), np.array(image.shape[-2:]))
-        patches.append(cut([image], corner[None], np.array(size)))
-    return torch.cat(patches)
+    """The same by the full decode, of each image once."""
+    images = {id(y_hat): y_hat for y_hat in y_hats}
+    images = {key: g_s(y_hat[None])[0] for key, y_hat in images.items()}
+    return _cut([images[id(y_hat)] for y_hat in y_hats], corners, torch.tensor(size))
 
 
-def patch_decoder(decoder: nn.Module) -> Callable[..., torch.Tensor]:
-    """A PatchDecoder of the decoder; where it can be none, a warning that names the layer which
-    prevents it, and `decode_whole`."""
-    try:
-        return PatchDecoder(decoder)
-    except NotLocalError as error:
-        warnings.warn(f"{error}; whole images are decoded, which is slow", stacklevel=2)
-        return partial(decode_whole, decoder)
+def decoder_layers(g_s: nn.Module) -> list[nn.Sequential]:
+    """The decoder's layers counted from the latents: each a child that upsamples, or holds what
+    does, with those after it. What comes before all upsampling belongs to the first."""
+    children = list(g_s.children())
+    starts = [i for i, child in enumerate(children) if any(map(_upsamples, child.modules()))]
+    ends = [0, *starts[1:], len(children)]
+    return [nn.Sequential(*children[a:b]) for a, b in itertools.pairwise(ends)]
 
 
-def decoder_layers(decoder: nn.Module) -> list[nn.Sequential]:
-    """The decoder's layers counted from the latents: each an up-sampling stage with what follows
-    it; what comes before the first up-sampling belongs to the first layer.
+def _upsamples(layer: nn.Module) -> bool:
+    transposed = isinstance(layer, nn.ConvTranspose2d) and max(layer.stride) > 1
+    return transposed or isinstance(layer, nn.PixelShuffle | nn.Upsample)
 
-    A stage is a child of the decoder with an up-sampling layer anywhere inside it (a transposed or
-    sub-pixel convolution, a residual block that holds one).
-    """
-    groups, upsampled = [[]], False
-    for child in decoder.children():
-        grows = any(upsamples(module) for module in child.modules())
-        if grows and upsampled:
-            groups.append([])
-        upsampled |= grows
-        groups[-1].append(child)
-    return [nn.Sequential(*group) for group in groups]
+
+@torch.no_grad()
+def _measured(g_s: nn.Module) -> list[Layer]:
+    """Raises ValueError, where the decoder cannot run on windows."""
+    if type(g_s).forward is not nn.Sequential.forward:
+        raise ValueError(f"decoder {type(g_s).__name__} is no nn.Sequential")
+    channels = next((m.in_channels for m in g_s.modules() if hasattr(m, "in_channels")), 1)
+    noise = torch.Generator().manual_seed(0)
+    x = torch.randn(1, channels, SIDE, SIDE, generator=noise, dtype=torch.float64)
+    layers = []
+    for index, child in enumerate(g_s):
+        try:
+            layer, x = _measure(copy.deepcopy(child).cpu().double(), x[..., :SIDE, :SIDE])
+        except Exception as error:  # whatever the child makes of these maps
+            name = f"{index} ({type(child).__name__})"
+            raise ValueError(f"decoder layer {name} cannot run on windows: {error}") from error
+        layers.append(layer._replace(run=child))
+    return layers
+
+
+def _measure(child: nn.Module, x: torch.Tensor) -> tuple[Layer, torch.Tensor]:
+    """The child as a layer, checked at borders and neighbouring places, and its output."""
+    middle, marked = SIDE // 2, x.clone()
+    marked[..., middle, middle] = math.nan  # and so becomes all that sees it
+    y, seen = child(x.clone()), child(marked)[0].isnan().any(0).nonzero()
+    scale = y.shape[-1] // SIDE
+    if y.shape[-2:] != (scale * SIDE, scale * SIDE) or not seen.all():
+        raise ValueError("it sees the whole map, or does not enlarge it by a whole factor")
+    before, after = middle * scale - seen.min(), seen.max() - middle * scale
+    layer = Layer(child, scale, int(before), int(after))
+    at = torch.tensor([0, *range(middle * scale, (middle + 1) * scale + 1), SIDE * scale - 1])
+    pixels = _decode([layer], [x[0]] * len(at), at[:, None].expand(-1, 2), at.new_ones(2))
+    difference = pixels[..., 0, 0] - y[0, :, at, at].T
+    if not difference.abs().max() <= 1e-9 * y.abs().max():
+        raise ValueError("what it makes of a window depends on where that is")
+    return layer, y
+
+
+def _decode_patches(
+    layers: list[Layer], y_hats: list[torch.Tensor], corners: torch.Tensor, size: tuple[int, int]
+) -> torch.Tensor:
+    patches = {}
+    for shape in dict.fromkeys(y_hat.shape for y_hat in y_hats):
+        group = [i for i, y_hat in enumerate(y_hats) if y_hat.shape == shape]
+        latents = [y_hats[i] for i in group]
+        patches |= zip(group, _decode(layers, latents, corners[group], torch.tensor(size)))
+    return torch.stack([patches[i] for i in range(len(y_hats))])
+
+
+def _decode(
+    layers: list[Layer], y_hats: list[torch.Tensor], corners: torch.Tensor, size: torch.Tensor
+) -> torch.Tensor:
+    """Patches of images of one size."""
+    extent = torch.tensor(y_hats[0].shape[-2:]) * math.prod(layer.scale for layer in layers)
+    if (corners < 0).any() or (corners + size > extent).any():
+        at, image = corners.tolist(), extent.tolist()
+        raise ValueError(f"patches of {size.tolist()} px at {at} reach beyond images of {image}")
+    windows = [(corners, size)]
+    for layer in reversed(layers):
+        extent = extent // layer.scale
+        low = -((layer.after - corners) // layer.scale).clamp(max=0)
+        high = (corners + size - 1 + layer.before) // layer.scale + 1
+        size = (torch.minimum(high, extent) - low).amax(0)
+        corners = torch.minimum(low, extent - size)
+        windows.append((corners, size))
+    x = _cut(y_hats, *windows.pop())
+    for layer in layers:
+        start = corners * layer.scale
+        corners, size = windows.pop()
+        x = _cut(layer.run(x), corners - start, size)
+    return x
+
+
+def _cut(
+    maps: torch.Tensor | list[torch.Tensor], corners: torch.Tensor, size: torch.Tensor
+) -> torch.Tensor:
+    """Of each map (C, h, w) the window at its corner -> (P, C, *size)."""
+    height, width = size.tolist()
+    if isinstance(maps, torch.Tensor) and maps.shape[-2:] == (height, width):
+        return maps
+    pieces = zip(maps, corners.tolist(), strict=True)
+    return torch.stack([map_[:, r : r + height, c : c + width] for map_, (r, c) in pieces])

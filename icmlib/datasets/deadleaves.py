@@ -86,11 +86,13 @@ class Canvas:
     def colours(self, rows: slice, columns: slice) -> np.ndarray:
         """(h, w, 3) textured, shaded colour of one leaf over a window."""
         rng = self.rng
-        pattern = np.roll(
-            self.textures[rng.integers(len(self.textures))], rng.integers(0, self.size, 2), (0, 1)
-        )[rows, columns]
+        texture, shift = (
+            self.textures[rng.integers(len(self.textures))],
+            rng.integers(0, self.size, 2),
+        )
         slope = rng.normal(0, 0.12, 2) / self.size
-        y, x = np.mgrid[rows, columns]
+        y, x = np.ogrid[rows, columns]
+        pattern = texture[(y - shift[0]) % self.size, (x - shift[1]) % self.size]  # rolled
         shade = 1 + slope[0] * (y - rows.start) + slope[1] * (x - columns.start)
         base = rng.uniform(0.12, 0.88) + rng.normal(0, 0.13, 3)  # mostly grey, as in photographs
         tint = 1 + rng.normal(0, 0.3, 3)
@@ -107,7 +109,7 @@ class Canvas:
         reach = 2 * radius + 1
         rows = slice(max(0, int(cy - reach)), min(self.size, int(cy + reach) + 1))
         columns = slice(max(0, int(cx - reach)), min(self.size, int(cx + reach) + 1))
-        y, x = np.mgrid[rows, columns]
+        y, x = np.ogrid[rows, columns]
         distance = np.hypot(y - cy, x - cx)
         edge = radius * radius_of(np.arctan2(y - cy, x - cx) + turn)
         alpha = np.clip(edge - distance + 0.5, 0, 1)[..., None]  # one pixel of soft edge

@@ -26,7 +26,7 @@ def check(config: DataConfig, num_classes: int | None = None) -> None:
     root = project_root() / config.root
     problems: dict[str, list[str]] = {}
     for split in ("train", "val", "test"):
-        for problem in _split_problems(root, config.splits.get(split), read, num_classes):
+        for problem in _split_problems(root, config.splits.get(split) or {}, read, num_classes):
             problems.setdefault(problem, []).append(split)
     if problems:
         lines = [
@@ -37,44 +37,36 @@ def check(config: DataConfig, num_classes: int | None = None) -> None:
         raise ValueError("\n- ".join(lines))
 
 
-def _split_problems(root: Path, files: dict | None, read, num_classes: int | None) -> Iterator[str]:
-    unnamed = [key for key in ("images", "annotations") if key not in (files or {})]
+def _split_problems(root: Path, files: dict, read, num_classes: int | None) -> Iterator[str]:
+    unnamed = [key for key in ("images", "annotations") if key not in files]
     if unnamed:
         yield f"the profile's data.splits names no {' and no '.join(unnamed)}"
         return
     folder, annotations = root / files["images"], root / files["annotations"]
     if not folder.is_dir():
         yield f"image folder {folder} does not exist"
-    if not annotations.is_file():
-        yield f"annotation file {annotations} does not exist"
-        return
     try:
-        ids = read_ids(files.get("ids"), root)
         coco = read(annotations)
+        ids = read_ids(files.get("ids"), root)
         images = select(coco["images"], annotations, ids, files.get("skip", 0), files.get("limit"))
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError) as error:
         yield str(error)
         return
-    if num_classes not in (None, len(coco["categories"])):
-        yield (
-            f"{annotations} has {len(coco['categories'])} categories; the profile's "
-            f"task.num_classes is {num_classes}"
-        )
+    known = len(coco["categories"])
+    if num_classes not in (None, known):
+        ours = f"the profile's task.num_classes is {num_classes}"
+        yield f"{annotations} has {known} categories; {ours}"
     if folder.is_dir():
-        yield from _image_problems(folder, images)
+        yield from _image_problems(folder, [image["file_name"] for image in images])
 
 
-def _image_problems(folder: Path, images: list[dict]) -> Iterator[str]:
-    missing, empty = [], []
-    for name in (image["file_name"] for image in images):
-        path = folder / name
-        if not path.is_file():
-            missing.append(name)
-        elif not path.stat().st_size:
-            empty.append(name)
-    for names, what in ((missing, f"not in {folder}"), (empty, f"empty files in {folder}")):
-        if names:
-            yield f"{len(names):,} of {len(images):,} images are {what}: {first_few(names)}"
+def _image_problems(folder: Path, names: list[str]) -> Iterator[str]:
+    sizes = {n: path.stat().st_size if (path := folder / n).is_file() else None for n in names}
+    missing = [name for name, size in sizes.items() if size is None]
+    empty = [name for name, size in sizes.items() if size == 0]
+    for some, what in ((missing, f"not in {folder}"), (empty, f"empty files in {folder}")):
+        if some:
+            yield f"{len(some):,} of {len(names):,} images are {what}: {first_few(some)}"
 
 
 def _archives(root: Path) -> Iterator[str]:

@@ -4,20 +4,17 @@ Images are RGB floats in [0, 1], (B, 3, H, W); each metric returns one value an 
 refuses other shapes and ranges. Round decoded images once (`to_8bit`) before calling any of them.
 """
 
-import pickle
 import warnings
-from pathlib import Path
 
 import torch
 from pytorch_msssim import ssim as msssim_ssim
 from torch import Tensor
 
-from icmlib.downloads import WeightsUnavailable, fetch, how_to_get, hub_file
+from icmlib.downloads import WeightsUnavailable, read_state  # noqa: F401 (for evaluate.py)
 
 SSIM_WINDOW = 11
 VGG_SMALLEST = 16  # VGG-16's fifth stage sees 1/16 of the image
-VGG_FILE = "vgg16-397923af.pth"
-VGG_URL = f"https://download.pytorch.org/models/{VGG_FILE}"
+VGG_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"  # torchvision's
 
 
 def to_8bit(x: Tensor) -> Tensor:
@@ -81,23 +78,17 @@ class VGGDistance:
 
     @classmethod
     def load(cls, download: bool = False) -> "VGGDistance":
-        """Reads VGG-16's weights from torch.hub's checkpoints folder (lpips brings its own part).
+        """With torchvision's VGG-16 (528 MB, in torch.hub's cache); lpips brings its own part.
 
-        `download` fetches the file (528 MB) where it is missing. Raises WeightsUnavailable, with
-        the reason, the file, its address and its folder, where the weights cannot be had: a table
-        then says "n/a", never another network's distance.
+        Raises WeightsUnavailable, with the reason, the file's address and its place, where it is
+        missing and `download` is off, or it cannot be had: a table then says "n/a", never another
+        network's distance.
         """
-        path = vgg_path()
-        if not path.exists():
-            if not download:
-                raise WeightsUnavailable(_how_to_get(path, "the file is missing"))
-            fetch(VGG_URL, path, "VGG-16")
-        try:
-            return cls(_lpips_vgg())
-        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
-            raise WeightsUnavailable(
-                _how_to_get(path, f"the file cannot be read ({error})")
-            ) from error
+        state = read_state(VGG_URL, "VGG-16", download)
+        model = _untrained_lpips()
+        names = model.net.state_dict()  # sliceK.N.weight is VGG-16's features.N.weight
+        model.net.load_state_dict({k: state[f"features.{k.split('.', 1)[1]}"] for k in names})
+        return cls(model)
 
     def to(self, device: torch.device | str) -> "VGGDistance":
         """Moves the network; the images of a call must be on the same device."""
@@ -111,11 +102,6 @@ class VGGDistance:
         return self.model(2 * x.float() - 1, 2 * y.float() - 1).flatten()  # LPIPS wants [-1, 1]
 
 
-def vgg_path() -> Path:
-    """Where torchvision looks for VGG-16's weights (moved by the variable TORCH_HOME)."""
-    return hub_file(VGG_FILE)
-
-
 def _map_distance(name: str, x: Tensor, y: Tensor) -> Tensor:
     if x.shape != y.shape:
         raise ValueError(f"map {name}: shapes {tuple(x.shape)} and {tuple(y.shape)} differ")
@@ -124,19 +110,14 @@ def _map_distance(name: str, x: Tensor, y: Tensor) -> Tensor:
     return (x - y).square().mean(dim=1) / variance
 
 
-def _lpips_vgg() -> torch.nn.Module:
+def _untrained_lpips() -> torch.nn.Module:
+    """lpips' own layers over a VGG-16 of random weights: its way to VGG-16's would unpickle."""
     import lpips  # here, since it takes seconds and most runs never ask for it
 
-    # Layers draw their first weights before the file overwrites them: keep the caller's random
-    # state. lpips calls torchvision by an old name and hears about it.
+    # keep the caller's random state; lpips calls torchvision by an old name and hears about it
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return lpips.LPIPS(net="vgg", verbose=False)
-
-
-def _how_to_get(path: Path, reason: str) -> str:
-    instruction = how_to_get("VGG-16", VGG_URL, path, reason)
-    return f"{instruction}, or call VGGDistance.load(download=True)."
+        return lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
 
 
 def _check_pair(x: Tensor, y: Tensor, smallest: int = 1) -> None:

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from icmlib import pickled_arrays
 from icmlib.config import TaskConfig
 from icmlib.downloads import read_state
 from icmlib.tasks import batch_norm
@@ -173,15 +172,9 @@ def load_published(network: Detectron2Task, config: TaskConfig) -> None:
 
     Raises as `icmlib.downloads.read_state`.
     """
-    from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
-
-    checkpoint = read_state(_url(config), config.name, pickled_arrays.read)
-    state = {name: torch.tensor(array) for name, array in checkpoint["model"].items()}
-    if checkpoint.get("matching_heuristics"):  # of other projects, under their names
-        caffe2 = checkpoint.get("__author__") == "Caffe2"
-        state = align_and_update_state_dicts(network.model.state_dict(), state, caffe2)
     old = ("pixel_mean", "pixel_std", "proposal_generator.anchor_generator", "anchor_generator")
-    state = {name: value for name, value in state.items() if not name.startswith(old)}
+    arrays = read_state(_url(config), config.name)["model"]
+    state = {k: torch.tensor(array) for k, array in arrays.items() if not k.startswith(old)}
     network.model.load_state_dict(state)
 
 

@@ -1,0 +1,188 @@
+"""The report of a profile's notebooks, and what is published of its results."""
+
+import json
+import re
+
+import nbformat
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from icmlib import cli
+from icmlib.config import load_profile
+from icmlib.publish import publish
+from icmlib.report import build_report
+
+ROWS = {  # label, mask AP, its change and interval, removed
+    "base": ("base codec", 0.625, 0.0, 0.0, 0.0, 0.0),
+    "p3x64": ("3x64, hinge 0.01", 0.6141, -1.65, -2.6, -0.63, 99.6),
+    "other": ("another | one", 0.5, -20.0, -30.0, -10.0, 50.0),
+    "best": ("the best", 0.63, 1.0, 0.5, 1.5, 98.0),
+    "bilateral": ("bilateral filter", 0.51, -18.0, -19.0, -17.0, 33.0),
+}
+README = "# Title\n\n<!-- table1: by make publish -->\nold\n<!-- /table1 -->\n\nThe rest.\n"
+
+
+def table1() -> pd.DataFrame:
+    """As notebook 04 leaves it: the row that was chosen beyond the paper's is marked."""
+    names = ["label", "mask_AP", "mask_AP_change", "mask_AP_change_low", "mask_AP_change_high"]
+    table = pd.DataFrame.from_dict(ROWS, orient="index", columns=[*names, "removed"])
+    same = {"psnr": 22.751, "ssim": 0.6363, "prms": 1.563, "bpp": 0.4685}
+    same |= {"lpp2": 20.1, "lpp4": 15.2, "lpp8": 1.0, "profile": "tiny", "seed": 0, "data": "made"}
+    return table.assign(**same, chosen=table.index == "best").rename_axis("row")
+
+
+def executed(path, title: str) -> None:
+    """A notebook as papermill leaves it: results, a warning, a progress bar."""
+    bar = new_output(
+        "display_data", {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "77 %"}
+    )
+    outputs = [
+        new_output("stream", name="stderr", text="noise"),
+        new_output("stream", name="stdout", text="said"),
+        bar,
+    ]
+    cells = [
+        new_markdown_cell(f"# {title}\n\nAfter [the one before](03_other.ipynb)."),
+        new_code_cell("name * steps", outputs=outputs),
+        new_code_cell("silent()"),
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(new_notebook(cells=cells), path)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project with the results of a profile: a table and two runs, one of which has an answer."""
+    monkeypatch.setenv("ICM_ROOT", str(tmp_path))
+    profiles = tmp_path / "notebooks" / "profiles"
+    profiles.mkdir(parents=True)
+    (profiles / "tiny.yaml").write_text("seed: 0\n")
+    (profiles / "trial.yaml").write_text("meaningless: true\n")
+    (tmp_path / "README.md").write_text(README)
+    results = tmp_path / "results" / "tiny"
+    for run, title in (("data/scenes", "Scenes"), ("ablations/table1", "Ablations")):
+        executed(results / run / "notebook.ipynb", title)
+    facts = {"git": {"commit": "c0ffee"}}
+    (results / "ablations/table1/run.json").write_text(json.dumps(facts))
+    (results / "ablations/table1/summary.json").write_text(json.dumps({"answer": "Yes: 99.6 %."}))
+    table1().to_csv(results / "table1.csv")
+    (results / "headline.png").write_bytes(b"a picture")
+    (results / "notes.txt").write_text("mine")
+    return tmp_path
+
+
+@pytest.fixture
+def chapters(project):
+    runs = ("data/scenes", "ablations/table1")
+    return [project / "results" / "tiny" / run / "notebook.ipynb" for run in runs]
+
+
+# --- the report -----------------------------------------------------------------------------
+
+
+def test_report_is_self_contained_without_code_and_progress(chapters, tmp_path):
+    html = build_report(tmp_path / "report.html", chapters).read_text()
+    assert html.count("said") == 2 and "Ablations" in html and "the one before" in html
+    assert not [word for word in ("noise", "77 %", "name * steps", "silent()") if word in html]
+    for text in ('src="http', "src='http", 'href="http', "@import", ".ipynb"):
+        assert text not in html
+
+
+def test_report_of_a_missing_run_says_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match="run it first"):
+        build_report(tmp_path / "report.html", [tmp_path / "none.ipynb"])
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_first_page_has_question_table_findings_and_contents(chapters, project):
+    html = build_report(project / "report.html", chapters, "tiny").read_text()
+    assert "<title>icmlib, profile tiny</title>" in html
+    page, _ = html.split("said", 1)
+    assert "leaves checkerboards in its pictures" in page and "do not know each other" not in page
+    (table,) = re.findall(r"<table.*?</table>", page, re.S)
+    lines = [re.findall(r"<t[hd]>(.*?)</t[hd]>", line) for line in table.split("</tr>")]
+    shown = {line[0]: line[1:] for line in lines if line and line[0] in ROWS}
+    assert list(shown) == ["base", "p3x64", "best", "bilateral"]
+    assert shown["p3x64"][:3] == ["3x64, hinge 0.01", "0.614", "-1.6 [-2.6, -0.6]"]
+    assert "33" in shown["bilateral"]
+    answers = re.findall(r"<li><strong><a[^>]*>(\w+)</a></strong>\s*(.*?)</li>", page)
+    assert answers == [("Ablations", "Yes: 99.6 %.")]
+    for link in re.findall(r'href="#(chapter-\d)"', page):
+        assert html.count(f'id="{link}"') == 1
+    assert len(set(re.findall(r'href="#(chapter-\d)"', page))) == 2
+
+
+def test_only_a_trial_is_called_one(chapters, project):
+    words = "these numbers mean nothing"
+    assert words not in build_report(project / "a.html", chapters, "tiny").read_text()
+    assert words in build_report(project / "b.html", chapters, "trial").read_text()
+
+
+def test_command_line(chapters, project):
+    words = ["report", str(project / "a.html"), *map(str, chapters), "--profile", "tiny"]
+    done = CliRunner().invoke(cli.main, words)
+    assert done.exit_code == 0 and done.stdout == f"{project / 'a.html'}\n"
+    assert "profile tiny" in (project / "a.html").read_text()
+
+
+# --- what is published ----------------------------------------------------------------------
+
+
+def test_published_are_tables_pictures_and_answers(project):
+    """Also in a page that says where each is from, and in README between its marks alone."""
+    publish(load_profile("tiny"))
+    reference = project / "results" / "reference" / "tiny"
+    assert {file.name for file in reference.iterdir()} == {
+        "table1.csv", "headline.png", "answers.json"
+    }  # fmt: skip
+    assert (reference / "headline.png").read_bytes() == b"a picture"
+    pd.testing.assert_frame_equal(pd.read_csv(reference / "table1.csv", index_col=0), table1())
+    answers = json.loads((reference / "answers.json").read_text())
+    assert answers.keys() == {"ablations/table1"}
+    assert answers["ablations/table1"]["answer"] == "Yes: 99.6 %."
+    assert answers["ablations/table1"]["commit"] == "c0ffee"
+    page = (project / "results" / "README.md").read_text()
+    assert "Yes: 99.6 %." in page and "profile tiny, seed 0, data made" in page
+    assert "| other | another \\| one | 0.500 | -20.0 [-30.0, -10.0] |" in page
+    assert (project / "README.md").read_text() == README  # of profile quick alone
+
+
+def test_published_table_stands_in_the_readme(project):
+    """The main rows of profile quick; all around it stays, and again it is the same."""
+    (project / "results" / "tiny").rename(project / "results" / "quick")
+    (project / "notebooks/profiles/tiny.yaml").rename(project / "notebooks/profiles/quick.yaml")
+    publish(load_profile("quick"))
+    text = (project / "README.md").read_text()
+    before, table = (
+        README.split("old")[0],
+        "| p3x64 | 3x64, hinge 0.01 | 0.614 | -1.6 [-2.6, -0.6] |",
+    )
+    assert text.startswith(before) and text.endswith("<!-- /table1 -->\n\nThe rest.\n")
+    assert table in text and "old" not in text and "| other |" not in text
+    publish(load_profile("quick"))
+    assert (project / "README.md").read_text() == text
+
+
+def test_what_was_published_before_stays(project):
+    """Tables of studies that were not run this time, and answers; of runs moved aside, none."""
+    publish(load_profile("tiny"))
+    reference, results = project / "results" / "reference" / "tiny", project / "results" / "tiny"
+    (reference / "zoo.csv").write_text("codec\nm\n")
+    (results / "ablations").rename(results / "aside")
+    (results / "aside" / "table1").rename(results / "aside" / "table1.old-1")
+    publish(load_profile("tiny"))
+    assert (reference / "zoo.csv").exists()
+    assert json.loads((reference / "answers.json").read_text()).keys() == {"ablations/table1"}
+    assert "### Other codecs" in (project / "results" / "README.md").read_text()
+
+
+def test_neither_a_trial_nor_nothing_is_published(project):
+    with pytest.raises(ValueError, match="trial is a trial: its numbers mean nothing"):
+        publish(load_profile("trial"))
+    for file in (project / "results" / "tiny").glob("*.*"):
+        file.unlink()
+    with pytest.raises(FileNotFoundError, match="run make reproduce PROFILE=tiny"):
+        publish(load_profile("tiny"))
+    assert not (project / "results" / "reference").exists()
