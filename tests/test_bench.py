@@ -32,9 +32,9 @@ zoo: {codecs: {m: {codec: {name: mbt2018_mean, N: 8, M: 12}, base: {steps: 4}}}}
 """
 
 
-@pytest.mark.parametrize("size", [(64, 128), (80, 72)])
+@pytest.mark.parametrize("size", [(64, 128), (80, 72), (32, 32)])
 def test_a_step_from_patches_has_the_gradients_of_the_full_decode(size):
-    """In float32, and again after the first update."""
+    """In float32, and again after the first update; of an image that is one patch, too."""
     pair = bench.generator_step(*size, patch_size=32, **MODEL)
     for _ in range(2):
         ours, theirs = pair.ours(), pair.theirs()
@@ -97,11 +97,18 @@ def test_sides_take_turns():
     assert row == {"ours": 2, "theirs": 10, "ratio": 5, "ratio_low": 5, "ratio_high": 15}
 
 
+def test_a_step_is_timed_without_what_happens_once(monkeypatch):
+    monkeypatch.setattr(harness, "clocked", lambda work: work())
+    assert harness.seconds_a_step(lambda steps: 5 + 2 * steps, 3) == 2
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_peak_memory_is_that_of_the_work():
     """The full decode of a larger image needs more."""
-    pair = bench.generator_step(256, 256, patch_size=32, **MODEL)
-    assert 0 <= bench.peak_memory(pair.ours) < bench.peak_memory(pair.theirs)
+    what = {"height": 256, "width": 256, "patch_size": 32, **MODEL}
+    ours, theirs = (bench.peak_memory(bench.generator_step, s, **what) for s in ("ours", "theirs"))
+    assert 0 <= ours < theirs
 
 
 def test_memory_layout_is_restored(codec):

@@ -30,7 +30,7 @@ def generator_step(
         originals, y_hat, corners = training.sample_patches(pairs, config, x.device)
     where = (corners, originals.shape[-2:])
     patched = partial(patch_decoder(ours.g_s), y_hat, *where)
-    cropped = partial(coded_whole(theirs), [x] * patches, *where)
+    cropped = partial(coded_whole(theirs), [x] * len(corners), *where)
     ours_step = _update(ours, patched, originals, fused=True)
     return Pair(ours_step, _update(theirs, cropped, originals), largest_difference)
 

@@ -1,9 +1,6 @@
 """Base training: `train_base_codec` beside the loop of CompressAI's examples."""
 
-import os
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
-from unittest import mock
+from functools import partial
 
 import torch
 from compressai.losses import RateDistortionLoss
@@ -11,7 +8,7 @@ from compressai.optimizers import net_aux_optimizer
 from torch import nn
 
 from icmlib import codecs, performance, training
-from icmlib.bench.harness import Pair, Scenes, compared, seconds_a_step, trained
+from icmlib.bench.harness import Pair, Scenes, alone, compared, seconds_a_step, trained
 from icmlib.config import BaseTrainingConfig, CodecConfig, replace
 
 
@@ -64,15 +61,11 @@ def base_training(size: int, N: int, M: int, batch: int = 8, seed: int = 0) -> P
 def base_step(size: int, steps: int, N: int, M: int, repeats: int) -> dict[str, float]:
     """Seconds of one step of base training, as `compared` gives them. Each side runs in processes
     of its own, in turns: memory is kept for ours alone."""
-    seconds = []
-    for side in repeats * ["ours", "theirs"]:
-        with mock.patch.dict(os.environ, TQDM_DISABLE="1"):
-            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                seconds.append(pool.submit(_seconds_a_step, side, size, steps, N, M).result())
-    return compared(list(zip(seconds[::2], seconds[1::2])))
+    seconds = partial(alone, _seconds_a_step, size, steps, N, M)
+    return compared([(seconds("ours"), seconds("theirs")) for _ in range(repeats)])
 
 
-def _seconds_a_step(side: str, size: int, steps: int, N: int, M: int) -> float:
+def _seconds_a_step(size: int, steps: int, N: int, M: int, side: str) -> float:
     if side == "ours":
         performance.keep_freed_memory()
     return seconds_a_step(getattr(base_training(size, N, M), side), steps)
