@@ -6,32 +6,27 @@ Theirs is plain PyTorch, CompressAI or pycocotools.
 harness.py     measure, peak_memory, operations
 finetuning.py  a generator step; whole steps of every row
 training.py    base training
-coding.py      data sets to bitstreams and back
-evaluation.py  metrics; COCO's figures
+evaluation.py  data sets to bitstreams and back; metrics; COCO's figures
 cost.py        what a profile costs: hours, disk
 """
 
-from icmlib.bench.coding import decoding, encoding
 from icmlib.bench.cost import cost
-from icmlib.bench.evaluation import coco_evaluation, evaluation
+from icmlib.bench.evaluation import coco_evaluation, coding, evaluation
 from icmlib.bench.finetuning import finetuning, generator_step, growth, latents_seconds
-from icmlib.bench.harness import Pair, measure, operations, peak_memory
+from icmlib.bench.harness import measure, peak_memory
 from icmlib.bench.training import base_step, base_training
 
 __all__ = [
-    "Pair",
     "base_step",
     "base_training",
     "coco_evaluation",
+    "coding",
     "cost",
-    "decoding",
-    "encoding",
     "evaluation",
     "finetuning",
     "generator_step",
     "growth",
     "latents_seconds",
     "measure",
-    "operations",
     "peak_memory",
 ]

@@ -1,4 +1,5 @@
-"""Measuring: what it costs beyond the task network, and COCO's figures beside pycocotools."""
+"""A data set to bitstreams and back, beside CompressAI; what measuring it costs beyond the task
+network; COCO's figures beside pycocotools."""
 
 import contextlib
 import copy
@@ -6,32 +7,73 @@ import io
 
 import numpy as np
 import torch
+from faster_coco_eval.core import mask as rle
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torch import nn
 
-from icmlib.bench.harness import Pair
+from icmlib import codecs
+from icmlib.bench.harness import Pair, largest_difference
+from icmlib.codecs.bitstream import Bitstream
 from icmlib.metrics import checkerboard, detection, fidelity
 
 
-def evaluation(codec, task, images) -> Pair:
+def coding(codec: codecs.LearnedCodec, images) -> dict[str, Pair]:
+    """`encode`: a data set to bitstreams on all cores, beside CompressAI's `compress`, image by
+    image; `decode`: bitstreams to images, beside its `decompress`."""
+    model, files = compressai_model(codec), list(codecs.encode_all(codec, images))
+
+    @torch.no_grad()
+    def compress() -> list[dict]:
+        return [model.compress(codec.pad(images.image(i)[None])) for i in range(len(images))]
+
+    @torch.no_grad()
+    def decompress() -> list[torch.Tensor]:
+        decoded = zip((model.decompress(**each)["x_hat"] for each in coded), images.sizes())
+        return [x_hat[0, :, :height, :width] for x_hat, (height, width) in decoded]
+
+    def other_bytes(files: list[bytes], coded: list[dict]) -> float:
+        strings = [[[each] for each in Bitstream.from_bytes(file).strings] for file in files]
+        return float(strings != [each["strings"] for each in coded])
+
+    coded = compress()
+    return {
+        "encode": Pair(lambda: list(codecs.encode_all(codec, images)), compress, other_bytes),
+        "decode": Pair(
+            lambda: list(codecs.decode_all(codec, files)), decompress, largest_difference
+        ),
+    }
+
+
+def compressai_model(codec: codecs.LearnedCodec) -> nn.Module:
+    """The codec's model as CompressAI has it: a copy brings its own range coder back, and is rid of
+    the methods that `LearnedCodec` replaced."""
+    model = copy.deepcopy(codec.model)
+    for module in model.modules():
+        for name in ("forward", "build_indexes"):
+            vars(module).pop(name, None)
+    return model
+
+
+def evaluation(codec: codecs.LearnedCodec, task, images) -> Pair:
     """What measuring costs beyond the task network: ours is fidelity, checkerboard and mAP of
     decoded images of one size, theirs the task network's own predictions of the same images."""
     x = torch.stack([images.image(index) for index in range(len(images))])
-    x_hat = torch.stack([codec.decode(codec.encode(image)) for image in x]).clamp(0, 1)
-    x_hat = fidelity.to_8bit(x_hat)
-    tile = checkerboard.tile_size(images.sizes())
-    chunks = [slice(start, start + 10) for start in range(0, len(x), 10)]
+    decoded = codecs.decode_all(codec, list(codecs.encode_all(codec, images)))
+    x_hat = fidelity.to_8bit(torch.stack([*decoded]))
+    batches, tile = list(zip(x.split(10), x_hat.split(10))), checkerboard.tile_size(images.sizes())
 
     def theirs() -> list[dict]:
-        return [prediction for chunk in chunks for prediction in task.predict(x_hat[chunk])]
+        return [prediction for _, decoded in batches for prediction in task.predict(decoded)]
 
     results = []
     for image, prediction in zip(images.ground_truth["images"], theirs()):
         results += detection.to_coco_results(image["id"], prediction, images.category_ids)
 
     def ours() -> None:
-        for chunk in chunks:
-            fidelity.psnr(x[chunk], x_hat[chunk]), fidelity.ssim(x[chunk], x_hat[chunk])
-        planes = [[checkerboard.luma(image) for image in side] for side in (x, x_hat)]
-        for luma, luma_hat in zip(*planes):
+        for batch in batches:
+            fidelity.psnr(*batch), fidelity.ssim(*batch)
+        for luma, luma_hat in (map(checkerboard.luma, pair) for pair in zip(x, x_hat)):
             for plane in (luma, luma_hat, luma_hat - luma):
                 checkerboard.welch_spectrum(plane, tile)
         for kind in ("segm", "bbox"):
@@ -40,73 +82,48 @@ def evaluation(codec, task, images) -> Pair:
     return Pair(ours, theirs)
 
 
-def coco_evaluation(images: int, detections: int, size: int = 64) -> Pair:
+def coco_evaluation(images: int, detections: int) -> Pair:
     """COCO's twelve mask figures of made detections; theirs is pycocotools'."""
-    truth, results = made_detections(images, detections, size)
+    truth, results = made_detections(images, detections)
 
-    def theirs() -> list[float]:
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
+    def ours() -> np.ndarray:
+        figures = detection.coco_summary(truth, results, "segm")
+        return np.nan_to_num([*figures.values()], nan=-1)  # as pycocotools has it
 
+    def theirs() -> np.ndarray:
         with contextlib.redirect_stdout(io.StringIO()):
             api = COCO()
-            api.dataset = copy.deepcopy(truth)
+            api.dataset = truth
             api.createIndex()
-            evaluation = COCOeval(api, api.loadRes(copy.deepcopy(results)), "segm")
+            evaluation = COCOeval(api, api.loadRes([dict(each) for each in results]), "segm")
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
-        return evaluation.stats.tolist()
+        return evaluation.stats
 
-    def ours() -> list[float]:
-        return list(detection.coco_summary(truth, results, "segm").values())
-
-    def difference(ours: list[float], theirs: list[float]) -> float:
-        return float(np.abs(np.nan_to_num(ours, nan=-1) - np.array(theirs)).max())
-
-    return Pair(ours, theirs, difference)
+    return Pair(ours, theirs, lambda ours, theirs: float(np.abs(ours - theirs).max()))
 
 
-def made_detections(images: int, detections: int, size: int) -> tuple[dict, list[dict]]:
-    """Ground truth of five objects an image in three categories, and as many detections: ellipses,
-    those of the detections moved and resized at random."""
+def made_detections(images: int, detections: int, size: int = 64) -> tuple[dict, list[dict]]:
+    """Ground truth of five objects an image in three categories, and as many detections: each one
+    of ten boxes, as a mask."""
     rng = np.random.default_rng(0)
-    y, x = np.mgrid[:size, :size]
-    annotations, results = [], []
-    for image_id in range(1, images + 1):
-        objects = np.column_stack([rng.uniform(0, size, (5, 2)), rng.uniform(4, size / 3, (5, 2))])
-        labels = rng.integers(1, 4, 5)
-        picked = rng.integers(0, 5, detections)
-        found = objects[picked] + rng.normal(0, 2, (detections, 4))
-        for k, (cy, cx, ry, rx) in enumerate(np.concatenate([objects, found])):
-            mask = ((y - cy) / max(ry, 1)) ** 2 + ((x - cx) / max(rx, 1)) ** 2 <= 1
-            encoded = detection.encode_mask(mask)
-            area = int(mask.sum())
-            if k < 5 and area:
-                annotations.append(
-                    {
-                        "id": len(annotations) + 1,
-                        "image_id": image_id,
-                        "category_id": int(labels[k]),
-                        "segmentation": encoded,
-                        "area": area,
-                        "bbox": [float(cx - rx), float(cy - ry), float(2 * rx), float(2 * ry)],
-                        "iscrowd": 0,
-                    }
-                )
-            elif k >= 5 and area:
-                results.append(
-                    {
-                        "image_id": image_id,
-                        "category_id": int(labels[picked[k - 5]]),
-                        "segmentation": encoded,
-                        "score": float(rng.uniform()),
-                    }
-                )
-    truth = {
-        "info": {},
-        "images": [{"id": i, "height": size, "width": size} for i in range(1, images + 1)],
-        "annotations": annotations,
-        "categories": [{"id": i, "name": str(i)} for i in range(1, 4)],
-    }
-    return truth, results
+    boxes = rng.uniform((0, 0, 8, 8), (48, 48, 40, 40), (10, 4))  # x, y, width, height
+    masks = rle.frPyObjects(boxes, size, size)
+    areas = rle.area(masks).tolist()
+    shapes = [
+        {"category_id": 1 + k % 3, "segmentation": mask, "area": area, "iscrowd": 0}
+        for k, (mask, area) in enumerate(zip(masks, areas))
+    ]
+
+    def annotations(count: int) -> list[dict]:
+        drawn = enumerate(rng.choice(shapes, images * count))
+        return [
+            {**shape, "id": 1 + i, "image_id": 1 + i // count, "score": rng.uniform()}
+            for i, shape in drawn
+        ]
+
+    sizes = [{"id": 1 + i, "height": size, "width": size} for i in range(images)]
+    categories = [{"id": 1 + i, "name": str(i)} for i in range(3)]
+    truth = {"images": sizes, "annotations": annotations(5), "categories": categories}
+    return truth, annotations(detections)

@@ -3,7 +3,9 @@
 import contextlib
 import ctypes
 import os
-import statistics
+import re
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -12,43 +14,44 @@ from multiprocessing import get_context
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
+import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from icmlib.datasets import deadleaves
+from icmlib.runs import Run
 
 
 @dataclass
 class Pair:
-    """Two ways to the same result: each call does the work once and returns what it made."""
+    """Two ways to the same result: each call does the work once (a training: so many steps of it)
+    and returns what it made."""
 
-    ours: Callable[[], object]
-    theirs: Callable[[], object]
+    ours: Callable
+    theirs: Callable
     difference: Callable[[object, object], float] = lambda ours, theirs: float("nan")
 
 
-def measure(pair: Pair, repeats: int = 5, warmup: int = 1) -> dict[str, float]:
-    """Medians in seconds of `ours` and `theirs`, timed in turns, their ratio with its lowest and
-    highest of all turns, and how far apart the results of their first calls are."""
+def measure(pair: Pair, repeats: int = 5) -> dict[str, float]:
+    """How far apart the results of the first calls are, and `compared` of those that follow."""
     difference = pair.difference(pair.ours(), pair.theirs())
-    times = {"ours": [], "theirs": []}
-    for repeat in range(warmup + repeats):
-        for side, taken in times.items():
-            seconds = clocked(getattr(pair, side))
-            if repeat >= warmup:
-                taken.append(seconds)
-    return {**compared(**times), "difference": difference}
+    turns = [(clocked(pair.ours), clocked(pair.theirs)) for _ in range(repeats)]
+    return {**compared(turns), "difference": difference}
 
 
-def compared(ours: list[float], theirs: list[float]) -> dict[str, float]:
-    """Medians, their ratio, and the lowest and the highest ratio of one turn."""
-    turns = [b / a for a, b in zip(ours, theirs)]
-    ours, theirs = statistics.median(ours), statistics.median(theirs)
-    extremes = {"ratio_low": min(turns), "ratio_high": max(turns)}
+def compared(turns: list[tuple[float, float]]) -> dict[str, float]:
+    """Medians in seconds of `ours` and `theirs`, timed in turns, their ratio, and the lowest and
+    the highest ratio of one turn."""
+    ours, theirs = np.median(turns, 0).tolist()
+    ratios = [b / a for a, b in turns]
+    extremes = {"ratio_low": min(ratios), "ratio_high": max(ratios)}
     return {"ours": ours, "theirs": theirs, "ratio": theirs / ours, **extremes}
 
 
 def clocked(work: Callable[[], object]) -> float:
+    """Seconds of one call. (`torch.utils.benchmark` knows no turns, calls at least twice for each
+    figure, and its import warns of CUDA where only the compiler is.)"""
     start = time.perf_counter()
     work()
     if torch.cuda.is_available():
@@ -56,9 +59,19 @@ def clocked(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def peak_memory(case: Callable[..., Pair], side: str, **options) -> float:
-    """MB that one call of a side needs beyond what lay there before it; nan but on Linux."""
-    return alone(_peak, case, side, options)
+def seconds_a_step(work: Callable[[int], object], steps: int) -> float:
+    """Of `work(steps)`: so many steps more, less the first: what happens once is left out."""
+    work(1)
+    more, first = clocked(lambda: work(1 + steps)), clocked(lambda: work(1))
+    return max(more - first, 0.0) / steps
+
+
+def trained(loop: Callable, *inputs) -> pd.DataFrame:
+    """The log of a training loop, whose run is thrown away."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(folder, {}, {}, {})
+        loop(*inputs, run)
+        return run.logged()
 
 
 def alone(work: Callable, *arguments):
@@ -68,22 +81,27 @@ def alone(work: Callable, *arguments):
             return pool.submit(work, *arguments).result()
 
 
+def peak_memory(case: Callable[..., Pair], side: str, **options) -> float:
+    """MB that one call of a side needs beyond what lay there before it; nan but on Linux. In a
+    process of its own: the notebook's keeps freed memory, which then looks like half as much again.
+    """
+    return alone(_peak, case, side, options)
+
+
 def _peak(case: Callable[..., Pair], side: str, options: dict) -> float:
     work = getattr(case(**options), side)
-    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-    if not status.exists():
+    if sys.platform != "linux":
         return float("nan")
     with contextlib.suppress(OSError):  # another C library
         ctypes.CDLL("libc.so.6").malloc_trim(0)
-    reset.write_text("5")  # the high-water mark starts again from here
-    before = _kilobytes(status, "VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
+    before = _kilobytes("VmRSS")
     work()
-    return (_kilobytes(status, "VmHWM") - before) / 1024
+    return (_kilobytes("VmHWM") - before) / 1024
 
 
-def _kilobytes(status: Path, field: str) -> int:
-    line = next(line for line in status.read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1])
+def _kilobytes(field: str) -> int:
+    return int(re.search(rf"{field}:\s*(\d+)", Path("/proc/self/status").read_text())[1])
 
 
 def operations(work: Callable[[], object]) -> float:
@@ -99,17 +117,14 @@ def largest_difference(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> 
     return max(float((a - b).abs().max() / b.abs().max().clamp_min(1e-30)) for a, b in pairs)
 
 
-class Scenes:
+class Scenes(list):
     """Dead-leaves scenes of size x size px held in memory, as a data set without annotations."""
 
     def __init__(self, count: int, size: int):
-        self.images = [scene(size, size, index) for index in range(count)]
-
-    def __len__(self) -> int:
-        return len(self.images)
+        super().__init__(scene(size, size, index) for index in range(count))
 
     def image(self, index: int) -> torch.Tensor:
-        return self.images[index]
+        return self[index]
 
 
 def scene(height: int, width: int, index: int = 0) -> torch.Tensor:
