@@ -315,7 +315,9 @@ def test_finetuning_of_any_decoder(make_codec, scenes, task, new_run, tmp_path, 
     latents = cached_latents(codec, scenes("train"), tmp_path)
     if layer:
         codec.model.g_s.append(layer)
-    config = FinetuneConfig(steps=1, batch=2, patches=2, patch_size=24, adversarial="none")
+    config = FinetuneConfig(
+        steps=1, batch=2, patches=2, patch_size=24, adversarial="none", precision="float32"
+    )
     with training.seeded(config.seed, 0), torch.no_grad():
         indices = training.batch_indices(0, len(latents), config.batch, config.seed)
         pairs = [(scenes("train").image(i), latents[i]) for i in indices]
