@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from icmlib import codecs, datasets, plots, processes
 from icmlib.config import FinetuneConfig, Profile, project_root, replace
 from icmlib.evaluate import compare, load_evaluation
-from icmlib.runs import read_summary, run_folder, written
+from icmlib.io import written
+from icmlib.runs import read_summary, run_folder
 
 AP_LIMIT = -1.6  # %, what the paper's finetuning costs the machine
 GONE = 0.1  # of the base codec's excess pattern may remain

@@ -97,7 +97,7 @@ def works(profile: Profile, folder: Path, size: int, batch: int) -> Iterator[Wor
 
         def call(steps: int) -> None:
             task.requires_grad_(codec is None)
-            changed = replace(config, {"steps": steps, "batch": batch, "shards": 1})
+            changed = replace(config, {"steps": steps, "batch": batch})
             train(*inputs, changed, Run(tempfile.mkdtemp(dir=folder), {}, {}, {}))
 
         weights = sum(p.numel() for module in modules for p in module.parameters())

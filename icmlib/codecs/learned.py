@@ -21,7 +21,7 @@ from torch import nn
 from icmlib import performance
 from icmlib.codecs import rans
 from icmlib.codecs.bitstream import Bitstream, BitstreamError, check_image
-from icmlib.runs import fingerprint, load_weights
+from icmlib.io import fingerprint, load_weights
 
 # entropy coder tables: their size depends on the training
 TABLES = ("_quantized_cdf", "_offset", "_cdf_length", "scale_table")

@@ -32,7 +32,7 @@ from tqdm.auto import tqdm
 
 from icmlib.config import project_root
 from icmlib.datasets.coco import UNREADABLE
-from icmlib.runs import fingerprint, written
+from icmlib.io import fingerprint, written
 
 BOX = ("BoxXMin", "BoxXMax", "BoxYMin", "BoxYMax")
 COLUMNS = ("MaskPath", "ImageID", "LabelName", "BoxID", *BOX)
