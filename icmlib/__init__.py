@@ -52,7 +52,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "save_evaluation",
             "summarize",
         ],
-        "training.launch": ["launch"],
-        "runs": ["fingerprint", "open_run", "read_summary", "run_folder"],
+        "io": ["fingerprint"],
+        "runs": ["open_run", "read_summary", "run_folder"],
     },
 )

@@ -74,7 +74,6 @@ class TaskConfig:
     min_size: int | None = None  # px of the short side that detectors resize to; none: theirs (800)
     steps: int = 8000
     batch: int = 8
-    shards: int = 1  # equal parts of a batch; processes share them
     lr: float = 2e-3
     seed: int = 0
 
@@ -109,7 +108,6 @@ class BaseTrainingConfig:
 
     steps: int = 3000
     batch: int = 8
-    shards: int = 1  # equal parts of a batch; processes share them
     crop: int = 128  # px; training crops
     lr: float = 1e-3
     aux_lr: float = 1e-2  # quantiles of the entropy bottleneck
@@ -134,7 +132,6 @@ class FinetuneConfig:
     patches: int = 3  # per image
     patch_size: int = 64  # px
     batch: int = 4  # images per step
-    shards: int = 1  # equal parts of a batch; processes share them
     steps: int = 1000
     lr: float = 1e-4
     lr_discriminator: float = 2e-4
@@ -156,7 +153,6 @@ class ChainConfig:
     parts: list[Literal["encoder", "decoder", "entropy", "task"]] = field(default_factory=list)
     beta: float = 1.0  # on bits per pixel
     batch: int = 4  # images per step
-    shards: int = 1  # equal parts of a batch; processes share them
     steps: int = 500
     lr: float = 1e-4  # of the codec's parts
     lr_task: float = 1e-4

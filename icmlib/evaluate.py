@@ -20,8 +20,9 @@ from icmlib import losses, performance, processes
 from icmlib.codecs import Bitstream, LearnedCodec
 from icmlib.datasets import has_masks
 from icmlib.downloads import WeightsUnavailable
+from icmlib.io import written
 from icmlib.metrics import checkerboard, detection, fidelity, rate, resample_counts
-from icmlib.runs import Run, written
+from icmlib.runs import Run
 from icmlib.tasks import TaskNetwork
 
 NAMES = {"image_id": "id", "file_name": "file_name"}  # in the tables: in COCO

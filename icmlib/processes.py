@@ -33,8 +33,6 @@ def main_only(method: Callable) -> Callable:
 
 
 @torch.no_grad()
-def add_up(tensors: list[torch.Tensor]) -> None:
-    """Each becomes its sum over all processes, in place."""
-    sums = reduce(torch.cat([each.flatten() for each in tensors]), "sum")
-    for each, part in zip(tensors, sums.split([each.numel() for each in tensors])):
-        each.copy_(part.view_as(each))
+def average(tensor: torch.Tensor) -> None:
+    """The tensor becomes its mean over all processes, in place."""
+    tensor.copy_(reduce(tensor, "mean"))

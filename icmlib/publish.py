@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from icmlib.config import Profile, project_root
+from icmlib.io import read_json, written
 from icmlib.report import LEGEND, heading, main_rows
-from icmlib.runs import read_json, written
 
 ANSWERS = "answers.json"  # in a reference: notebook -> its answer, commit, date
 ANSWERED = (  # runs whose answers are published

@@ -9,7 +9,8 @@ import nbformat
 import pandas as pd
 
 from icmlib.config import Profile, load_profile, project_root
-from icmlib.runs import git_state, read_json, written
+from icmlib.io import read_json, written
+from icmlib.runs import git_state
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 GIVEN = ("data", "task_network")  # stages whose answers are no findings

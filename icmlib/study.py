@@ -15,8 +15,9 @@ from icmlib import codecs, datasets, processes
 from icmlib.config import FinetuneConfig, Profile, project_root, replace
 from icmlib.curves import FINDING, figures, finding
 from icmlib.evaluate import Evaluation, compare, load_evaluation
+from icmlib.io import written
 from icmlib.metrics import detection
-from icmlib.runs import Run, read_summary, run_folder, written
+from icmlib.runs import Run, read_summary, run_folder
 
 MAIN, LOW_IMPACT = "p3x64", "low_impact"  # the paper's: its main row, and the one for the machine
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from icmlib import codecs, processes, tasks, training
 from icmlib.config import BaseTrainingConfig, ChainConfig, CodecConfig, FinetuneConfig, TaskConfig
 from icmlib.datasets import CocoDataset, deadleaves
-from icmlib.runs import Run, save_weights
+from icmlib.io import save_weights
+from icmlib.runs import Run
 
 SHARED = {"steps": 3, "batch": 4, "shards": 2}
 TASK = TaskConfig(**SHARED, seed=1)

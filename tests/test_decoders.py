@@ -168,7 +168,7 @@ def test_shipped_weights_are_those_of_their_card():
 @pytest.fixture
 def project(codec, others, tmp_path, monkeypatch):
     """Runs of notebooks 02 and 03 in a project of its own."""
-    from icmlib.runs import save_weights
+    from icmlib.io import save_weights
 
     (tmp_path / "notebooks" / "profiles").mkdir(parents=True)
     (tmp_path / "notebooks" / "profiles" / "tiny.yaml").write_text("codec: {N: 8, M: 12}\n")

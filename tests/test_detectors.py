@@ -11,7 +11,7 @@ from icmlib.config import TaskConfig, replace
 from icmlib.datasets import CocoDataset
 from icmlib.downloads import WeightsUnavailable
 from icmlib.evaluate import evaluate, summarize
-from icmlib.runs import fingerprint
+from icmlib.io import fingerprint
 
 NAMES = tasks.torchvision.DETECTORS
 MOBILENET = TaskConfig("fasterrcnn_mobilenet_v3_large_fpn", num_classes=3, min_size=64)

@@ -11,7 +11,7 @@ from icmlib import proxies, training
 from icmlib.config import VGG16_LAYERS, BaseTrainingConfig
 from icmlib.downloads import WeightsUnavailable
 from icmlib.metrics import fidelity
-from icmlib.runs import fingerprint
+from icmlib.io import fingerprint
 from icmlib.training.base_codec import task_feature_distance
 
 PAPER = BaseTrainingConfig(steps=4, batch=2, crop=32, proxy="vgg16")

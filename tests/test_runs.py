@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from icmlib.config import project_root
-from icmlib.runs import UNFINISHED, Run, fingerprint, load_weights, save_weights, written
+from icmlib.io import fingerprint, load_weights, save_weights, written
+from icmlib.runs import UNFINISHED, Run
 
 
 def layer(value: float = 1.0) -> nn.Linear:

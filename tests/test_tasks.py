@@ -6,7 +6,7 @@ from torch import nn
 
 from icmlib import tasks
 from icmlib.config import TaskConfig
-from icmlib.runs import fingerprint
+from icmlib.io import fingerprint
 from icmlib.tasks.torchvision import small_mask_rcnn
 
 

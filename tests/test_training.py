@@ -14,7 +14,8 @@ from icmlib import tasks, training
 from icmlib.codecs import cached_latents
 from icmlib.codecs.patches import decoder_layers
 from icmlib.config import BaseTrainingConfig, ChainConfig, FinetuneConfig, TaskConfig
-from icmlib.runs import Run, fingerprint
+from icmlib.io import fingerprint
+from icmlib.runs import Run
 from icmlib.training.steps import Shards
 
 TASK = TaskConfig(steps=5, batch=2)

@@ -88,7 +88,7 @@ def _rows(profile: Profile, data: CocoDataset, folder: Path) -> Iterator[dict]:
 
 def _train(loop: Callable, inputs: list, config, steps: int) -> None:
     batch = len(inputs[-1])
-    trained(loop, *inputs, replace(config, {"steps": steps, "batch": batch, "shards": 1}))
+    trained(loop, *inputs, replace(config, {"steps": steps, "batch": batch}))
 
 
 def _evaluate(codec, task, data: CocoDataset, times: int) -> None:

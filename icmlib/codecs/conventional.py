@@ -18,7 +18,7 @@ from PIL import Image, features
 
 from icmlib.codecs import containers
 from icmlib.codecs.bitstream import Bitstream, BitstreamError, check_image
-from icmlib.runs import fingerprint
+from icmlib.io import fingerprint
 
 CHROMA = ("4:4:4", "4:2:0")
 cv2.setNumThreads(1)  # it has a pool of its own, beside PyTorch's threads

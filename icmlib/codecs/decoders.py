@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from icmlib.codecs.bitstream import Bitstream
 from icmlib.codecs.learned import TABLES, LearnedCodec
 from icmlib.config import CodecConfig, from_dict
-from icmlib.runs import fingerprint, load_state, written
+from icmlib.io import fingerprint, load_state, written
 
 MACHINE, HUMAN = "machine", "human"
 SHIPPED = Path(__file__).parents[2] / "data" / "weights" / "quick_codec.safetensors"

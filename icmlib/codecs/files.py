@@ -17,7 +17,7 @@ from PIL import Image
 from icmlib.codecs.bitstream import Bitstream
 from icmlib.codecs.folders import on_all_cores
 from icmlib.datasets.coco import IMAGE_SUFFIXES, read_image
-from icmlib.runs import written
+from icmlib.io import written
 
 SUFFIX = ".icm"
 QUALITY = 95  # of decoded pictures that are written as JPEG or WebP

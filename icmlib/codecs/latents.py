@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 
 from icmlib import processes
 from icmlib.codecs.learned import LearnedCodec
-from icmlib.runs import fingerprint, written
+from icmlib.io import fingerprint, written
 
 
 class Latents:

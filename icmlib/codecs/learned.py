@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from icmlib import performance
 from icmlib.codecs.bitstream import Bitstream, BitstreamError, check_image
 from icmlib.codecs.rans import Tables
-from icmlib.runs import fingerprint, load_weights
+from icmlib.io import fingerprint, load_weights
 
 # entropy coder tables: their size depends on the training
 TABLES = ("_quantized_cdf", "_offset", "_cdf_length", "scale_table")

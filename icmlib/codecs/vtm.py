@@ -16,7 +16,7 @@ from compressai.utils.bench.codecs import get_vtm_decoder_path, get_vtm_encoder_
 
 from icmlib.codecs.bitstream import BitstreamError
 from icmlib.codecs.conventional import ConventionalCodec, NotMeasured, check_settings
-from icmlib.runs import fingerprint
+from icmlib.io import fingerprint
 
 HOW = (
     "build VTM (https://vcgit.hhi.fraunhofer.de/jvet/VVCSoftware_VTM) and name its folder: "

@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 
 from icmlib.config import project_root
 from icmlib.datasets.coco import UNREADABLE
-from icmlib.runs import written
+from icmlib.io import written
 
 
 def convert(root: str | Path, split: str, image_list: str | Path | None = None) -> dict:

@@ -16,7 +16,7 @@ import torch
 
 from icmlib import processes
 from icmlib.config import TaskConfig, project_root
-from icmlib.runs import load_weights
+from icmlib.io import load_weights
 from icmlib.tasks import detectron2, torchvision
 
 Images = torch.Tensor | list[torch.Tensor]  # (B, 3, H, W), or B times (3, H, W)

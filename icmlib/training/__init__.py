@@ -1,27 +1,28 @@
-"""The training loops, in the order of the study. Each is plain PyTorch and resumes from its run.
+"""The training loops, in the order of the study. Each is plain PyTorch and resumes.
 
 task_network.py   train_task_network: the machine
 base_codec.py     train_base_codec: rate + MSE + task-feature distance
-decoder.py        finetune_decoder: PatchGAN on the first decoder layers; the bits stay
+patchgan.py       finetune_decoder: PatchGAN on the first decoder layers; the bits stay
 chain.py          finetune_chain: task loss + beta * rate, for the codec, the machine, or both
 steps.py          what a step of each needs
-launch.py         several processes, one a GPU, from a notebook
+journal.py        log, resume point and weights of a training
 """
 
 from icmlib.training.base_codec import random_crop, train_base_codec
 from icmlib.training.chain import finetune_chain
-from icmlib.training.decoder import finetune_decoder, sample_patches
-from icmlib.training.launch import launch
-from icmlib.training.steps import batch_indices, late_decay, learning_rate, seeded
+from icmlib.training.journal import Journal
+from icmlib.training.patchgan import finetune_decoder, sample_patches
+from icmlib.training.steps import batch_indices, item_rng, late_decay, learning_rate, seeded
 from icmlib.training.task_network import flip, train_task_network
 
 __all__ = [
+    "Journal",
     "batch_indices",
     "finetune_chain",
     "finetune_decoder",
     "flip",
+    "item_rng",
     "late_decay",
-    "launch",
     "learning_rate",
     "random_crop",
     "sample_patches",

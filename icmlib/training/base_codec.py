@@ -1,16 +1,21 @@
 """Training a codec from scratch: rate, MSE and, for a machine, its feature distance."""
 
+import random
+
 import torch
 from torch import nn
+from torch.nn.functional import mse_loss, pad
+from torch.optim import Adam
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
 
 from icmlib import losses, performance, processes
 from icmlib.codecs import LearnedCodec
 from icmlib.config import BaseTrainingConfig
 from icmlib.metrics.fidelity import feature_distance
-from icmlib.runs import Run
 from icmlib.tasks import TaskNetwork
-from icmlib.training.steps import Shards, check_finite, checkpoint_due, late_decay, progress
+from icmlib.training.journal import Journal
+from icmlib.training.steps import average_gradients, batches, item_rng, late_decay, seeded
 
 
 def train_base_codec(
@@ -18,84 +23,86 @@ def train_base_codec(
     task: TaskNetwork | None,
     dataset: Dataset,
     config: BaseTrainingConfig,
-    run: Run,
+    journal: Journal,
 ) -> None:
-    """Train the base ICM codec for a frozen task network; weights and entropy tables to `run`.
+    """Train a codec by rate + lambda_mse * MSE + lambda_feature * feature distance; weights and
+    entropy tables go to `journal`.
 
-    The loss is rate + lambda_mse * MSE + lambda_feature * feature distance, the last ramped up over
-    the warm-up; of `task` only the features are asked, so a proxy of `icmlib.proxies` serves, too.
-    The entropy bottleneck's quantiles have an optimiser of their own: without it the real files are
-    larger than the estimate. Without lambda_feature no task network is needed.
+    Args:
+        task: the frozen machine, or a proxy of `icmlib.proxies`: only its features are asked, and
+            none where lambda_feature is 0.
+        dataset: its `image(index)` (3, H, W) are cropped at random.
     """
     frozen = [task.to(processes.device()).requires_grad_(False)] if task else []
-    codec.to(processes.device())
-    quantiles = [p for name, p in codec.named_parameters() if name.endswith("quantiles")]
-    weights = [p for name, p in codec.named_parameters() if not name.endswith("quantiles")]
-    optimizer = torch.optim.Adam(weights, config.lr, fused=True)
-    aux_optimizer = torch.optim.Adam(quantiles, config.aux_lr)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: late_decay(s / config.steps))
-    parts = {
-        "codec": codec,
-        "optimizer": optimizer,
-        "aux": aux_optimizer,
-        "schedule": schedule,
-    }
-    start = run.resume(**parts)
-    shards = Shards(config, len(dataset))
-    images = shards.reader(dataset.image)
-
-    def terms_of(part: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        x = torch.stack([random_crop(image, config.crop) for image in images(step, part)])
-        terms = base_terms(codec, task, x.to(codec.device), config)
-        loss = terms["rate"] + config.lambda_mse * terms["mse"]
-        if config.lambda_feature:
-            ramp = min(1.0, (step + 1) / max(1.0, config.warmup * config.steps))
-            loss = loss + config.lambda_feature * ramp * terms["feature"]
-        return loss, terms
+    codec.to(processes.device()).requires_grad_(True)
+    quantiles, weights = split_quantiles(codec)
+    optimizer = Adam(weights, config.lr, fused=True)
+    aux_optimizer = Adam(quantiles, config.aux_lr)  # without it real files outgrow the estimate
+    schedule = LambdaLR(optimizer, lambda step: late_decay(step / config.steps))
+    parts = {"codec": codec, "optimizer": optimizer, "aux": aux_optimizer, "schedule": schedule}
+    start = journal.resume(**parts)
 
     with performance.channels_last(codec, *frozen, optimizers=(optimizer,)):
-        for step in progress(start, config.steps, "base codec"):
+        for step, batch in batches(dataset.image, len(dataset), config, start, "base codec"):
             codec.train()
-            terms = shards.backward(step, weights, terms_of)
-            aux_loss = codec.model.aux_loss()
-            check_finite({"aux": aux_loss}, step)
+            x = crops(batch, config, step).to(codec.device)  # (B, 3, crop, crop)
+            with seeded(config.seed, step):
+                with performance.autocast(x.device, config.precision):
+                    out = codec(x)
+                terms = {
+                    "rate": losses.rate(out["likelihoods"], x.shape[0] * x.shape[2] * x.shape[3]),
+                    "mse": mse_loss(out["x_hat"], x),
+                }
+                loss = terms["rate"] + config.lambda_mse * terms["mse"]
+                if config.lambda_feature:
+                    feature = task_feature_distance(task, x, out["x_hat"], config.precision)
+                    ramp = min(1.0, (step + 1) / max(1.0, config.warmup * config.steps))
+                    loss = loss + config.lambda_feature * ramp * feature
+                    terms["feature"] = feature
+            optimizer.zero_grad()
+            loss.backward()
+            average_gradients(weights)
             nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
             schedule.step()
-            aux_optimizer.zero_grad()
-            aux_loss.backward()
-            aux_optimizer.step()
-            run.log(step, {**terms, "aux": aux_loss})
-            if checkpoint_due(step, config.steps):
-                run.checkpoint(step + 1, **parts)
-    codec.eval().update()
-    run.save_weights(codec)
+            terms |= {"loss": loss, "aux": train_quantiles(codec, aux_optimizer)}
+            journal.step(step, config.steps, terms, parts)
+    codec.eval().requires_grad_(False).update()
+    journal.save_weights(codec)
 
 
-def base_terms(
-    codec: LearnedCodec, task: TaskNetwork | None, x: torch.Tensor, config: BaseTrainingConfig
-) -> dict[str, torch.Tensor]:
-    """The named terms of the base codec's loss on a batch x (B, 3, H, W): rate (bpp), mse and,
-    where it has a weight, feature."""
-    with performance.autocast(x.device, config.precision):
-        out = codec(x)
-    terms = {
-        "rate": losses.rate(out["likelihoods"], x.shape[0] * x.shape[2] * x.shape[3]),
-        "mse": nn.functional.mse_loss(out["x_hat"], x),
-    }
-    if config.lambda_feature:
-        terms["feature"] = task_feature_distance(task, x, out["x_hat"], config.precision)
-    return terms
+def split_quantiles(codec: LearnedCodec) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The entropy bottleneck's quantiles, which have a loss of their own, and all other weights."""
+    named = list(codec.named_parameters())
+    quantiles = [weight for name, weight in named if name.endswith("quantiles")]
+    return quantiles, [weight for name, weight in named if not name.endswith("quantiles")]
 
 
-def random_crop(image: torch.Tensor, size: int) -> torch.Tensor:
+def train_quantiles(codec: LearnedCodec, optimizer: Adam) -> torch.Tensor:
+    """One step of the quantiles towards the tails of z; returns their loss."""
+    loss = codec.model.aux_loss()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss
+
+
+def crops(
+    batch: list[tuple[int, torch.Tensor]], config: BaseTrainingConfig, step: int
+) -> torch.Tensor:
+    """A random crop of each image, (B, 3, crop, crop)."""
+    drawn = (random_crop(x, config.crop, item_rng(config.seed, step, i)) for i, x in batch)
+    return torch.stack(list(drawn))
+
+
+def random_crop(image: torch.Tensor, size: int, rng: random.Random) -> torch.Tensor:
     """(3, H, W) -> (3, size, size) at a random place, flipped at random; smaller images are
     repeated at their far edges."""
     short = [max(0, size - extent) for extent in image.shape[-2:]]
-    image = nn.functional.pad(image[None], (0, short[1], 0, short[0]), mode="replicate")[0]
-    top, left = (int(torch.randint(extent - size + 1, ())) for extent in image.shape[-2:])
+    image = pad(image[None], (0, short[1], 0, short[0]), mode="replicate")[0]
+    top, left = (rng.randrange(extent - size + 1) for extent in image.shape[-2:])
     image = image[:, top : top + size, left : left + size]
-    axes = [axis for axis in (-1, -2) if torch.rand(()) < 0.5]
+    axes = [axis for axis in (-1, -2) if rng.random() < 0.5]
     return image.flip(axes) if axes else image
 
 

@@ -2,15 +2,18 @@
 
 import torch
 from torch import nn
+from torch.optim import Adam
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
 
 from icmlib import losses, performance, processes
 from icmlib.codecs import LearnedCodec
 from icmlib.config import ChainConfig
-from icmlib.runs import Run
 from icmlib.tasks import TaskNetwork
-from icmlib.training.steps import Shards, checkpoint_due, learning_rate, progress
-from icmlib.training.task_network import flip
+from icmlib.training.base_codec import split_quantiles, train_quantiles
+from icmlib.training.journal import Journal
+from icmlib.training.steps import average_gradients, batches, learning_rate, seeded
+from icmlib.training.task_network import flipped
 
 
 def finetune_chain(
@@ -18,69 +21,56 @@ def finetune_chain(
     task: TaskNetwork,
     dataset: Dataset,
     config: ChainConfig,
-    run: Run,
+    journal: Journal,
 ) -> None:
     """Finetune codec and task network together, or parts of them (Chamain et al. 2020).
 
     What `config.parts` does not name stays as it is, bit for bit: without "encoder" and "entropy"
     the bits stay, without "decoder" and "entropy" a decoder that is in use reads the new ones.
-    Weights of both go to `run`: `final.safetensors` is the codec, `task.safetensors` the machine.
+    Weights of both go to `journal`: `final` is the codec, `task` the machine.
     """
     codec.to(processes.device())
-    task.to(processes.device())
-    trained = {"codec": trained_weights(codec, config.parts), "task": []}
-    task.requires_grad_("task" in config.parts)
-    if "task" in config.parts:
-        trained["task"] = [p for p in task.parameters() if p.requires_grad]
-    changes_bits = not {"encoder", "entropy"}.isdisjoint(config.parts)
+    task.to(processes.device()).requires_grad_("task" in config.parts)
+    trained = {
+        "codec": trained_weights(codec, config.parts),
+        "task": [weight for weight in task.parameters() if weight.requires_grad],
+    }
     groups = [
         {"params": trained["codec"], "lr": config.lr},
         {"params": trained["task"], "lr": config.lr_task},
     ]
-    optimizer = torch.optim.Adam([g for g in groups if g["params"]], fused=True)
-    quantiles = [p for name, p in codec.named_parameters() if name.endswith("quantiles")]
-    aux_optimizer = torch.optim.Adam(quantiles, config.aux_lr)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: learning_rate(config.schedule, step / config.steps)
-    )
-    state = {
-        "codec": codec,
-        "task": task,
-        "optimizer": optimizer,
-        "aux": aux_optimizer,
-        "schedule": schedule,
-    }
-    start = run.resume(**state)
-    shards = Shards(config, len(dataset), codec, task)
-    items = shards.reader(dataset.__getitem__)
-
-    def terms_of(part: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        images, targets = zip(*(flip(*item) for item in items(step, part)))
-        terms = chain_terms(codec, task, images, targets, config.precision)
-        return terms["task"] + config.beta * terms["rate"], terms
+    optimizer = Adam([group for group in groups if group["params"]], fused=True)
+    aux_optimizer = Adam(split_quantiles(codec)[0], config.aux_lr)
+    schedule = LambdaLR(optimizer, lambda s: learning_rate(config.schedule, s / config.steps))
+    parts = {"codec": codec, "task": task, "schedule": schedule}
+    parts |= {"optimizer": optimizer, "aux": aux_optimizer}
+    start = journal.resume(**parts)
 
     with performance.channels_last(codec, task, optimizers=(optimizer,)):
-        for step in progress(start, config.steps, "chain"):
-            codec.train(changes_bits)  # noise for rounding, where what is rounded is trained
-            terms = shards.backward(step, [*trained["codec"], *trained["task"]], terms_of)
+        for step, batch in batches(dataset.__getitem__, len(dataset), config, start, "chain"):
+            # noise for rounding, where what is rounded is trained
+            codec.train(not {"encoder", "entropy"}.isdisjoint(config.parts))
+            images, targets = flipped(batch, config.seed, step)
+            with seeded(config.seed, step):
+                terms = chain_terms(codec, task, images, targets, config.precision)
+            loss = terms["task"] + config.beta * terms["rate"]
+            for module in (codec, task):
+                module.zero_grad()
+            loss.backward()
             for weights in trained.values():  # each by its own norm: one must not slow the other
+                average_gradients(weights)
                 nn.utils.clip_grad_norm_(weights, config.clip)
             optimizer.step()
             schedule.step()
             if "entropy" in config.parts:  # the tables' quantiles follow the latents
-                aux_loss = codec.model.aux_loss()
-                aux_optimizer.zero_grad()
-                aux_loss.backward()
-                aux_optimizer.step()
-            run.log(step, terms)
-            if checkpoint_due(step, config.steps):
-                run.checkpoint(step + 1, **state)
+                train_quantiles(codec, aux_optimizer)
+            journal.step(step, config.steps, {"loss": loss, **terms}, parts)
     for module in (codec, task):
         module.eval().requires_grad_(False)
     if "entropy" in config.parts:
         codec.update()
-    run.save_weights(codec)
-    run.save_weights(task, "task")
+    journal.save_weights(codec)
+    journal.save_weights(task, "task")
 
 
 def trained_weights(codec: LearnedCodec, parts: list[str]) -> list[nn.Parameter]:

@@ -1,49 +1,55 @@
 """Training a task network from scratch."""
 
+import random
+
 import torch
 from torch import nn
 from torch.utils.data import Dataset
 
 from icmlib import processes
 from icmlib.config import TaskConfig
-from icmlib.runs import Run
-from icmlib.training.steps import Shards, checkpoint_due, progress
+from icmlib.training.journal import Journal
+from icmlib.training.steps import average_gradients, batches, item_rng, seeded
 
 
-def train_task_network(network: nn.Module, dataset: Dataset, config: TaskConfig, run: Run) -> None:
-    """Train a task network from scratch: AdamW, one cycle, flips; weights to `run`."""
+def train_task_network(
+    network: nn.Module, dataset: Dataset, config: TaskConfig, journal: Journal
+) -> None:
+    """Train a task network from scratch: AdamW, one cycle, flips; weights go to `journal`."""
     network.to(processes.device())
     weights = [weight for weight in network.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, config.lr, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, config.steps)
     parts = {"network": network, "optimizer": optimizer, "schedule": schedule}
-    start = run.resume(**parts)
-    shards = Shards(config, len(dataset), network)
-    items = shards.reader(dataset.__getitem__)
-
-    def terms_of(part: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        images, targets = zip(*(flip(*item) for item in items(step, part)))
-        losses = network.loss(images, targets)
-        return sum(losses.values()), losses
-
-    for step in progress(start, config.steps, "task network"):
-        losses = shards.backward(step, weights, terms_of)
+    start = journal.resume(**parts)
+    for step, batch in batches(dataset.__getitem__, len(dataset), config, start, "task network"):
+        images, targets = flipped(batch, config.seed, step)
+        with seeded(config.seed, step):
+            terms = network.loss(images, targets)
+        loss = sum(terms.values())
+        optimizer.zero_grad()
+        loss.backward()
+        average_gradients(weights)
         nn.utils.clip_grad_norm_(weights, 5.0)
         optimizer.step()
         schedule.step()
-        run.log(step, losses)
-        if checkpoint_due(step, config.steps):
-            run.checkpoint(step + 1, **parts)
-    run.save_weights(network)
+        journal.step(step, config.steps, {"loss": loss, **terms}, parts)
+    journal.save_weights(network.eval().requires_grad_(False))
 
 
-def flip(image: torch.Tensor, target: dict) -> tuple[torch.Tensor, dict]:
+def flipped(batch: list, seed: int, step: int) -> tuple[list[torch.Tensor], list[dict]]:
+    """The images and the targets of a batch, flipped at random."""
+    items = [flip(*item, item_rng(seed, step, index)) for index, item in batch]
+    return [image for image, _ in items], [target for _, target in items]
+
+
+def flip(image: torch.Tensor, target: dict, rng: random.Random) -> tuple[torch.Tensor, dict]:
     """Image, boxes and masks, where there are any, mirrored left-right and top-bottom, each with
     probability 1/2."""
     boxes = target["boxes"].clone()
     axes = []
     for axis, sides in ((-1, [0, 2]), (-2, [1, 3])):
-        if torch.rand(()) < 0.5:
+        if rng.random() < 0.5:
             axes.append(axis)
             boxes[:, sides] = image.shape[axis] - boxes[:, sides[::-1]]
     masks = {"masks": target["masks"].flip(axes)} if "masks" in target else {}

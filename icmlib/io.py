@@ -1,0 +1,133 @@
+"""Files: whole or not at all, fingerprints, weights as safetensors."""
+
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+
+def fingerprint(*things) -> str:
+    """Sixteen hex digits that change with any module, state dict, file or plain value."""
+    digest = hashlib.sha256()
+    for i, thing in enumerate(things):
+        digest.update(b"\0" if i else b"")  # (1, 2) is not (12,)
+        if isinstance(thing, torch.nn.Module):
+            thing = thing.state_dict()
+        if isinstance(thing, Path):
+            digest.update(thing.read_bytes())
+        elif isinstance(thing, dict) and any(torch.is_tensor(v) for v in thing.values()):
+            for name in sorted(thing):
+                digest.update(name.encode())
+                digest.update(thing[name].detach().cpu().contiguous().numpy().tobytes())
+        else:
+            digest.update(json.dumps(plain(thing), sort_keys=True).encode())
+    return digest.hexdigest()[:16]
+
+
+def plain(thing):
+    """Dataclasses, paths and numpy scalars as JSON takes them."""
+    if dataclasses.is_dataclass(thing):
+        return plain(dataclasses.asdict(thing))
+    if isinstance(thing, dict):
+        return {str(k): plain(v) for k, v in thing.items()}
+    if isinstance(thing, list | tuple):
+        return [plain(v) for v in thing]
+    if isinstance(thing, Path):
+        return str(thing)
+    return thing.item() if hasattr(thing, "item") else thing
+
+
+@contextlib.contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """A temporary path that becomes `path` only when the block ends well.
+
+    Raises:
+        OSError: no space left; names the folder and what to do.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_name(f".{path.name}.{os.getpid()}.half")
+    try:
+        with no_space(path):
+            yield half
+            half.replace(path)
+    except Exception:
+        half.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def no_space(path: Path) -> Iterator[None]:
+    """Inside, the error of a full disk names `path` and says what to do."""
+    try:
+        yield
+    except Exception as error:
+        if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
+            raise OSError(
+                errno.ENOSPC,
+                f"no space left for {path}; free some and run again: a run resumes from its last "
+                f"checkpoint in {path.parent}",
+            ) from error
+        raise
+
+
+def read_json(path: Path) -> dict:
+    """What the file holds; nothing, where it is not there or broken."""
+    with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+        return json.loads(path.read_text())
+    return {}
+
+
+def save_weights(path: str | Path, module_or_state) -> None:
+    """Weights as safetensors, whole or not at all."""
+    state = module_or_state
+    if isinstance(state, torch.nn.Module):
+        state = state.state_dict()
+    with written(Path(path)) as half:
+        save_file({name: value.contiguous() for name, value in state.items()}, half)
+
+
+def load_weights(module: torch.nn.Module, path: str | Path, resizable: tuple = ()) -> None:
+    """Weights from safetensors (half precision is widened).
+
+    Args:
+        resizable: endings of the names of buffers that take their size from the file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: broken file, or weights of another architecture.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"weights {path} do not exist; run the notebook that makes them")
+    try:
+        state = load_file(path)
+    except Exception as error:
+        raise ValueError(f"weights {path} are not a whole safetensors file ({error})") from error
+    load_state(module, state, path, resizable)
+
+
+def load_state(
+    module: torch.nn.Module, state: dict[str, torch.Tensor], path: Path, resizable: tuple = ()
+) -> None:
+    """Weights that were read from `path`; as `load_weights`."""
+    for name, buffer in module.named_buffers():
+        if name in state and name.endswith(tuple(resizable)):
+            buffer.resize_(state[name].shape)
+    own = module.state_dict()
+    for name in sorted(own.keys() | state.keys()):
+        ours = tuple(own[name].shape) if name in own else "no such tensor"
+        theirs = tuple(state[name].shape) if name in state else "no such tensor"
+        if ours != theirs:
+            raise ValueError(
+                f"weights {path} are of another architecture than {type(module).__name__}: "
+                f"{name} is {theirs} in the file and {ours} in the network; "
+                f"set the profile's architecture to the one they were trained with"
+            )
+    module.load_state_dict({name: value.to(own[name].dtype) for name, value in state.items()})

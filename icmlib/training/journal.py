@@ -1,0 +1,119 @@
+"""What a training leaves in its folder: log, resume point, weights."""
+
+import csv
+import io
+import time
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from icmlib import processes
+from icmlib.io import no_space, save_weights, written
+
+CHECKPOINT_EVERY = 250  # steps
+
+
+class Journal:
+    """Log and resume point of one training; only the first of several processes writes.
+
+    <folder>/log.csv              one row per step
+    <folder>/last.pt              the resume point
+    <folder>/<name>.safetensors   weights
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.seconds = 0.0  # spent in training, over all attempts
+        self._clock = time.perf_counter()
+
+    def path(self, name: str) -> Path:
+        return self.folder / name
+
+    def step(self, step: int, steps: int, terms: dict[str, torch.Tensor], parts: dict) -> None:
+        """A step is done: its terms to the log, and now and then a resume point.
+
+        Raises:
+            FloatingPointError: terms that are not finite; names them.
+        """
+        check_finite(terms, step)
+        self.log(step, terms)
+        if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == steps:
+            self.checkpoint(step + 1, **parts)
+
+    def log(self, step: int, terms: dict[str, torch.Tensor]) -> None:
+        """Append one row to log.csv; of several processes, the means."""
+        values = torch.stack([term.detach().float() for term in terms.values()])
+        processes.average(values)
+        if processes.main():
+            self._append({"step": step, **dict(zip(terms, map("{:.6g}".format, values.tolist())))})
+
+    def _append(self, row: dict) -> None:
+        with no_space(self.path("log.csv")), self.path("log.csv").open("a", newline="") as file:
+            writer = csv.DictWriter(file, row, lineterminator="\n")
+            if file.tell() == 0:
+                writer.writeheader()
+            writer.writerow(row)
+
+    def logged(self) -> pd.DataFrame:
+        return pd.read_csv(self.path("log.csv"))
+
+    @processes.main_only
+    def checkpoint(self, step: int, **parts) -> None:
+        """The resume point after `step` steps; parts are modules, optimisers, schedules."""
+        now = time.perf_counter()
+        self.seconds, self._clock = self.seconds + now - self._clock, now
+        state = {name: part.state_dict() for name, part in parts.items()}
+        with written(self.path("last.pt")) as half:
+            buffer = io.BytesIO()  # torch.save to a file hides a full disk behind a RuntimeError
+            torch.save({"step": step, "seconds": self.seconds, **state}, buffer)
+            half.write_bytes(buffer.getbuffer())
+
+    def resume(self, **parts) -> int:
+        """Restore parts from the resume point; returns the steps already done (0 without one).
+
+        Raises:
+            ValueError: the resume point is damaged, or of other parts than these.
+        """
+        self._clock, path = time.perf_counter(), self.path("last.pt")
+        state = {"step": 0, "seconds": 0.0}
+        try:
+            if path.exists():
+                state = torch.load(path, map_location="cpu", weights_only=True)
+                for name, part in parts.items():
+                    part.load_state_dict(state[name])
+        except (torch.OutOfMemoryError, MemoryError):
+            raise
+        except Exception as error:  # torch has many for this, and none names the file
+            raise ValueError(
+                f"checkpoint {path} is damaged, or of other networks than these; delete it and "
+                f"run again: the run then starts from its first step"
+            ) from error
+        self.seconds = state["seconds"]
+        self._forget_after(state["step"])
+        return state["step"]
+
+    @processes.main_only
+    def _forget_after(self, step: int) -> None:
+        """Rows past the resume point are made again."""
+        log = self.path("log.csv")
+        if log.exists():
+            rows = pd.read_csv(log, dtype=str, on_bad_lines="skip").dropna()
+            rows = rows[pd.to_numeric(rows["step"], errors="coerce") < step]
+            with written(log) as half:
+                rows.to_csv(half, index=False)
+
+    @processes.main_only
+    def save_weights(self, module_or_state, name: str = "final") -> None:
+        save_weights(self.path(f"{name}.safetensors"), module_or_state)
+
+
+def check_finite(terms: dict[str, torch.Tensor], step: int) -> None:
+    """Raises FloatingPointError that names the terms which are not finite."""
+    bad = {name: value.item() for name, value in terms.items() if not torch.isfinite(value)}
+    if bad:
+        raise FloatingPointError(
+            f"step {step}: loss is not finite: {bad}; lower the learning rate or that term's "
+            f"weight and run again"
+        )

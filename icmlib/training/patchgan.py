@@ -1,0 +1,162 @@
+"""PatchGAN finetuning of a decoder's first layers (Le et al. 2022). The bits stay as they are.
+
+    x (original) ------> random patches of x ---------------------+--> L2, ...
+                                                                  |
+    y_hat (given) -----> the same patches, decoded: x_hat --------+--> discriminator
+
+Encoder and entropy model are frozen, so y_hat of an image never changes: it is read, not computed.
+Of the decoder g_s only the first `config.layers` layers are trained, those next to the latents.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.nn.functional import mse_loss
+from torch.optim import Adam
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import Dataset
+
+from icmlib import losses, performance, processes
+from icmlib.codecs import LearnedCodec
+from icmlib.codecs.latents import Latents
+from icmlib.codecs.patches import decoder_layers, patch_decoder
+from icmlib.config import FinetuneConfig
+from icmlib.discriminator import PatchDiscriminator
+from icmlib.tasks import TaskNetwork
+from icmlib.training.base_codec import task_feature_distance
+from icmlib.training.journal import Journal
+from icmlib.training.steps import (
+    average_gradients,
+    batches,
+    item_rng,
+    learning_rate,
+    seeded,
+)
+
+
+def finetune_decoder(
+    codec: LearnedCodec,
+    latents: Latents,
+    task: TaskNetwork,
+    dataset: Dataset,
+    config: FinetuneConfig,
+    journal: Journal,
+    decode: Callable | None = None,
+) -> None:
+    """Finetune the first layers of the codec's decoder, in place; its weights go to `journal`.
+
+    Args:
+        latents: y_hat (M, h, w) of every image of the data set.
+        task: the machine, frozen; asked only where the loss has its features or its own loss.
+        dataset: images (3, H, W) in [0, 1]; with targets where the loss has the machine's own.
+        decode: (y_hat of each patch, corners, size) -> patches; by default only the patches are
+            decoded, or whole images where a decoder cannot do that.
+    """
+    generator, discriminator = players(codec, task, config)
+    decode, adversarial = decode or patch_decoder(codec.g_s), config.adversarial != "none"
+    autocast = performance.autocast(codec.device, config.precision)
+    g_optimizer = Adam(generator.parameters(), config.lr, (0.5, 0.99), fused=True)
+    d_optimizer = Adam(discriminator.parameters(), config.lr_discriminator, (0.5, 0.99), fused=True)
+    schedule = LambdaLR(g_optimizer, lambda s: learning_rate(config.schedule, s / config.steps))
+    parts = {"g_s": codec.g_s, "discriminator": discriminator, "g_schedule": schedule}
+    parts |= {"g_optimizer": g_optimizer, "d_optimizer": d_optimizer}
+    start, nothing = journal.resume(**parts), torch.zeros((), device=codec.device)
+
+    for step, batch in batches(dataset.image, len(dataset), config, start, "finetuning"):
+        with seeded(config.seed, step):
+            # patches of the originals (P, 3, s, s); of each its image's y_hat, and where it lies
+            x, y_hat, corners = sample_patches(batch, latents, config, step)
+            with autocast:
+                x_hat = decode(y_hat, corners, x.shape[-2:]).float()  # (P, 3, s, s)
+
+            d_loss = fooled = feature = lattice = seen = nothing
+            if adversarial:  # discriminator step: tell patches of originals from decoded ones
+                discriminator.requires_grad_(True)
+                with autocast:
+                    real, fake = discriminator(x), discriminator(x_hat.detach())
+                d_loss = losses.discriminator_loss(config.adversarial, real, fake)
+                d_optimizer.zero_grad()
+                d_loss.backward()
+                average_gradients(discriminator.parameters())
+                d_optimizer.step()
+                discriminator.requires_grad_(False)
+
+            # generator step: close to the original, taken for an original, good for the machine
+            mse = mse_loss(x_hat, x)
+            if adversarial:
+                with autocast:
+                    fooled = losses.generator_loss(config.adversarial, discriminator(x_hat))
+            if config.lambda_feature:
+                feature = task_feature_distance(task, x, x_hat, config.precision)
+            if config.lambda_lattice:
+                lattice = losses.lattice_power(x, x_hat)
+            if config.lambda_task:
+                seen = task_loss(codec, task, latents, dataset, batch)
+            loss = (
+                config.lambda_mse * mse
+                + config.lambda_adversarial * fooled
+                + config.lambda_feature * feature
+                + config.lambda_lattice * lattice
+                + config.lambda_task * seen
+            )
+            g_optimizer.zero_grad()
+            loss.backward()
+            average_gradients(generator.parameters())
+            g_optimizer.step()
+            schedule.step()
+
+        terms = {"loss": loss, "mse": mse, "discriminator": d_loss, "adversarial": fooled}
+        terms |= {"feature": feature, "lattice": lattice, "task": seen}
+        journal.step(step, config.steps, terms, parts)
+    codec.requires_grad_(False)
+    journal.save_weights(codec)
+
+
+def players(
+    codec: LearnedCodec, task: TaskNetwork, config: FinetuneConfig
+) -> tuple[nn.ModuleList, PatchDiscriminator]:
+    """What is trained: the generator, which is the first layers of the decoder, and a new
+    discriminator. Everything else is frozen."""
+    device = processes.device()
+    codec.to(device).eval().requires_grad_(False)
+    task.to(device).requires_grad_(False)
+    with seeded(config.seed, -1):
+        discriminator = PatchDiscriminator().to(device).requires_grad_(False)
+    layers = decoder_layers(codec.g_s)[: config.layers]
+    return nn.ModuleList(layers).requires_grad_(True), discriminator
+
+
+def task_loss(
+    codec: LearnedCodec, task: TaskNetwork, latents: Latents, dataset: Dataset, batch: list
+) -> torch.Tensor:
+    """The task network's loss on whole decoded images; scalar, differentiable in the decoder."""
+    images, targets = zip(*(dataset[index] for index, _ in batch))
+    decoded = [
+        codec.synthesize(latents[index].to(codec.device, torch.float32)[None], *x.shape[-2:])[0]
+        for (index, _), x in zip(batch, images)
+    ]
+    return sum(task.loss(decoded, targets).values())
+
+
+def sample_patches(
+    batch: list[tuple[int, torch.Tensor]], latents: Latents, config: FinetuneConfig, step: int
+) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:
+    """Random patches of images (3, H, W): originals (P, 3, s, s), y_hat (M, h, w) of the image of
+    each, corners (P, 2) in px.
+
+    An image's patches lie at different places; a patch as large as the image is taken once.
+    """
+    device, patches, y_hat, corners = processes.device(), [], [], []
+    for index, image in batch:
+        y = latents[index].to(device, torch.float32)
+        height, width = (min(config.patch_size, extent) for extent in image.shape[-2:])
+        rows, columns = image.shape[-2] - height + 1, image.shape[-1] - width + 1
+        places = range(rows * columns)
+        rng = item_rng(config.seed, step, index)
+        for place in rng.sample(places, min(config.patches, len(places))):
+            top, left = divmod(place, columns)
+            patches.append(image[:, top : top + height, left : left + width])
+            y_hat.append(y)
+            corners.append((top, left))
+    return torch.stack(patches).to(device), y_hat, torch.tensor(corners)
