@@ -12,7 +12,7 @@ import shlex
 import sys
 from glob import glob
 
-from icmlib.config import load_profile
+from icmlib.studies.profile import load_profile
 
 PROFILE = str(config.get("profile", "quick"))
 STUDY = config.get("study", "main")
@@ -57,7 +57,7 @@ PATCHES = lib("codecs/patches.py", "discriminator.py", "losses.py", "training/de
 METRICS = lib("evaluate.py", "metrics")
 STEPS = lib("training/steps.py", "training/launch.py", "processes.py", "performance.py")
 FILES = [each for each in (profile.task.weights, profile.base_weights) if each and "." in each]
-ICM = shlex.quote(sys.executable) + " -m icmlib.cli"
+ICM = shlex.quote(sys.executable) + " -m icmlib.tool.cli"
 common = section(profile.data, profile.task, profile.evaluation)
 
 localrules: report  # on a cluster, too: no notebook, and done in seconds

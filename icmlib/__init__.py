@@ -4,45 +4,53 @@ image x -> codec.encode -> Bitstream (bytes) -> codec.decode -> x_hat -> task ne
                                |                                  |            |
                               bpp                    PSNR SSIM VGG checkerboard mAP
 
+evaluate.py       the line above, one row per image
 datasets/         images with annotations, all in COCO layout
 codecs/           encode, decode, latents, patches
-discriminator.py  PatchGAN             losses.py    named terms
-tasks/            the machine          training/    the loops
-proxies.py        what stands in for it in base training
-metrics/          what is measured     evaluate.py  the line above, one row an image
-config.py  runs.py  plots.py              profiles, run folders, figures
-cli.py  notebooks.py  comparison.py       the command line `icm`, and what it runs
-study.py  codec_zoo.py  knob.py       study 1: rows, aims; other codecs; between two decoders
-rate_task.py  curves.py               study 2: points, curves, findings
-performance.py  bench/                              what makes it fast, and how fast it is
-processes.py                                        which of several processes this is
-explorer/                             one image, every decoder of its bits, in a notebook
-downloads.py  pickled_arrays.py                     published weights, never unpickled
+tasks/            the machine
+metrics/          what is measured
+discriminator.py  PatchGAN
+losses.py         named terms
+training/         the loops; patchgan.py is the method
+config.py         one frozen dataclass for each stage
+device.py         GPU, processes, precision
+io.py             files, fingerprints, weights, images
+downloads.py      published weights, never unpickled
+
+The core above knows no study. On it stand:
+
+studies/          profiles, run folders, Table 1, rate against task, verdicts, figures
+tool/             the command line `icm`, and what it runs
+explorer/         one image, every decoder of its bits, in a notebook
+bench/            how fast it is, side by side
 """
 
+from importlib.metadata import version
+
 import lazy_loader
+
+__version__ = version("icmlib")
 
 # lazy: the command line starts without loading PyTorch
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=[
         "bench",
-        "codec_zoo",
         "codecs",
-        "curves",
+        "config",
         "datasets",
+        "device",
+        "discriminator",
         "explorer",
-        "knob",
-        "performance",
-        "plots",
-        "proxies",
-        "rate_task",
-        "study",
+        "io",
+        "losses",
+        "metrics",
+        "studies",
         "tasks",
         "training",
     ],
     submod_attrs={
-        "config": ["load_profile", "replace"],
+        "config": ["replace"],
         "evaluate": [
             "compare",
             "estimated_bpp",
@@ -53,6 +61,14 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "summarize",
         ],
         "io": ["fingerprint"],
-        "runs": ["open_run", "read_summary", "run_folder"],
+        "studies.profile": ["load_profile"],
+        "studies.runs": [
+            "load_decoders",
+            "load_task",
+            "measure",
+            "open_run",
+            "read_summary",
+            "run_folder",
+        ],
     },
 )

@@ -16,13 +16,12 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from icmlib import losses, performance, processes
+from icmlib import device, losses
 from icmlib.codecs import Bitstream, LearnedCodec
 from icmlib.datasets import has_masks
 from icmlib.downloads import WeightsUnavailable
 from icmlib.io import written
 from icmlib.metrics import checkerboard, detection, fidelity, rate, resample_counts
-from icmlib.runs import Run
 from icmlib.tasks import TaskNetwork
 
 NAMES = {"image_id": "id", "file_name": "file_name"}  # in the tables: in COCO
@@ -58,7 +57,7 @@ class Evaluation:
         }
 
 
-@performance.exact()
+@device.exact()
 def evaluate(
     codec,
     task: TaskNetwork | None,
@@ -77,10 +76,10 @@ def evaluate(
         batch: images of one size that are measured together.
         progress: show a bar.
     """
-    device = processes.device()
+    where = device.current()
     for network in (codec, task, vgg):
         if hasattr(network, "to"):  # conventional codecs are no networks
-            network.to(device)
+            network.to(where)
     tile = checkerboard.tile_size(dataset.sizes())
     tables, detections = [], [] if task is not None else None
     spectra = {"decoded": [], "original": [], "residual": []}
@@ -92,7 +91,7 @@ def evaluate(
         x_hat = fidelity.to_8bit(x_hat.clamp(0, 1))
         rows = [dataset.ground_truth["images"][i] for i in indices]
         table = {name: [row[key] for row in rows] for name, key in NAMES.items()}
-        table |= _rate(bitstreams, files) | _fidelity(x.to(device), x_hat.to(device), vgg)
+        table |= _rate(bitstreams, files) | _fidelity(x.to(where), x_hat.to(where), vgg)
         if task is not None:
             with torch.no_grad():
                 features, features_hat = task.features(x), task.features(x_hat)
@@ -131,7 +130,7 @@ def load_vgg(download: bool) -> tuple[fidelity.VGGDistance | None, str]:
 
 
 @torch.no_grad()
-@performance.exact()
+@device.exact()
 def estimated_bpp(codec: LearnedCodec, dataset) -> list[float]:
     """The rate that the entropy model's likelihoods promise for each image, in bpp."""
     rates = []
@@ -229,13 +228,15 @@ def _difference(name: str, value: float, low: float, high: float) -> dict:
     return dict(zip(names, map(float, (value, low, high))))
 
 
-@processes.main_only
-def save_evaluation(evaluation: Evaluation, run: Run, split: str) -> None:
-    """Per-image table, detections and pooled spectra into the run folder."""
-    run.save_table(evaluation.per_image, f"{split}_per_image")
-    with written(run.path(f"{split}_detections.json")) as half:
+@device.main_only
+def save_evaluation(evaluation: Evaluation, folder: str | Path, split: str) -> None:
+    """Per-image table, detections and pooled spectra into a folder."""
+    folder = Path(folder)
+    with written(folder / f"{split}_per_image.csv") as half:
+        evaluation.per_image.to_csv(half, index=False)
+    with written(folder / f"{split}_detections.json") as half:
         half.write_text(json.dumps(evaluation.detections))
-    with written(run.path(f"{split}_spectra.npz")) as half, half.open("wb") as stream:
+    with written(folder / f"{split}_spectra.npz") as half, half.open("wb") as stream:
         np.savez(stream, **{k: v.mean(0, keepdims=True) for k, v in evaluation.spectra.items()})
 
 

@@ -110,7 +110,7 @@ def task():
 @pytest.fixture
 def new_run(tmp_path):
     """`new_run("name")`: a run folder, the same one each time it is asked for."""
-    from icmlib.runs import Run
+    from icmlib.studies.runs import Run
 
     return lambda name="run", **parameters: Run(tmp_path / name, parameters, {}, {"profile": "t"})
 

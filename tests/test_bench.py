@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from icmlib import bench, codecs, performance, tasks
+from icmlib import bench, codecs, device, tasks
 from icmlib.bench import harness
 from icmlib.bench.finetuning import finetunings, untrained
-from icmlib.config import CodecConfig, FinetuneConfig, TaskConfig, load_profile, replace
+from icmlib.config import CodecConfig, FinetuneConfig, TaskConfig, replace
 from icmlib.losses import rate
+from icmlib.studies.profile import load_profile
 
 MODEL = {"N": 8, "M": 12}
 COSTED = """
@@ -113,7 +114,7 @@ def test_peak_memory_is_that_of_the_work():
 
 def test_memory_layout_is_restored(codec):
     """Inside channels last, after as before, also when the loop fails."""
-    with pytest.raises(RuntimeError), performance.channels_last(codec):
+    with pytest.raises(RuntimeError), device.channels_last(codec):
         assert codec.g_s[0].weight.is_contiguous(memory_format=torch.channels_last)
         raise RuntimeError
     assert codec.g_s[0].weight.is_contiguous()
@@ -124,7 +125,7 @@ def test_layers_that_channels_last_would_crash_are_left_alone():
     weights is that of the plain layout."""
     cheng = codecs.create(CodecConfig("cheng2020_anchor", N=8))
     narrow, wide = nn.Conv2d(3, 8, 1, stride=2), nn.Conv2d(16, 8, 1, stride=2)
-    with performance.channels_last(cheng, narrow, wide):
+    with device.channels_last(cheng, narrow, wide):
         assert all(weight.is_contiguous() for weight in (*cheng.parameters(), narrow.weight))
         assert wide(torch.rand(2, 16, 8, 8)).is_contiguous(memory_format=torch.channels_last)
         before = torch.rand(4, 3, 64, 64)
@@ -141,7 +142,7 @@ def test_optimisers_are_laid_out_as_the_weights():
     optimizer.step()
     before = optimizer.state[layer.weight]["exp_avg"].clone()
     for _ in range(2):
-        with performance.channels_last(layer, optimizers=(optimizer,)):
+        with device.channels_last(layer, optimizers=(optimizer,)):
             state = optimizer.state[layer.weight]
             assert state["exp_avg"].stride() == layer.weight.stride() != (36, 9, 3, 1)
             assert torch.equal(state["exp_avg"], before) and state["step"] == 1
@@ -154,7 +155,7 @@ def test_likelihoods_are_float32_under_autocast(codec):
     x, seen, bits = torch.rand(1, 3, 64, 64), [], []
     codec.g_s[0].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
     for precision in ("float32", "bf16"):
-        with performance.autocast(x.device, precision), torch.no_grad():
+        with device.autocast(x.device, precision), torch.no_grad():
             out = codec.eval()(x)
         made = (out["x_hat"], *out["likelihoods"].values())
         assert all(each.dtype == torch.float32 for each in made)

@@ -15,10 +15,11 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from icmlib import cli, comparison, tasks
+from icmlib import tasks
 from icmlib.codecs import Bitstream, Decoders
 from icmlib.config import CodecConfig, TaskConfig
-from icmlib.datasets import read_image
+from icmlib.io import read_image
+from icmlib.tool import cli, comparison
 
 CONFIG = CodecConfig(N=8, M=12)
 
@@ -50,7 +51,7 @@ def other_weights(make_codec, tmp_path):
 @pytest.fixture
 def icm(weights, monkeypatch):
     """`icm("encode", ...)`: the command line, its shipped codec the tiny one."""
-    monkeypatch.setattr("icmlib.codecs.SHIPPED", weights)
+    monkeypatch.setattr("icmlib.studies.runs.SHIPPED", weights)
     return lambda *words: CliRunner().invoke(cli.main, [str(word) for word in words])
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from icmlib.config import load_profile
+from icmlib.studies.profile import load_profile
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "notebooks/profiles/slurm"

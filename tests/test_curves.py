@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icmlib import curves, rate_task
-from icmlib.curves import Curve
+from icmlib.studies import curves, rate_task, verdicts
+from icmlib.studies.curves import Curve
 
 RATES = np.array([0.1, 0.2, 0.4, 0.8])
 
@@ -129,10 +129,10 @@ def test_findings_without_the_configurations():
 )
 def test_a_finding_holds_where_its_whole_interval_does(low, high, said):
     found = {"value": (low + high) / 2, "low": low, "high": high}
-    assert curves.finding("text", "mAP", found)["verdict"] == said
+    assert verdicts.finding("text", "mAP", found)["verdict"] == said
     shifted = {name: value - 2 for name, value in found.items()}
-    assert curves.finding("text", "mAP", shifted, at_least=-2)["verdict"] == said
-    assert curves.verdict(-high, -low, at_most=0) == said
+    assert verdicts.finding("text", "mAP", shifted, at_least=-2)["verdict"] == said
+    assert verdicts.verdict(-high, -low, at_most=0) == said
 
 
 def test_vvc_is_the_anchor_where_it_was_measured():

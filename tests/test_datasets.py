@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import random
 
 import numpy as np
 import pandas as pd
@@ -13,8 +14,9 @@ from pycocotools.coco import COCO
 
 from icmlib import datasets, tasks, training
 from icmlib.config import DataConfig, TaskConfig
-from icmlib.datasets import CocoDataset, deadleaves, read_image
+from icmlib.datasets import CocoDataset, deadleaves
 from icmlib.evaluate import Evaluation
+from icmlib.io import read_image
 from icmlib.metrics import detection
 
 COUNTS = {"train": 3, "val": 2, "test": 2}
@@ -335,7 +337,7 @@ def test_one_box_without_a_mask_makes_it_a_set_of_boxes(tmp_path, segmentation):
     for each in boxes:
         each.pop("segmentation") if each["segmentation"] is None else None
     data = write_set(tmp_path, boxes)
-    image, target = training.flip(*data[0])
+    image, target = training.flip(*data[0], random.Random(0))
     assert not data.with_masks and target["boxes"].shape == (2, 4) and "masks" not in target
     assert [a["area"] for a in data.ground_truth["annotations"]] == [6, 6]
     score = {"score": 1.0, "image_id": 5, "category_id": 7, "bbox": [1, 0, 2, 3]}

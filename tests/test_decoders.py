@@ -15,6 +15,7 @@ from icmlib.codecs.patches import decoder_layers
 from icmlib.config import CodecConfig
 from icmlib.datasets import deadleaves
 from icmlib.metrics import fidelity
+from icmlib.studies.runs import load_decoders
 
 CONFIG = CodecConfig(N=8, M=12)
 
@@ -104,7 +105,7 @@ def file(decoders, tmp_path):
 def test_one_file_holds_them_all(codec, others, file, image):
     """As small as may be: the codec once, and of the others what differs."""
     bitstream = codec.encode(image)
-    read = codecs.load_decoders(file)
+    read = load_decoders(file)
     assert read.codec.encode(image) == bitstream
     for name, each in {"machine": codec, **others}.items():
         assert read.turn(name).decode(bitstream).equal(each.decode(bitstream))
@@ -122,7 +123,7 @@ def rewritten(file, header: dict | None = None, **changes: torch.Tensor) -> None
 def test_changed_tensors_are_found(file, part):
     rewritten(file, **{part: load_file(file)[part] * (1 + 1e-3)})
     with pytest.raises(ValueError, match="are not those that its header states; get it again"):
-        codecs.load_decoders(file)
+        load_decoders(file)
 
 
 @pytest.mark.parametrize(
@@ -131,27 +132,27 @@ def test_changed_tensors_are_found(file, part):
 def test_what_is_no_file_of_decoders(file, header):
     rewritten(file, header)
     with pytest.raises(ValueError, match=r"decoders\.safetensors is no whole file of decoders"):
-        codecs.load_decoders(file)
+        load_decoders(file)
 
 
 @pytest.mark.parametrize("name, shape", [("foo.weight", (3,)), ("0.weight", (3, 3))])
 def test_weights_that_the_codec_does_not_have(file, name, shape):
     rewritten(file, **{f"human/{name}": torch.zeros(shape)})
     with pytest.raises(ValueError, match=rf"{file} is no whole file of .*g_s\.{name}"):
-        codecs.load_decoders(file)
+        load_decoders(file)
 
 
 def test_broken_and_missing_files(file):
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(ValueError, match="is no whole file of decoders"):
-        codecs.load_decoders(file)
+        load_decoders(file)
     with pytest.raises(FileNotFoundError, match=r"file of decoders .* does not exist"):
-        codecs.load_decoders(file.with_name("none.safetensors"))
+        load_decoders(file.with_name("none.safetensors"))
 
 
 def test_shipped_weights_are_those_of_their_card():
     """And they do what it says: people's picture is the better one, of low impact in between."""
-    read = codecs.load_decoders()
+    read = load_decoders()
     card = codecs.SHIPPED.with_suffix(".md").read_text()
     assert dict(re.findall(r"^\| (\w+) \| `([0-9a-f]{16})` \|$", card, re.M)) == read.fingerprints()
     array, _ = deadleaves.scene(0, "test", 2, 128)
@@ -182,17 +183,17 @@ def project(codec, others, tmp_path, monkeypatch):
 
 def test_a_run_by_its_name_or_folder(project, decoders, image, monkeypatch):
     for name in ("tiny/finetune/mine", project / "results" / "tiny" / "finetune" / "mine"):
-        read = codecs.load_decoders(name)
+        read = load_decoders(name)
         assert read.names == ["machine", "human"]
         for to in read.names:
             assert read.turn(to).g_s[0].weight.equal(decoders.turn(to).g_s[0].weight)
-    assert codecs.load_decoders("tiny/base_codec/base").names == ["machine"]
+    assert load_decoders("tiny/base_codec/base").names == ["machine"]
     monkeypatch.chdir(project / "results" / "tiny" / "finetune" / "mine")
-    assert codecs.load_decoders(".").names == ["machine", "human"]
+    assert load_decoders(".").names == ["machine", "human"]
 
 
 def test_runs_that_hold_no_decoders(project):
     with pytest.raises(FileNotFoundError, match=r"no codec was trained in .*finetune/other"):
-        codecs.load_decoders("tiny/finetune/other")
+        load_decoders("tiny/finetune/other")
     with pytest.raises(ValueError, match=r"q1 is no run of notebooks 02 .* or 03"):
-        codecs.load_decoders("tiny/chain/q1")
+        load_decoders("tiny/chain/q1")

@@ -17,8 +17,8 @@ from icmlib.codecs import PillowCodec
 from icmlib.config import TaskConfig, replace
 from icmlib.downloads import WeightsUnavailable
 from icmlib.evaluate import evaluate, summarize
-from icmlib.metrics import detection
 from icmlib.io import fingerprint
+from icmlib.metrics import detection
 from icmlib.tasks.detectron2 import COMMIT, PREFIX, Detectron2Task
 
 MASK = TaskConfig(f"{PREFIX}COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml", 3, min_size=64)

@@ -91,7 +91,7 @@ def test_without_a_machine_there_is_no_map(dataset, new_run):
     """None, not 0; also after saving and loading."""
     evaluation = evaluate(JPEG, None, dataset)
     run = new_run()
-    save_evaluation(evaluation, run, "test")
+    save_evaluation(evaluation, run.folder, "test")
     loaded = load_evaluation(run.folder, "test", dataset.ground_truth)
     for each in (evaluation, loaded):
         assert not any("AP" in name for name in summarize(each, resamples=20))
@@ -155,7 +155,7 @@ def test_different_images_cannot_be_paired(dataset, scenes):
 def test_saved_and_loaded(dataset, oracle, new_run):
     """Table, detections, and the pooled spectra: the same readings."""
     made, run = evaluate(JPEG, oracle, dataset), new_run()
-    save_evaluation(made, run, "test")
+    save_evaluation(made, run.folder, "test")
     loaded = load_evaluation(run.folder, "test", dataset.ground_truth)
     assert loaded.detections == made.detections
     assert loaded.per_image["file_name"].tolist() == made.per_image["file_name"].tolist()
@@ -170,7 +170,7 @@ def test_saved_and_loaded(dataset, oracle, new_run):
 
 def test_infinite_psnr_survives_the_file(dataset, new_run):
     run = new_run()
-    save_evaluation(evaluate(PNG, None, dataset), run, "val")
+    save_evaluation(evaluate(PNG, None, dataset), run.folder, "val")
     loaded = load_evaluation(run.folder, "val", dataset.ground_truth)
     assert (loaded.per_image["psnr"] == float("inf")).all()
 

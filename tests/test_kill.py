@@ -27,7 +27,7 @@ from icmlib.config import (
 )
 from icmlib.datasets import CocoDataset, deadleaves
 from icmlib.evaluate import evaluate, save_evaluation, summarize
-from icmlib.runs import Run
+from icmlib.studies.runs import Run
 
 pytestmark = pytest.mark.slow
 STEPS = 7  # the last checkpoint is not a multiple's
@@ -105,7 +105,7 @@ def work(stage, folder: Path, scenes: Path, survived: set[str] | None = None) ->
     """A whole run: train, measure, finish. With `survived`, it is killed before a file that is
     not of these takes its name."""
     torch.set_num_threads(1)
-    training.steps.CHECKPOINT_EVERY = 2
+    training.journal.CHECKPOINT_EVERY = 2
     if survived is not None:
         sys.addaudithook(lambda event, args: die_before_renaming(event, args, folder, survived))
 
@@ -115,7 +115,7 @@ def work(stage, folder: Path, scenes: Path, survived: set[str] | None = None) ->
     run = Run(folder, {"stage": stage.__name__}, {}, {"profile": "t"})
     codec, task = stage(run, data)
     evaluation = evaluate(codec, task, data("val"))
-    save_evaluation(evaluation, run, "val")
+    save_evaluation(evaluation, run.folder, "val")
     run.finish(summarize(evaluation, resamples=5))
 
 
@@ -223,12 +223,12 @@ def test_killed_in_the_middle_of_every_file(stage, start, undisturbed, tmp_path)
 
 
 def test_one_process_at_a_time(start, tmp_path):
-    """What a killed snakemake had started goes on: a second one keeps off, and names it."""
+    """What a killed snakemake had started goes on: a second one keeps off."""
     folder, parameters = tmp_path / "run", {"stage": "mse_codec"}
     first = start(mse_codec, folder)
     while first.is_alive() and not logged(folder):
         time.sleep(0.002)
-    with pytest.raises(RuntimeError, match=f"process {first.pid} is at work in {folder}"):
+    with pytest.raises(RuntimeError, match=f"another process is at work in {folder}"):
         Run(folder, parameters, {}, {})
     first.kill()
     first.join()
@@ -275,7 +275,7 @@ def notebook(tmp_path, scenes_folder):
     """`notebook("name")`: 01_task_network, training, in a project of this name."""
     startup = tmp_path / "ipython" / "profile_default" / "startup" / "often.py"
     startup.parent.mkdir(parents=True)
-    startup.write_text("from icmlib.training import steps\nsteps.CHECKPOINT_EVERY = 2\n")
+    startup.write_text("from icmlib.training import journal\njournal.CHECKPOINT_EVERY = 2\n")
     book = Path(__file__).parent.parent / "notebooks" / "01_task_network.ipynb"
     started = []
 
@@ -284,7 +284,7 @@ def notebook(tmp_path, scenes_folder):
         profiles.mkdir(parents=True, exist_ok=True)
         text = PROFILE.format(data=scenes_folder.parent, steps=STEPS)
         (profiles / "tiny.yaml").write_text(text)
-        words = [sys.executable, "-m", "icmlib.cli", "run", book, tmp_path / f"{name}.ipynb"]
+        words = [sys.executable, "-m", "icmlib.tool.cli", "run", book, tmp_path / f"{name}.ipynb"]
         roots = {"ICM_ROOT": tmp_path / name, "IPYTHONDIR": tmp_path / "ipython"}
         env = os.environ | roots | {"OMP_NUM_THREADS": "1"}
         started.append(subprocess.Popen([*words, "profile=tiny"], env=env))

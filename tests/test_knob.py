@@ -3,9 +3,9 @@
 import pandas as pd
 import pytest
 
-from icmlib import knob
 from icmlib.codecs import Blend, Decoders
 from icmlib.evaluate import Evaluation
+from icmlib.studies import knob
 
 
 @pytest.mark.parametrize(

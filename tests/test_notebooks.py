@@ -7,7 +7,7 @@ import papermill
 import pytest
 from click.testing import CliRunner
 
-from icmlib import cli, notebooks
+from icmlib.tool import cli, notebooks
 
 
 @pytest.fixture

@@ -16,9 +16,10 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from icmlib import cli, datasets
+from icmlib import datasets
 from icmlib.config import DataConfig
 from icmlib.datasets import CocoDataset, openimages
+from icmlib.tool import cli
 
 ROOT = Path(__file__).parent.parent
 TABLE = "validation-annotations-object-segmentation.csv"

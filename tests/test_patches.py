@@ -320,8 +320,8 @@ def test_finetuning_of_any_decoder(make_codec, scenes, task, new_run, tmp_path, 
     )
     with training.seeded(config.seed, 0), torch.no_grad():
         indices = training.batch_indices(0, len(latents), config.batch, config.seed)
-        pairs = [(scenes("train").image(i), latents[i]) for i in indices]
-        x, y_hat, corners = training.sample_patches(pairs, config, codec.device)
+        batch = [(i, scenes("train").image(i)) for i in indices]
+        x, y_hat, corners = training.sample_patches(batch, latents, config, step=0)
         expected = F.mse_loss(full_decode(codec.g_s, y_hat, corners, x.shape[-2:]), x)
     run = new_run()
     expected = pytest.approx(float(expected), rel=1e-5)

@@ -1,16 +1,14 @@
 """The project's own files: versions that agree, notebooks that are clean, profiles that load."""
 
-import ast
 import re
 import tomllib
-from importlib.util import resolve_name
 from pathlib import Path
 
 import nbformat
 import pytest
 import yaml
 
-from icmlib.config import load_profile
+from icmlib.studies.profile import load_profile
 from icmlib.tasks.detectron2 import COMMIT
 
 ROOT = Path(__file__).parent.parent
@@ -79,53 +77,3 @@ def test_notebook_is_committed_clean_and_tells_its_story(path):
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks/profiles").glob("*.yaml")), ids=str)
 def test_profile_loads(path):
     assert load_profile(path).name == path.stem
-
-
-def imports(source: str, package: str) -> set[str]:
-    """Dotted names of all that a module of `package` imports, at its top or in a function."""
-    names = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        if isinstance(node, ast.ImportFrom):
-            base = resolve_name("." * node.level + (node.module or ""), package)
-            names |= {f"{base}.{alias.name}" for alias in node.names}
-    return names
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "import icmlib.tasks",
-        "import icmlib.tasks.torchvision as t",
-        "from icmlib import config, tasks",
-        "from icmlib.tasks import create",
-        "from icmlib.tasks.torchvision import create",
-        "from ..tasks import create",
-        "from .. import tasks",
-        "def f():\n    from icmlib import tasks as machine",
-    ],
-)
-def test_no_import_is_overlooked(source):
-    assert any(name.startswith("icmlib.tasks") for name in imports(source, "icmlib.codecs"))
-
-
-@pytest.mark.parametrize(
-    ("room", "others"),
-    [
-        ("codecs", ["tasks"]),
-        ("tasks", ["codecs"]),
-        ("metrics", ["codecs", "tasks"]),
-        ("plots.py", ["codecs", "tasks"]),
-    ],
-)
-def test_codecs_tasks_and_metrics_do_not_know_each_other(room, others):
-    """An own codec or task network is evaluated without touching the rest."""
-    place = ROOT / "icmlib" / room
-    files = [place] if place.is_file() else place.glob("*.py")
-    package = "icmlib" if place.is_file() else f"icmlib.{room}"
-    found = {path.name: imports(path.read_text(), package) for path in files}
-    assert any(found.values())
-    for other in others:
-        outside = re.compile(rf"icmlib\.{other}(\.|$)")
-        assert {p: n for p, names in found.items() for n in names if outside.match(n)} == {}

@@ -7,11 +7,12 @@ import pytest
 import torch
 from torchvision.models import VGG16_Weights, vgg16
 
-from icmlib import proxies, training
+from icmlib import training
 from icmlib.config import VGG16_LAYERS, BaseTrainingConfig
 from icmlib.downloads import WeightsUnavailable
-from icmlib.metrics import fidelity
 from icmlib.io import fingerprint
+from icmlib.metrics import fidelity
+from icmlib.tasks import proxies
 from icmlib.training.base_codec import task_feature_distance
 
 PAPER = BaseTrainingConfig(steps=4, batch=2, crop=32, proxy="vgg16")

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icmlib import rate_task
-from icmlib.config import load_profile
 from icmlib.evaluate import Evaluation
+from icmlib.studies import rate_task
+from icmlib.studies.profile import load_profile
 
 PROFILE = """
 rate_task:

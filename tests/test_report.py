@@ -9,10 +9,10 @@ import pytest
 from click.testing import CliRunner
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from icmlib import cli
-from icmlib.config import load_profile
-from icmlib.publish import publish
-from icmlib.report import build_report
+from icmlib.studies.profile import load_profile
+from icmlib.tool import cli
+from icmlib.tool.publish import publish
+from icmlib.tool.report import build_report
 
 ROWS = {  # label, mask AP, its change and interval, removed
     "base": ("base codec", 0.625, 0.0, 0.0, 0.0, 0.0),

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from icmlib.reproduce import Progress
+from icmlib.tool.reproduce import Progress
 
 # as the project's own: a notebook's output is its executed copy, its log the unfinished one
 SNAKEFILE = """
@@ -42,7 +42,7 @@ def reproduce(tmp_path):
     (reference / "minutes.csv").write_text(minutes)
 
     def run(rows: str) -> subprocess.CompletedProcess:
-        words = [sys.executable, "-m", "icmlib.cli", "reproduce", "tiny", "--study", rows]
+        words = [sys.executable, "-m", "icmlib.tool.cli", "reproduce", "tiny", "--study", rows]
         environment = os.environ | {"ICM_ROOT": str(tmp_path)}
         return subprocess.run(
             [*words, "--cores", "1"], env=environment, capture_output=True, text=True

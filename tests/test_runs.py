@@ -15,9 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from icmlib.config import project_root
-from icmlib.io import fingerprint, load_weights, save_weights, written
-from icmlib.runs import UNFINISHED, Run
+from icmlib.io import fingerprint, load_weights, project_root, save_weights, written
+from icmlib.studies.runs import UNFINISHED, Run
 
 
 def layer(value: float = 1.0) -> nn.Linear:
@@ -118,7 +117,7 @@ def test_the_new_run_holds_its_folder(tmp_path):
     process = multiprocessing.get_context("fork").Process(target=intrude)
     process.start()
     process.join()
-    assert ours.poll() and f"process {os.getpid()} is at work in {run.folder}" in ours.recv()
+    assert ours.poll() and f"another process is at work in {run.folder}" in ours.recv()
 
 
 def test_the_notebook_that_opens_a_run_stays_with_it(tmp_path):
@@ -384,7 +383,7 @@ def test_full_disk_while_saving_weights(new_run, monkeypatch):
     def refuse(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("icmlib.runs.save_file", refuse)
+    monkeypatch.setattr("icmlib.io.save_file", refuse)
     assert_no_space(run, lambda: run.save_weights(layer()))
 
 
@@ -448,7 +447,7 @@ def test_interrupted_save_leaves_the_old_weights(tmp_path, monkeypatch):
         target.write_bytes(b"half")
         raise RuntimeError("killed")
 
-    monkeypatch.setattr("icmlib.runs.save_file", save_half)
+    monkeypatch.setattr("icmlib.io.save_file", save_half)
     with pytest.raises(RuntimeError, match="killed"):
         save_weights(path, layer(2.0))
     assert load_file(path)["bias"].tolist() == [1.0, 1.0]

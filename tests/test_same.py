@@ -12,10 +12,11 @@ from conftest import tiny_codec
 
 from icmlib import codecs, tasks
 from icmlib.codecs.decoders import SHIPPED
-from icmlib.comparison import Photograph, Received
 from icmlib.config import TaskConfig
 from icmlib.datasets import deadleaves
 from icmlib.evaluate import evaluate, summarize
+from icmlib.studies.runs import load_decoders
+from icmlib.tool.comparison import Photograph, Received
 
 STORED = Path(__file__).with_name("same.json")
 CASES = ["scene 0", "scene 1", "scene 2", "scene 3", "photograph", *codecs.MODELS]
@@ -38,7 +39,7 @@ def measured(case: str) -> dict[str, dict]:
     if case in codecs.MODELS:
         turned = {case: tiny_codec(name=case)}
     else:
-        turn = codecs.load_decoders().turn
+        turn = load_decoders().turn
         turned = {f"{case}, {to}": turn(to) for to in ("machine", "human", 0.3, "low_impact")}
     rows, x = {}, image(case)
     for name, codec in turned.items():

@@ -10,8 +10,10 @@ import skimage.data
 import torch
 from conftest import tiny_codec
 
-from icmlib.codecs import Bitstream, BitstreamError, decode_all, load_decoders
-from icmlib.datasets import deadleaves, read_image
+from icmlib.codecs import Bitstream, BitstreamError, decode_all
+from icmlib.datasets import deadleaves
+from icmlib.io import read_image
+from icmlib.studies.runs import load_decoders
 
 NAMES = ["scale_hyperprior_s8", "mbt2018_mean", "mbt2018"]
 
@@ -73,7 +75,8 @@ def test_bits_do_not_depend_on_the_number_of_threads():
 READ = """
 import sys
 from pathlib import Path
-from icmlib.codecs import Bitstream, load_decoders
+from icmlib.codecs import Bitstream
+from icmlib.studies.runs import load_decoders
 for name in sys.argv[1:]:
     load_decoders().codec.decode_latents(Bitstream.from_bytes(Path(name).read_bytes()))
 """
@@ -125,7 +128,7 @@ def test_channels_last_weights_decode_alike_or_not_at_all(name):
 
 
 def test_other_precision_is_an_error_not_a_picture():
-    """What `performance.exact` prevents: probabilities in bf16 are others."""
+    """What `device.exact` prevents: probabilities in bf16 are others."""
     codec = tiny_codec(name="mbt2018")
     bitstream = codec.encode(picture(96, 160))
     with torch.no_grad():

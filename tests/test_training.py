@@ -4,8 +4,7 @@ import contextlib
 import copy
 import dataclasses
 import itertools
-import time
-from collections import Counter
+import random
 
 import pytest
 import torch
@@ -15,8 +14,7 @@ from icmlib.codecs import cached_latents
 from icmlib.codecs.patches import decoder_layers
 from icmlib.config import BaseTrainingConfig, ChainConfig, FinetuneConfig, TaskConfig
 from icmlib.io import fingerprint
-from icmlib.runs import Run
-from icmlib.training.steps import Shards
+from icmlib.training import Journal
 
 TASK = TaskConfig(steps=5, batch=2)
 BASE = BaseTrainingConfig(steps=5, batch=2, crop=48)
@@ -42,13 +40,13 @@ class Stopped(RuntimeError):
 
 @pytest.fixture(autouse=True)
 def checkpoint_every_second_step(monkeypatch):
-    monkeypatch.setattr(training.steps, "CHECKPOINT_EVERY", 2)
+    monkeypatch.setattr(training.journal, "CHECKPOINT_EVERY", 2)
 
 
 @contextlib.contextmanager
 def stopped_after(last: int):
     """Inside, a run ends right after it has logged that step."""
-    log = Run.log
+    log = Journal.log
 
     def log_and_stop(self, step, terms):
         log(self, step, terms)
@@ -56,7 +54,7 @@ def stopped_after(last: int):
             raise Stopped
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(Run, "log", log_and_stop)
+        patch.setattr(Journal, "log", log_and_stop)
         yield
 
 
@@ -189,7 +187,7 @@ def test_checkpoint_of_any_memory_layout_resumes(train_base, finetune_chain, new
 
 def test_finished_run_is_not_trained_again(train_base, new_run, monkeypatch):
     first = train_base("run")
-    monkeypatch.setattr(Run, "log", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(Journal, "log", lambda *_: pytest.fail("trained again"))
     assert train_base("run") == first
 
 
@@ -362,9 +360,9 @@ def test_nan_names_the_step_and_the_term(train_task, train_base, finetune, task,
     with pytest.raises(FloatingPointError, match=r"step 0: .*'noisy': nan.*lower the learning"):
         train_task("a", lambda: poisoned(task, "loss"))
     task = poisoned(task, "features")
-    with pytest.raises(FloatingPointError, match=r"step 0: .*\{'feature': nan\}"):
+    with pytest.raises(FloatingPointError, match=r"step 0: .*'feature': nan"):
         train_base("b", machine=task)
-    with pytest.raises(FloatingPointError, match=r"step 0: .*\{'feature': nan\}"):
+    with pytest.raises(FloatingPointError, match=r"step 0: .*'feature': nan"):
         finetune("c", machine=task)
 
 
@@ -395,8 +393,7 @@ def test_flip_moves_image_boxes_and_masks_together():
         image, masks = torch.zeros(3, 6, 8), torch.zeros(1, 6, 8, dtype=torch.uint8)
         image[:, 1:3, 2:7], masks[:, 1:3, 2:7] = 1, 1
         target = {"boxes": torch.tensor([[2.0, 1, 7, 3]]), "masks": masks}
-        with training.seeded(seed, 0):
-            flipped, new = training.flip(image, target)
+        flipped, new = training.flip(image, target, random.Random(seed))
         left, top, right, bottom = (int(v) for v in new["boxes"][0])
         assert flipped[0].sum() == flipped[0, top:bottom, left:right].sum() == 10
         assert torch.equal(new["masks"][0], flipped[0].byte())
@@ -413,16 +410,15 @@ def test_random_crops_are_of_every_place_and_flip():
         window = image[:, top : top + 4, left : left + 4]
         for axes in ((), (-1,), (-2,), (-1, -2)):
             windows[fingerprint({"": window.flip(axes)})] = (top, left, axes)
-    with training.seeded(0, 0):
-        crops = [fingerprint({"": training.random_crop(image, 4)}) for _ in range(300)]
+    rng = random.Random(0)
+    crops = [fingerprint({"": training.random_crop(image, 4, rng)}) for _ in range(300)]
     assert set(crops) == set(windows) and len(windows) == 24
 
 
 def test_random_crop_of_a_smaller_image_repeats_its_far_edges():
     image = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).expand(3, 2, 2)
     expected = torch.tensor([[1.0, 2, 2], [3, 4, 4], [3, 4, 4]])
-    with training.seeded(0, 0):
-        crop = training.random_crop(image, 3)[0]
+    crop = training.random_crop(image, 3, random.Random(0))[0]
     flips = [expected.flip(axes) for axes in ((), (-1,), (-2,), (-1, -2))]
     assert any(torch.equal(crop, flipped) for flipped in flips)
 
@@ -432,9 +428,8 @@ def test_patches_and_latents_belong_together(make_codec, scenes, tmp_path):
     dataset, codec = scenes("train"), make_codec()
     latents = cached_latents(codec, dataset, tmp_path)
     config = FinetuneConfig(patches=3, patch_size=24)
-    with training.seeded(0, 0):
-        pairs = [(dataset.image(i), latents[i]) for i in (4, 1)]
-        x, y_hat, corners = training.sample_patches(pairs, config, torch.device("cpu"))
+    batch = [(i, dataset.image(i)) for i in (4, 1)]
+    x, y_hat, corners = training.sample_patches(batch, latents, config, step=0)
     assert x.shape == (6, 3, 24, 24) and corners.shape == (6, 2) and len(y_hat) == 6
     assert len({tuple(corner) for corner in corners.tolist()}) == 6
     for k, (top, left) in enumerate(corners.tolist()):
@@ -448,33 +443,10 @@ def test_a_patch_as_large_as_the_image_is_taken_once(make_codec, scenes, tmp_pat
     dataset = scenes("train")
     latents = cached_latents(make_codec(), dataset, tmp_path)
     config = FinetuneConfig(patches=3, patch_size=128)
-    pairs = [(dataset.image(i), latents[i]) for i in (4, 1)]
-    x, y_hat, corners = training.sample_patches(pairs, config, torch.device("cpu"))
+    batch = [(i, dataset.image(i)) for i in (4, 1)]
+    x, y_hat, corners = training.sample_patches(batch, latents, config, step=0)
     assert torch.equal(x, torch.stack([dataset.image(4), dataset.image(1)]))
     assert corners.tolist() == [[0, 0], [0, 0]] and len(y_hat) == 2
-
-
-def test_items_are_read_ahead():
-    """Those of the next step while this one trains; each once, in the order of the batch, and a
-    broken one fails the step that it is of."""
-    shards = Shards(ChainConfig(steps=4, batch=4), 10)
-    broken, asked = shards.indices(3, 0)[0], []
-
-    def read(index: int) -> int:
-        asked.append(index)
-        if len(asked) > 8 and index == broken:
-            raise ValueError("not a readable image")
-        return -index
-
-    items = shards.reader(read)
-    for step in (1, 2):
-        assert items(step, 0) == [-index for index in shards.indices(step, 0)]
-        while len(asked) < 4 * (step + 1):  # threads are at the next step, and do not go further
-            time.sleep(1e-3)
-    with pytest.raises(ValueError, match="not a readable image"):
-        items(3, 0)
-    batches = [shards.indices(step, 0) for step in (1, 2, 3)]
-    assert Counter(asked) == Counter(index for batch in batches for index in batch)
 
 
 def test_schedules():

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from icmlib import codec_zoo, codecs, proxies, rate_task, tasks
+from icmlib import codecs, tasks
 from icmlib.bench.harness import operations, seconds_a_step, trained
-from icmlib.config import CodecConfig, Profile, replace
+from icmlib.config import CodecConfig, replace
 from icmlib.datasets import CocoDataset, deadleaves
 from icmlib.evaluate import evaluate
+from icmlib.studies import rate_task, zoo
+from icmlib.studies.profile import Profile
+from icmlib.tasks import proxies
 from icmlib.training import finetune_chain, finetune_decoder, train_base_codec, train_task_network
 
 FILTERS = 2  # post-filters, evaluated beside the rows
@@ -106,7 +109,7 @@ def trainings(profile: Profile) -> Iterator[tuple]:
         config = replace(profile.finetune, changes)
         yield "decoder finetuning", profile.codec, finetune_decoder, config
     for name in profile.zoo.codecs:
-        codec, base, finetune = codec_zoo.settings(profile, name)
+        codec, base, finetune = zoo.settings(profile, name)
         yield "codec zoo", codec, train_base_codec, base
         yield "codec zoo", codec, finetune_decoder, finetune
     study = profile.rate_task

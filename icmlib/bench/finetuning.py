@@ -25,9 +25,8 @@ def generator_step(
     """
     x, (ours, theirs) = scene(height, width), (untrained(N, M), untrained(N, M))
     config = FinetuneConfig(patches=patches, patch_size=patch_size)
-    with training.seeded(0, 0):
-        pairs = [(x, ours.latents(x[None])[0])]
-        originals, y_hat, corners = training.sample_patches(pairs, config, x.device)
+    latents = ours.latents(x[None])
+    originals, y_hat, corners = training.sample_patches([(0, x)], latents, config, step=0)
     where = (corners, originals.shape[-2:])
     patched = partial(patch_decoder(ours.g_s), y_hat, *where)
     cropped = partial(coded_whole(theirs), [x] * len(corners), *where)

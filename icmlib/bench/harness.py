@@ -20,7 +20,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from icmlib.datasets import deadleaves
-from icmlib.runs import Run
+from icmlib.training import Journal
 
 
 @dataclass
@@ -67,11 +67,11 @@ def seconds_a_step(work: Callable[[int], object], steps: int) -> float:
 
 
 def trained(loop: Callable, *inputs) -> pd.DataFrame:
-    """The log of a training loop, whose run is thrown away."""
+    """The log of a training loop, whose weights are thrown away."""
     with tempfile.TemporaryDirectory() as folder:
-        run = Run(folder, {}, {}, {})
-        loop(*inputs, run)
-        return run.logged()
+        journal = Journal(folder)
+        loop(*inputs, journal)
+        return journal.logged()
 
 
 def alone(work: Callable, *arguments):

@@ -2,12 +2,11 @@
 
 from functools import partial
 
-import torch
 from compressai.losses import RateDistortionLoss
 from compressai.optimizers import net_aux_optimizer
 from torch import nn
 
-from icmlib import codecs, performance, training
+from icmlib import codecs, device, training
 from icmlib.bench.harness import Pair, Scenes, alone, compared, seconds_a_step, trained
 from icmlib.config import BaseTrainingConfig, CodecConfig, replace
 
@@ -43,7 +42,7 @@ def base_training(size: int, N: int, M: int, batch: int = 8, seed: int = 0) -> P
         for step in range(steps):
             with training.seeded(seed, step):
                 indices = training.batch_indices(step, len(scenes), batch, seed)
-                x = torch.stack([training.random_crop(scenes[i], size) for i in indices])
+                x = training.base_codec.crops([(i, scenes[i]) for i in indices], config, step)
                 out = criterion(model(x), x)
             optimizer.zero_grad()
             aux_optimizer.zero_grad()
@@ -67,5 +66,5 @@ def base_step(size: int, steps: int, N: int, M: int, repeats: int) -> dict[str, 
 
 def _seconds_a_step(size: int, steps: int, N: int, M: int, side: str) -> float:
     if side == "ours":
-        performance.keep_freed_memory()
+        device.keep_freed_memory()
     return seconds_a_step(getattr(base_training(size, N, M), side), steps)

@@ -14,7 +14,6 @@ files.py          image files to .icm files and back
 latents.py        y_hat of a whole data set, computed once
 patches.py        decode only what given patches need
 decoders.py       several decoders of one codec's bits, and what lies between them
-graph.py          a decoder's layers, and what each of them sees
 """
 
 import inspect
@@ -23,16 +22,16 @@ from pathlib import Path
 
 import torch
 
-from icmlib import processes
+from icmlib import device
 from icmlib.codecs.anchors import ANCHORS, anchor
 from icmlib.codecs.bitstream import Bitstream, BitstreamError
 from icmlib.codecs.conventional import FILTERS, NotMeasured, PillowCodec
-from icmlib.codecs.decoders import HUMAN, SHIPPED, Blend, Decoders, read_decoders
+from icmlib.codecs.decoders import SHIPPED, Blend, Decoders, decoders_of_file
 from icmlib.codecs.folders import decode_all, encode_all
 from icmlib.codecs.latents import cached_latents
 from icmlib.codecs.learned import LearnedCodec, ScaleHyperpriorS8
 from icmlib.codecs.zoo import ARCHITECTURES, zoo_config, zoo_state
-from icmlib.config import CodecConfig, load_profile, project_root
+from icmlib.config import CodecConfig
 
 __all__ = [
     "ANCHORS",
@@ -50,8 +49,8 @@ __all__ = [
     "decode_all",
     "encode_all",
     "load",
-    "load_decoders",
     "pretrained",
+    "read_decoders",
     "zoo_config",
 ]
 
@@ -88,39 +87,19 @@ def pretrained(config: CodecConfig, quality: int) -> LearnedCodec:
     """
     codec = create(zoo_config(config, quality))
     codec.model.load_state_dict(zoo_state(config.name, quality))
-    codec.to(processes.device()).eval().update()
+    codec.to(device.current()).eval().update()
     return codec
 
 
 def load(config: CodecConfig, path: str | Path) -> LearnedCodec:
     """A trained codec, ready to encode and decode, on this process's GPU, where it has one; raises
-    as `icmlib.runs.load_weights`."""
+    as `icmlib.studies.runs.load_weights`."""
     codec = create(config)
     codec.load(path)
-    return codec.to(processes.device()).eval()
+    return codec.to(device.current()).eval()
 
 
-def load_decoders(weights: str | Path | None = None) -> Decoders:
-    """A trained codec and the decoders that read its bits.
-
-    Args:
-        weights: a file of decoders, or a run of notebooks 02 or 03: its folder, or that below
-            `results` (`quick/finetune/p3x64`); by default the shipped ones of the `quick` profile.
-
-    Raises:
-        FileNotFoundError: no such file or run.
-        ValueError: broken, or no decoders of one codec.
-    """
-    path = Path(weights or SHIPPED)
-    if path.suffix == ".safetensors":
-        return read_decoders(path, create)
-    folder = path.resolve() if path.is_dir() else project_root() / "results" / path
-    if not (folder / "final.safetensors").exists():
-        raise FileNotFoundError(f"no codec was trained in {folder}; run its notebook")
-    profile = load_profile(folder.parents[1].name)
-    base = load(profile.codec, folder.parents[1] / "base_codec" / "base" / "final.safetensors")
-    if folder.parent.name == "base_codec":
-        return Decoders(base, {})
-    if folder.parent.name != "finetune":
-        raise ValueError(f"{folder} is no run of notebooks 02 (base_codec) or 03 (finetune)")
-    return Decoders.of(base, {HUMAN: load(profile.codec, folder / "final.safetensors")})
+def read_decoders(path: str | Path = SHIPPED) -> Decoders:
+    """A trained codec and the decoders that read its bits, from a file of decoders; by default the
+    shipped ones of the profile `quick`. Raises as `decoders_of_file`."""
+    return decoders_of_file(Path(path), create)

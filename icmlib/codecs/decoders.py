@@ -103,7 +103,7 @@ class Blend:
         return self.machine.decode(bitstream).lerp(self.human.decode(bitstream), self.place)
 
 
-def read_decoders(path: Path, create: Callable[[CodecConfig], LearnedCodec]) -> Decoders:
+def decoders_of_file(path: Path, create: Callable[[CodecConfig], LearnedCodec]) -> Decoders:
     """What `Decoders.save` wrote; the codec is on the CPU, ready to encode and decode.
 
     Raises:

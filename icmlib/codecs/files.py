@@ -16,8 +16,7 @@ from PIL import Image
 
 from icmlib.codecs.bitstream import Bitstream
 from icmlib.codecs.folders import on_all_cores
-from icmlib.datasets.coco import IMAGE_SUFFIXES, read_image
-from icmlib.io import written
+from icmlib.io import IMAGE_SUFFIXES, read_image, written
 
 SUFFIX = ".icm"
 QUALITY = 95  # of decoded pictures that are written as JPEG or WebP
@@ -122,7 +121,7 @@ def check_suffix(path: Path, suffixes: set[str], what: str) -> None:
 
 @contextlib.contextmanager
 def whole(target: Path):
-    """`icmlib.runs.written`, with errors that name the target.
+    """`icmlib.studies.runs.written`, with errors that name the target.
 
     Raises:
         OSError: it cannot be written.

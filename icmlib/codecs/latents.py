@@ -7,7 +7,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
-from icmlib import processes
+from icmlib import device
 from icmlib.codecs.learned import LearnedCodec
 from icmlib.io import fingerprint, written
 
@@ -39,8 +39,8 @@ def cached_latents(codec: LearnedCodec, dataset, folder: str | Path) -> Latents:
     images = [dataset.path(index) for index in range(len(dataset))]  # their bytes, not their names
     content = fingerprint(codec.fingerprint_of("encoder", "entropy"), *images)
     path = Path(folder) / f"latents-{content}.safetensors"
-    codec.to(processes.device())
-    with processes.state().main_process_first():
+    codec.to(device.current())
+    with device.state().main_process_first():
         if not path.exists():
             tensors = {}
             for index in tqdm(range(len(dataset)), "latents"):

@@ -15,9 +15,9 @@ from compressai.layers import GDN
 from compressai.models.utils import conv, deconv
 from torch import Tensor, nn
 
-from icmlib import performance
 from icmlib.codecs.bitstream import Bitstream, BitstreamError, check_image
 from icmlib.codecs.rans import Tables
+from icmlib.device import exact, one_thread
 from icmlib.io import fingerprint, load_weights
 
 # entropy coder tables: their size depends on the training
@@ -134,7 +134,7 @@ class LearnedCodec(nn.Module):
         self.train(self.training)
 
     def load(self, path: str | Path) -> None:
-        """Weights and tables from safetensors; raises as `icmlib.runs.load_weights`."""
+        """Weights and tables from safetensors; raises as `icmlib.studies.runs.load_weights`."""
         load_weights(self, path, resizable=TABLES)
         self.train(self.training)
 
@@ -149,8 +149,8 @@ class LearnedCodec(nn.Module):
         return fingerprint(nn.ModuleList(module for part in parts for module in self.parts[part]))
 
     @torch.no_grad()
-    @performance.exact()
-    @performance.one_thread()
+    @exact()
+    @one_thread()
     def encode(self, image: Tensor) -> Bitstream:
         """image (3, H, W) RGB in [0, 1] -> Bitstream; raises ValueError for anything else."""
         check_image(image)
@@ -160,7 +160,7 @@ class LearnedCodec(nn.Module):
         return Bitstream(self.fingerprint, *image.shape[-2:], _crc(symbols), strings)
 
     @torch.no_grad()
-    @performance.exact()
+    @exact()
     def decode_latents(self, bitstream: Bitstream) -> Tensor:
         """Bitstream -> y_hat (1, M, h, w).
 
@@ -188,7 +188,7 @@ class LearnedCodec(nn.Module):
         return y_hat
 
     @torch.no_grad()
-    @performance.exact()
+    @exact()
     def decode(self, bitstream: Bitstream) -> Tensor:
         """Bitstream -> image (3, H, W) RGB in [0, 1], not yet rounded to 8 bits; raises as
         `decode_latents`, and where the latents are too large for the decoder."""
@@ -203,8 +203,8 @@ class LearnedCodec(nn.Module):
         return self.g_s(y_hat)[..., :height, :width].clamp(0, 1)
 
     @torch.no_grad()
-    @performance.exact()
-    @performance.one_thread()
+    @exact()
+    @one_thread()
     def latents(self, x: Tensor) -> Tensor:
         """x (B, 3, H, W) -> y_hat (B, M, h, w), what the decoder would see."""
         x = self.pad(x.to(self.device))

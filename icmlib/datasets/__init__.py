@@ -10,11 +10,12 @@ from pathlib import Path
 
 import skimage
 
-from icmlib import processes
-from icmlib.config import DataConfig, project_root
+from icmlib import device
+from icmlib.config import DataConfig
 from icmlib.datasets import deadleaves
-from icmlib.datasets.coco import CocoDataset, has_masks, read_ids, read_image
+from icmlib.datasets.coco import CocoDataset, has_masks, read_ids
 from icmlib.datasets.missing import check
+from icmlib.io import project_root, read_image
 
 __all__ = ["CocoDataset", "check", "create", "has_masks", "photographs", "read_image"]
 
@@ -30,7 +31,7 @@ def create(config: DataConfig, split: str, limit: int | None = None) -> CocoData
     if config.name == "deadleaves":
         counts = {"train": config.train, "val": config.val, "test": config.test}
         root = project_root() / config.root
-        with processes.state().main_process_first():
+        with device.state().main_process_first():
             folder = deadleaves.generate(root, config.size, counts, config.seed)
         return CocoDataset(folder / split, deadleaves.annotation_file(folder, split), limit)
     if config.name == "coco":

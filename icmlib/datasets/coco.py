@@ -2,67 +2,16 @@
 
 import json
 import re
-import struct
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
 from faster_coco_eval.core import mask as rle
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch.utils.data import Dataset
 
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
-
-# of Pillow: OSError holds UnidentifiedImageError; the last three are of malformed EXIF data
-UNREADABLE = (
-    Image.DecompressionBombError,
-    OSError,
-    SyntaxError,
-    struct.error,
-    TypeError,
-    ValueError,
-)
-
-
-def read_image(
-    path: str | Path, upright: bool = False, file: BinaryIO | None = None
-) -> torch.Tensor:
-    """(3, H, W) RGB float in [0, 1]; grey-scale, palette and 16-bit images are converted, and
-    transparency is dropped.
-
-    Args:
-        upright: turn it as its EXIF orientation says; annotations are of the image as it is stored.
-        file: read it from here; the path is then a name for messages.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file is not a readable image, is cut short, or its pixels have no known
-            range.
-    """
-    try:
-        with Image.open(file or path) as image:
-            pixels = _pixels(ImageOps.exif_transpose(image) if upright else image)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"image {path} does not exist") from None
-    except UNREADABLE as error:
-        reason = str(error).partition(" <_io.")[0]  # no addresses in memory
-        raise ValueError(
-            f"image {path} cannot be read ({reason}); replace it or remove it"
-        ) from error
-    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
-
-
-def _pixels(image: Image.Image) -> np.ndarray:
-    """(H, W, 3) uint8. Of 16 bits the upper 8 count, as Pillow reads 16-bit colour; its own
-    conversion of 16-bit grey makes everything above 255 white."""
-    if image.mode in ("I", "F"):
-        raise UnidentifiedImageError(f"32-bit pixels, mode {image.mode}, have no known range")
-    if image.mode.startswith("I;16"):
-        grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
-        return np.stack([grey] * 3, -1)
-    return np.array(image.convert("RGB"))
+from icmlib.io import IMAGE_SUFFIXES, read_image
 
 
 def read_annotations(path: str | Path) -> dict:

@@ -22,7 +22,7 @@ from faster_coco_eval.core import mask as rle
 from PIL import Image
 from tqdm.auto import tqdm
 
-from icmlib import performance
+from icmlib import device
 
 CATEGORIES = ("disk", "square", "triangle", "star")
 SPLITS = ("train", "val", "test")
@@ -206,7 +206,7 @@ def _generate_split(
 ) -> None:
     (folder / split).mkdir(parents=True, exist_ok=True)
     write = partial(_write_scene, folder=folder / split, seed=seed, split=split, size=size)
-    workers = workers or performance.cores()
+    workers = workers or device.cores()
     with ProcessPoolExecutor(workers, initializer=_end_with_parent) as pool:
         scenes: Iterator = pool.map(write, range(count), chunksize=16)
         annotations = [a for each in tqdm(scenes, split, total=count) for a in each]

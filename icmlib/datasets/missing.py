@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
-from icmlib.config import DataConfig, project_root
+from icmlib.config import DataConfig
 from icmlib.datasets.coco import first_few, read_annotations, read_ids, select
+from icmlib.io import project_root
 
 
 def check(config: DataConfig, num_classes: int | None = None) -> None:

@@ -24,9 +24,7 @@ from PIL import Image
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 from tqdm.auto import tqdm
 
-from icmlib.config import project_root
-from icmlib.datasets.coco import UNREADABLE
-from icmlib.io import written
+from icmlib.io import UNREADABLE, project_root, written
 
 
 def convert(root: str | Path, split: str, image_list: str | Path | None = None) -> dict:

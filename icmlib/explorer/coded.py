@@ -6,7 +6,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from icmlib import datasets, performance
+from icmlib import datasets, device
 from icmlib.codecs import Bitstream, Decoders
 from icmlib.codecs.decoders import MACHINE
 from icmlib.config import DataConfig
@@ -46,7 +46,7 @@ class CodedImage:
         return self.decode(MACHINE)
 
     @torch.no_grad()
-    @performance.exact()
+    @device.exact()
     def decode(self, to: str | float) -> torch.Tensor:
         """x_hat (3, H, W) of 8 bits, by a decoder's name or a place of the knob: the bits are
         read already, so that only g_s is left to run. Raises as `Decoders.turn`."""

@@ -13,7 +13,7 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from icmlib.metrics.checkerboard import SCALES
-from icmlib.plots import COLOURS
+from icmlib.studies.figures import COLOURS
 
 MAP = colormaps["cividis"]
 SIDE = 258  # px of the spectrum on the screen: two for each of 129 frequencies

@@ -11,11 +11,10 @@ import torch
 
 from icmlib.codecs import Decoders
 from icmlib.codecs.decoders import HUMAN, MACHINE
-from icmlib.datasets import read_image
-from icmlib.datasets.coco import IMAGE_SUFFIXES
 from icmlib.explorer import pictures
 from icmlib.explorer.coded import CodedImage
 from icmlib.explorer.divider import Divider
+from icmlib.io import IMAGE_SUFFIXES, read_image
 from icmlib.tasks import TaskNetwork
 
 KNOB, ORIGINAL = "knob", "original"

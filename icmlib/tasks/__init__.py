@@ -4,6 +4,7 @@
     detectron2.py    detectron2's, by the names of its model zoo, where it is installed
     batch_norm.py    when it is trained and when it is not, in both
     targets.py       what both ask of a target
+    proxies.py       VGG-16, in place of the machine in base training
 
 A task network takes RGB images in [0, 1] and does its own channel order, scaling and resizing,
 differentiably: a task loss reaches the codec that produced the image.
@@ -14,10 +15,12 @@ from typing import Protocol
 
 import torch
 
-from icmlib import processes
-from icmlib.config import TaskConfig, project_root
-from icmlib.io import load_weights
-from icmlib.tasks import detectron2, torchvision
+from icmlib import device
+from icmlib.config import TaskConfig
+from icmlib.io import load_weights, project_root
+from icmlib.tasks import detectron2, proxies, torchvision
+
+__all__ = ["Images", "TaskNetwork", "create", "detectron2", "load", "proxies", "torchvision"]
 
 Images = torch.Tensor | list[torch.Tensor]  # (B, 3, H, W), or B times (3, H, W)
 
@@ -45,7 +48,7 @@ def create(config: TaskConfig) -> torch.nn.Module:
         ImportError: detectron2 is asked for and not installed; says how.
         WeightsUnavailable: published weights cannot be downloaded; names the address and where to
             put the file.
-        Else as `icmlib.runs.load_weights`.
+        Else as `icmlib.studies.runs.load_weights`.
     """
     network = _build(config)
     library = detectron2 if config.name.startswith(detectron2.PREFIX) else torchvision
@@ -58,10 +61,10 @@ def create(config: TaskConfig) -> torch.nn.Module:
 
 def load(config: TaskConfig, path: str | Path) -> torch.nn.Module:
     """A trained task network, frozen, on this process's GPU, where it has one; raises as
-    `icmlib.runs.load_weights`."""
+    `icmlib.studies.runs.load_weights`."""
     network = _build(config)
     load_weights(network, path)
-    return network.to(processes.device()).eval().requires_grad_(False)
+    return network.to(device.current()).eval().requires_grad_(False)
 
 
 def _build(config: TaskConfig) -> torch.nn.Module:

@@ -9,7 +9,7 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
 
-from icmlib import losses, performance, processes
+from icmlib import device, losses
 from icmlib.codecs import LearnedCodec
 from icmlib.config import BaseTrainingConfig
 from icmlib.metrics.fidelity import feature_distance
@@ -29,12 +29,12 @@ def train_base_codec(
     entropy tables go to `journal`.
 
     Args:
-        task: the frozen machine, or a proxy of `icmlib.proxies`: only its features are asked, and
-            none where lambda_feature is 0.
+        task: the frozen machine, or a proxy of `icmlib.tasks.proxies`: only its features are asked,
+            and none where lambda_feature is 0.
         dataset: its `image(index)` (3, H, W) are cropped at random.
     """
-    frozen = [task.to(processes.device()).requires_grad_(False)] if task else []
-    codec.to(processes.device()).requires_grad_(True)
+    frozen = [task.to(device.current()).requires_grad_(False)] if task else []
+    codec.to(device.current()).requires_grad_(True)
     quantiles, weights = split_quantiles(codec)
     optimizer = Adam(weights, config.lr, fused=True)
     aux_optimizer = Adam(quantiles, config.aux_lr)  # without it real files outgrow the estimate
@@ -42,12 +42,12 @@ def train_base_codec(
     parts = {"codec": codec, "optimizer": optimizer, "aux": aux_optimizer, "schedule": schedule}
     start = journal.resume(**parts)
 
-    with performance.channels_last(codec, *frozen, optimizers=(optimizer,)):
+    with device.channels_last(codec, *frozen, optimizers=(optimizer,)):
         for step, batch in batches(dataset.image, len(dataset), config, start, "base codec"):
             codec.train()
             x = crops(batch, config, step).to(codec.device)  # (B, 3, crop, crop)
             with seeded(config.seed, step):
-                with performance.autocast(x.device, config.precision):
+                with device.autocast(x.device, config.precision):
                     out = codec(x)
                 terms = {
                     "rate": losses.rate(out["likelihoods"], x.shape[0] * x.shape[2] * x.shape[3]),
@@ -110,7 +110,7 @@ def task_feature_distance(
     task: TaskNetwork, x: torch.Tensor, x_hat: torch.Tensor, precision: str = "float32"
 ) -> torch.Tensor:
     """How far the task network's maps of x_hat are from those of x; scalar, mean over images."""
-    with performance.autocast(x.device, precision):
+    with device.autocast(x.device, precision):
         with torch.no_grad():
             features = task.features(x)
         features_hat = task.features(x_hat)

@@ -6,7 +6,7 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
 
-from icmlib import losses, performance, processes
+from icmlib import device, losses
 from icmlib.codecs import LearnedCodec
 from icmlib.config import ChainConfig
 from icmlib.tasks import TaskNetwork
@@ -29,8 +29,8 @@ def finetune_chain(
     the bits stay, without "decoder" and "entropy" a decoder that is in use reads the new ones.
     Weights of both go to `journal`: `final` is the codec, `task` the machine.
     """
-    codec.to(processes.device())
-    task.to(processes.device()).requires_grad_("task" in config.parts)
+    codec.to(device.current())
+    task.to(device.current()).requires_grad_("task" in config.parts)
     trained = {
         "codec": trained_weights(codec, config.parts),
         "task": [weight for weight in task.parameters() if weight.requires_grad],
@@ -46,7 +46,7 @@ def finetune_chain(
     parts |= {"optimizer": optimizer, "aux": aux_optimizer}
     start = journal.resume(**parts)
 
-    with performance.channels_last(codec, task, optimizers=(optimizer,)):
+    with device.channels_last(codec, task, optimizers=(optimizer,)):
         for step, batch in batches(dataset.__getitem__, len(dataset), config, start, "chain"):
             # noise for rounding, where what is rounded is trained
             codec.train(not {"encoder", "entropy"}.isdisjoint(config.parts))
@@ -102,7 +102,7 @@ def chain_terms(
     bits = 0.0
     for indices in groups.values():  # images of one size go through the codec together
         x = torch.stack([images[i] for i in indices]).to(codec.device)
-        with performance.autocast(x.device, precision):
+        with device.autocast(x.device, precision):
             out = codec(x)
         bits = bits + losses.rate(out["likelihoods"], 1)
         decoded |= dict(zip(indices, out["x_hat"].clamp(0, 1)))

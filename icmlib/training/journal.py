@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from icmlib import processes
+from icmlib import device
 from icmlib.io import no_space, save_weights, written
 
 CHECKPOINT_EVERY = 250  # steps
@@ -44,9 +44,9 @@ class Journal:
 
     def log(self, step: int, terms: dict[str, torch.Tensor]) -> None:
         """Append one row to log.csv; of several processes, the means."""
-        values = torch.stack([term.detach().float() for term in terms.values()])
-        processes.average(values)
-        if processes.main():
+        values = torch.stack([torch.as_tensor(term).detach().float() for term in terms.values()])
+        device.average(values)
+        if device.main():
             self._append({"step": step, **dict(zip(terms, map("{:.6g}".format, values.tolist())))})
 
     def _append(self, row: dict) -> None:
@@ -59,7 +59,7 @@ class Journal:
     def logged(self) -> pd.DataFrame:
         return pd.read_csv(self.path("log.csv"))
 
-    @processes.main_only
+    @device.main_only
     def checkpoint(self, step: int, **parts) -> None:
         """The resume point after `step` steps; parts are modules, optimisers, schedules."""
         now = time.perf_counter()
@@ -94,7 +94,7 @@ class Journal:
         self._forget_after(state["step"])
         return state["step"]
 
-    @processes.main_only
+    @device.main_only
     def _forget_after(self, step: int) -> None:
         """Rows past the resume point are made again."""
         log = self.path("log.csv")
@@ -104,7 +104,7 @@ class Journal:
             with written(log) as half:
                 rows.to_csv(half, index=False)
 
-    @processes.main_only
+    @device.main_only
     def save_weights(self, module_or_state, name: str = "final") -> None:
         save_weights(self.path(f"{name}.safetensors"), module_or_state)
 

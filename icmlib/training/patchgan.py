@@ -17,7 +17,7 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
 
-from icmlib import losses, performance, processes
+from icmlib import device, losses
 from icmlib.codecs import LearnedCodec
 from icmlib.codecs.latents import Latents
 from icmlib.codecs.patches import decoder_layers, patch_decoder
@@ -55,7 +55,7 @@ def finetune_decoder(
     """
     generator, discriminator = players(codec, task, config)
     decode, adversarial = decode or patch_decoder(codec.g_s), config.adversarial != "none"
-    autocast = performance.autocast(codec.device, config.precision)
+    autocast = device.autocast(codec.device, config.precision)
     g_optimizer = Adam(generator.parameters(), config.lr, (0.5, 0.99), fused=True)
     d_optimizer = Adam(discriminator.parameters(), config.lr_discriminator, (0.5, 0.99), fused=True)
     schedule = LambdaLR(g_optimizer, lambda s: learning_rate(config.schedule, s / config.steps))
@@ -108,6 +108,7 @@ def finetune_decoder(
 
         terms = {"loss": loss, "mse": mse, "discriminator": d_loss, "adversarial": fooled}
         terms |= {"feature": feature, "lattice": lattice, "task": seen}
+        terms = {name: term for name, term in terms.items() if term is not nothing}
         journal.step(step, config.steps, terms, parts)
     codec.requires_grad_(False)
     journal.save_weights(codec)
@@ -118,11 +119,11 @@ def players(
 ) -> tuple[nn.ModuleList, PatchDiscriminator]:
     """What is trained: the generator, which is the first layers of the decoder, and a new
     discriminator. Everything else is frozen."""
-    device = processes.device()
-    codec.to(device).eval().requires_grad_(False)
-    task.to(device).requires_grad_(False)
+    here = device.current()
+    codec.to(here).eval().requires_grad_(False)
+    task.to(here).requires_grad_(False)
     with seeded(config.seed, -1):
-        discriminator = PatchDiscriminator().to(device).requires_grad_(False)
+        discriminator = PatchDiscriminator().to(here).requires_grad_(False)
     layers = decoder_layers(codec.g_s)[: config.layers]
     return nn.ModuleList(layers).requires_grad_(True), discriminator
 
@@ -147,9 +148,9 @@ def sample_patches(
 
     An image's patches lie at different places; a patch as large as the image is taken once.
     """
-    device, patches, y_hat, corners = processes.device(), [], [], []
+    here, patches, y_hat, corners = device.current(), [], [], []
     for index, image in batch:
-        y = latents[index].to(device, torch.float32)
+        y = latents[index].to(here, torch.float32)
         height, width = (min(config.patch_size, extent) for extent in image.shape[-2:])
         rows, columns = image.shape[-2] - height + 1, image.shape[-1] - width + 1
         places = range(rows * columns)
@@ -159,4 +160,4 @@ def sample_patches(
             patches.append(image[:, top : top + height, left : left + width])
             y_hat.append(y)
             corners.append((top, left))
-    return torch.stack(patches).to(device), y_hat, torch.tensor(corners)
+    return torch.stack(patches).to(here), y_hat, torch.tensor(corners)

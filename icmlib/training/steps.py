@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from icmlib import performance, processes
+from icmlib import device
 
 
 @functools.lru_cache(2)
@@ -49,7 +49,7 @@ def batches(
     Raises:
         ValueError: the processes cannot share a batch evenly.
     """
-    state = processes.state()
+    state = device.state()
     if config.batch % state.num_processes:
         raise ValueError(f"{state.num_processes} processes cannot share a batch of {config.batch}")
     mine = slice(state.process_index, None, state.num_processes)
@@ -57,11 +57,11 @@ def batches(
     loader = DataLoader(
         _Indexed(read),
         batch_sampler=(batch_indices(s, size, config.batch, config.seed)[mine] for s in left),
-        num_workers=min(8, performance.cores()) if state.device.type == "cuda" else 0,
+        num_workers=min(8, device.cores()) if state.device.type == "cuda" else 0,
         collate_fn=list,
         generator=torch.Generator(),  # else it draws from the global one
     )
-    return zip(tqdm(left, what, disable=not processes.main()), loader)
+    return zip(tqdm(left, what, disable=not device.main()), loader)
 
 
 def item_rng(seed: int, step: int, index: int) -> random.Random:
@@ -73,7 +73,7 @@ def item_rng(seed: int, step: int, index: int) -> random.Random:
 def seeded(seed: int, step: int) -> Iterator[None]:
     """Inside, torch's global generator depends on seed, step and process alone; outside it is
     untouched. CompressAI and torchvision draw their training noise and samples from it."""
-    state = processes.state()
+    state = device.state()
     with torch.random.fork_rng([state.device] if state.device.type == "cuda" else []):
         torch.manual_seed(seed * 1_000_003 + step + state.process_index * 1_000_000_007)
         yield
@@ -81,11 +81,11 @@ def seeded(seed: int, step: int) -> Iterator[None]:
 
 def average_gradients(weights: Iterable[nn.Parameter]) -> None:
     """Each gradient becomes its mean over all processes; with one process, nothing happens."""
-    if processes.state().num_processes > 1:
+    if device.state().num_processes > 1:
         for weight in weights:
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
-            processes.average(weight.grad)
+            device.average(weight.grad)
 
 
 def learning_rate(schedule: str, progress: float) -> float:

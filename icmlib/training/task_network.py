@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from icmlib import processes
+from icmlib import device
 from icmlib.config import TaskConfig
 from icmlib.training.journal import Journal
 from icmlib.training.steps import average_gradients, batches, item_rng, seeded
@@ -16,7 +16,7 @@ def train_task_network(
     network: nn.Module, dataset: Dataset, config: TaskConfig, journal: Journal
 ) -> None:
     """Train a task network from scratch: AdamW, one cycle, flips; weights go to `journal`."""
-    network.to(processes.device())
+    network.to(device.current())
     weights = [weight for weight in network.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, config.lr, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, config.steps)

@@ -7,10 +7,10 @@ import pandas as pd
 
 from icmlib import codecs
 from icmlib.codecs import Decoders
-from icmlib.config import Profile
-from icmlib.curves import FINDING, figures, finding
 from icmlib.evaluate import Evaluation, compare, evaluate, save_evaluation, summarize
-from icmlib.runs import Run, read_summary
+from icmlib.studies.profile import Profile
+from icmlib.studies.runs import Run, read_summary
+from icmlib.studies.verdicts import FINDING, finding, with_interval
 
 UP, DOWN = {"at_least": 0.0}, {"at_most": 0.0}
 BETTER = {
@@ -53,7 +53,7 @@ def trace(
     for way, turn in turns.items():
         for place in places[way]:
             evaluations[way, place] = evaluate(turn(place), task, data)
-            save_evaluation(evaluations[way, place], run, f"{way}_{place:g}")
+            save_evaluation(evaluations[way, place], run.folder, f"{way}_{place:g}")
     return evaluations
 
 
@@ -88,14 +88,14 @@ def table(
 def against(
     reference: Evaluation, evaluations: dict[str, Evaluation], resamples: int
 ) -> pd.DataFrame:
-    """Whether each is no worse than the reference, measure by measure: `curves.findings` of the
+    """Whether each is no worse than the reference, measure by measure: `verdicts.finding` of the
     paired differences, and the row's name."""
     rows = []
     for name, each in evaluations.items():
         paired = compare(reference, each, resamples)
         for measure in [m for m in BETTER if f"{m}_difference" in paired]:
             text, bound = BETTER[measure]
-            found = figures(paired, f"{measure}_difference")
+            found = with_interval(paired, f"{measure}_difference")
             text = f"{name}: {text} not worse"
             rows.append({"row": name} | finding(text, measure, found, **bound))
     return pd.DataFrame(rows, columns=["row", *FINDING])

@@ -22,13 +22,27 @@ from pathlib import Path
 import pandas as pd
 import torch
 from filelock import FileLock, Timeout
+from matplotlib.figure import Figure
+from torch import nn
 
-from icmlib import performance, processes
-from icmlib.config import Profile, project_root
-from icmlib.io import plain, read_json, written
+from icmlib import codecs, datasets, device, tasks
+from icmlib.codecs import Decoders
+from icmlib.codecs.decoders import HUMAN, SHIPPED
+from icmlib.evaluate import (
+    Evaluation,
+    compare,
+    evaluate,
+    load_evaluation,
+    save_evaluation,
+    summarize,
+)
+from icmlib.io import plain, project_root, read_json, written
+from icmlib.metrics.fidelity import VGGDistance
+from icmlib.studies.profile import Profile, load_profile
+from icmlib.tasks import TaskNetwork
 from icmlib.training.journal import Journal
 
-UNFINISHED = "notebook.unfinished.ipynb"  # see icmlib.notebooks.run_notebook
+UNFINISHED = "notebook.unfinished.ipynb"  # see icmlib.tool.notebooks.run_notebook
 PACKAGES = ("torch", "torchvision", "compressai", "numpy", "faster-coco-eval")
 
 
@@ -53,7 +67,7 @@ class Run(Journal):
         self._claim()
         self._facts = {"parameters": plain(parameters), "inputs": plain(inputs)}
         old = read_json(self.path("run.json"))
-        processes.state().wait_for_everyone()  # before one of them writes
+        device.state().wait_for_everyone()  # before one of them writes
         if any(old.get(key) != value for key, value in self._facts.items()):
             if old or self._computed():
                 self._move_aside(old)
@@ -68,12 +82,12 @@ class Run(Journal):
             "end": None,
         }
         self._write("run.json", self._facts)
-        processes.state().wait_for_everyone()
+        device.state().wait_for_everyone()
 
     def __str__(self) -> str:
         return " · ".join(f"{key} {value}" for key, value in self.provenance.items())
 
-    @processes.main_only
+    @device.main_only
     def _claim(self) -> None:
         """Two processes at once would write into each other's log and checkpoints: what a killed
         snakemake had started goes on without it. A killed process gives up its lock."""
@@ -91,7 +105,7 @@ class Run(Journal):
 
     # --- files ---------------------------------------------------------------------------
 
-    @processes.main_only
+    @device.main_only
     def _write(self, name: str, values: dict) -> None:
         with written(self.path(name)) as half:
             half.write_text(json.dumps(plain(values), indent=1))
@@ -100,7 +114,7 @@ class Run(Journal):
         """Whether anything was made here, of which run.json should tell."""
         return any(file.name not in (".lock", UNFINISHED) for file in self.folder.iterdir())
 
-    @processes.main_only
+    @device.main_only
     def _move_aside(self, old: dict) -> None:
         """The folder becomes `<name>.old-<n>`; a new one takes its place."""
         number = 1
@@ -119,13 +133,13 @@ class Run(Journal):
 
     # --- results -------------------------------------------------------------------------
 
-    @processes.main_only
+    @device.main_only
     def save_table(self, table: pd.DataFrame, name: str) -> None:
         with written(self.path(f"{name}.csv")) as half:
             table.to_csv(half, index=False)
 
-    @processes.main_only
-    def figure(self, figure, name: str, table: pd.DataFrame | None = None) -> None:
+    @device.main_only
+    def figure(self, figure: Figure, name: str, table: pd.DataFrame | None = None) -> None:
         """Save a figure as PNG, stamped with its provenance, and the table it was drawn from."""
         figure.text(0.995, -0.01, str(self), ha="right", va="top", size=6, color="0.5")
         if "numbers" in self.provenance:  # of a trial, see Profile.meaningless
@@ -140,7 +154,7 @@ class Run(Journal):
         """Write summary.json, which says that the run is whole."""
         self._write("run.json", self._facts | {"end": _now()})
         self._write("summary.json", summary)
-        if processes.main():
+        if device.main():
             self._lock.release()
         return summary
 
@@ -185,7 +199,7 @@ def open_run(
     profile: Profile, stage: str, name: str, parameters: dict, inputs: dict | None = None
 ) -> Run:
     """The run folder of a notebook; see `Run`. A parameter `seed` goes into the provenance."""
-    performance.keep_freed_memory()
+    device.keep_freed_memory()
     provenance = profile.provenance | {"seed": parameters.get("seed", profile.seed)}
     return Run(run_folder(profile, stage, name), parameters, inputs or {}, provenance)
 
@@ -200,3 +214,95 @@ def read_summary(profile: Profile, stage: str, name: str) -> dict:
     if not path.exists():
         raise FileNotFoundError(f"run {stage}/{name} is not finished ({path}); run its notebook")
     return json.loads(path.read_text())
+
+
+def load_task(profile: Profile) -> nn.Module:
+    """The task network that notebook 01 made ready."""
+    return tasks.load(
+        profile.task, run_folder(profile, "task_network", "given") / "final.safetensors"
+    )
+
+
+def load_decoders(weights: str | Path | None = None) -> Decoders:
+    """A trained codec and the decoders that read its bits.
+
+    Args:
+        weights: a file of decoders, or a run of notebooks 02 or 03: its folder, or that below
+            `results` (`quick/finetune/p3x64`); by default the shipped ones of the `quick` profile.
+
+    Raises:
+        FileNotFoundError: no such file or run.
+        ValueError: broken, or no decoders of one codec.
+    """
+    path = Path(weights or SHIPPED)
+    if path.suffix == ".safetensors":
+        return codecs.read_decoders(path)
+    folder = path.resolve() if path.is_dir() else project_root() / "results" / path
+    if not (folder / "final.safetensors").exists():
+        raise FileNotFoundError(f"no codec was trained in {folder}; run its notebook")
+    profile = load_profile(folder.parents[1].name)
+    base = codecs.load(
+        profile.codec, folder.parents[1] / "base_codec" / "base" / "final.safetensors"
+    )
+    if folder.parent.name == "base_codec":
+        return Decoders(base, {})
+    if folder.parent.name != "finetune":
+        raise ValueError(f"{folder} is no run of notebooks 02 (base_codec) or 03 (finetune)")
+    return Decoders.of(base, {HUMAN: codecs.load(profile.codec, folder / "final.safetensors")})
+
+
+def measure(
+    run: Run,
+    profile: Profile,
+    codec,
+    task: TaskNetwork,
+    before: Path | None = None,
+    vgg: VGGDistance | None = None,
+) -> tuple[dict[str, Evaluation], dict[str, Evaluation], dict[str, dict]]:
+    """Evaluate a codec on val and test, and save what was measured in its run.
+
+    Args:
+        before: folder of the run that it is compared with; by default it is its own.
+
+    Returns:
+        By split: its evaluations; those of `before`; their summaries, with the paired differences.
+    """
+    resamples = {"val": profile.evaluation.resamples_val, "test": profile.evaluation.resamples}
+    evaluations, others, summary = {}, {}, {}
+    for split, count in resamples.items():
+        data = datasets.create(profile.data, split)
+        evaluations[split] = evaluate(codec, task, data, vgg)
+        save_evaluation(evaluations[split], run.folder, split)
+        others[split] = evaluations[split]
+        if before:
+            others[split] = load_evaluation(before, split, data.ground_truth)
+        summary[split] = summarize(evaluations[split], count)
+        summary[split] |= compare(others[split], evaluations[split], count)
+    return evaluations, others, summary
+
+
+def same_bits(evaluation: Evaluation, before: Evaluation) -> bool:
+    """Whether all bitstreams are those of `before`, byte for byte.
+
+    Raises:
+        AssertionError: they are not: the encoder or the entropy model was changed.
+    """
+    same = evaluation.per_image["sha256"].equals(before.per_image["sha256"])
+    assert same, "the encoder or the entropy model was changed"
+    return same
+
+
+@device.main_only
+def write_table(table: pd.DataFrame, profile: Profile, name: str) -> None:
+    """A table of the study, `results/<profile>/<name>.csv`, with profile, seed and data in it."""
+    path = project_root() / "results" / profile.name / f"{name}.csv"
+    with written(path) as half:
+        table.infer_objects().assign(**profile.provenance).to_csv(half, float_format="%.6g")
+
+
+@device.main_only
+def write_figure(figure: Figure, profile: Profile, name: str) -> None:
+    """A figure of the study, `results/<profile>/<name>.png`."""
+    path = project_root() / "results" / profile.name / f"{name}.png"
+    with written(path) as half:
+        figure.savefig(half, format="png", dpi=150, bbox_inches="tight")

@@ -1,5 +1,5 @@
 """Study 1 as tables: the rows that were run, the paper's beside them, what is chosen on val, and
-whether the aims hold on test. And the sentences in which a notebook answers its question."""
+whether the aims hold on test."""
 
 import json
 from collections.abc import Iterable
@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 
-from icmlib import codecs, datasets, processes
-from icmlib.config import FinetuneConfig, Profile, project_root, replace
-from icmlib.curves import FINDING, figures, finding
+from icmlib import codecs, datasets
+from icmlib.config import FinetuneConfig, replace
 from icmlib.evaluate import Evaluation, compare, load_evaluation
-from icmlib.io import written
+from icmlib.io import project_root
 from icmlib.metrics import detection
-from icmlib.runs import Run, read_summary, run_folder
+from icmlib.studies.profile import Profile
+from icmlib.studies.runs import read_summary, run_folder
+from icmlib.studies.verdicts import FINDING, finding, interval_text, with_interval
 
 MAIN, LOW_IMPACT = "p3x64", "low_impact"  # the paper's: its main row, and the one for the machine
 
@@ -120,7 +120,7 @@ def aims(
     peak: float | None = None,
     feature: float | None = None,
 ) -> pd.DataFrame:
-    """Whether a row reaches its aims on test: `curves.findings`; none where the table lacks it.
+    """Whether a row reaches its aims on test: `verdicts.finding`; none where the table lacks it.
     PSNR and SSIM up are always among them.
 
     Args:
@@ -133,7 +133,9 @@ def aims(
     machine = ap.replace("_", " ")
 
     def check(aim: str, measure: str, column: str, **bound: float) -> None:
-        found.append(finding(f"{row}: {aim}", measure, figures(test.loc[row], column), **bound))
+        found.append(
+            finding(f"{row}: {aim}", measure, with_interval(test.loc[row], column), **bound)
+        )
 
     if row in test.index:
         if removed is not None:
@@ -225,38 +227,39 @@ def paired_rows(profile: Profile, reference: str, names: list[str]) -> pd.DataFr
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("row")
 
 
-def kept(before: Evaluation, after: Evaluation, kind: str, resamples: int) -> dict[str, float]:
-    """How much of the AP of `before` is left, in %: `kept`, with its paired 95 % interval.
+def kept(profile: Profile, evaluation: Evaluation, kind: str) -> dict[str, float]:
+    """How much of the AP on uncompressed test images is left, in %: `kept`, with its paired 95 %
+    interval.
 
     Args:
         kind: `mask` or `box`.
     """
-    matches = before.matches[kind], after.matches[kind]
+    folder = run_folder(profile, "task_network", "given")
+    before = load_evaluation(folder, "test", evaluation.ground_truth)
+    matches = before.matches[kind], evaluation.matches[kind]
     whole = detection.average_precision(matches[0])["AP"]
-    paired = detection.paired_bootstrap(*matches, resamples, rng=np.random.default_rng(0))
+    rng = np.random.default_rng(0)
+    paired = detection.paired_bootstrap(*matches, profile.evaluation.resamples, rng=rng)
     scale = 100 / whole if whole else np.nan
     ends = {"kept": "difference", "kept_low": "low", "kept_high": "high"}
     return {name: scale * (whole + paired[end]) for name, end in ends.items()}
 
 
-def across_seeds(profile: Profile, found: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Each finding's value by seed, and in how many of them it `holds`: `2 of 3`. A run of another
-    seed than the profile's own has itself alone.
-
-    Args:
-        found: `curves.findings` of this profile.
-        name: of the table that the same notebook wrote for the other seeds, where it ran here.
-    """
-    tables = {f"seed {profile.seed}": found}
-    for path in sorted((project_root() / "results").glob(f"{profile.name}-seed*/{name}.csv")):
-        seed = path.parent.name.removeprefix(f"{profile.name}-seed")
-        if seed.isdigit():
-            tables[f"seed {seed}"] = pd.read_csv(path)
-    each = [table.set_index("finding").reindex(found["finding"]) for table in tables.values()]
-    held = np.sum([table["verdict"] == "holds" for table in each], axis=0)
-    seeds = pd.DataFrame({"finding": found["finding"].to_list()})
-    seeds["holds"] = [f"{count} of {len(each)}" for count in held]
-    return seeds.assign(**{seed: t["value"].to_list() for seed, t in zip(tables, each)})
+def effect(row) -> str:
+    """What a row of `relative` does to pattern, machine (where it looked) and picture: a clause."""
+    pattern = f"removes {interval_text(row, 'removed', '%')} of the excess pattern"
+    if not np.isfinite(row["removed"]):
+        pattern = "finds no excess pattern to remove"
+    elif row["removed"] < 0:
+        pattern = f"leaves {100 - row['removed']:.0f} % of the excess pattern"
+    ap, machine = task_measure(row), ""  # where none looked, or it never saw a thing
+    if np.isfinite(row.get(f"{ap}_change", np.nan)):
+        machine = f"{ap.replace('_', ' ')} by {interval_text(row, f'{ap}_change', '%')}, "
+    return (
+        f"{pattern} (highest peak left: {row['peak']:.1f} dB at period {row['period']:.0f}) and "
+        f"changes {machine}PSNR by {interval_text(row, 'psnr_difference', 'dB')} "
+        f"and SSIM by {interval_text(row, 'ssim_difference')}"
+    )
 
 
 # --- pictures ----------------------------------------------------------------------------------
@@ -282,103 +285,3 @@ def pictures(x: torch.Tensor, variants: dict) -> dict[str, torch.Tensor]:
     """An image (3, H, W), and what each codec makes of the base codec's bits of it."""
     bits = variants["base"].encode(x)
     return {"original": x} | {name: codec.decode(bits) for name, codec in variants.items()}
-
-
-# --- answers -----------------------------------------------------------------------------------
-
-
-def answer(run: Run, *sentences: str, trained: bool = True, seeds: Iterable[str] = ()) -> str:
-    """The sentences as a paragraph. That of a trial says so first; that of something `trained` ends
-    with how many trainings it rests on, those of `seeds` or the run's own."""
-    trial = ["A trial: these numbers mean nothing."] if "numbers" in run.provenance else []
-    seeds = list(seeds) or [f"seed {run.provenance['seed']}"]
-    count = "One training" if len(seeds) == 1 else f"{len(seeds)} trainings"
-    return " ".join(
-        [*trial, *filter(None, sentences), *[f"{count} ({', '.join(seeds)})."] * trained]
-    )
-
-
-def interval_text(row, measure: str = "", unit: str = "") -> str:
-    """`-0.9 % [-1.9, +0.1]`: a figure of a table's row with its `_low` and `_high`, changes with
-    their signs; without a measure, the figure of a finding. `n/a` where there is none."""
-    found = (
-        figures(row, measure) if measure else {end: row[end] for end in ("value", "low", "high")}
-    )
-    if not np.isfinite(list(found.values())).all():
-        return "n/a"
-    digits = {"%": ".1f", "dB": ".2f", "points": ".1f"}.get(unit, ".3f") if measure else ".3g"
-    sign = "+" if not measure or measure.endswith(("_change", "_difference")) else ""
-    value, low, high = (f"{figure:{sign}{digits}}" for figure in found.values())
-    return " ".join(filter(None, [value, unit, f"[{low}, {high}]"]))
-
-
-def spread(values: pd.Series, unit: str = "") -> str:
-    """`-2 % (p3x32) to -0.1 % (layers1)`: the lowest and the highest of a column, and whose they
-    are; `n/a` where there is none."""
-    values = values.astype(float).dropna()
-    ends = dict.fromkeys([values.idxmin(), values.idxmax()] if len(values) else [])
-    words = (" ".join(filter(None, [f"{values[name]:.3g}", unit, f"({name})"])) for name in ends)
-    return " to ".join(words) or "n/a"
-
-
-def effect(row) -> str:
-    """What a row of `relative` does to pattern, machine (where it looked) and picture: a clause."""
-    pattern = f"removes {interval_text(row, 'removed', '%')} of the excess pattern"
-    if not np.isfinite(row["removed"]):
-        pattern = "finds no excess pattern to remove"
-    elif row["removed"] < 0:
-        pattern = f"leaves {100 - row['removed']:.0f} % of the excess pattern"
-    ap, machine = task_measure(row), ""  # where none looked, or it never saw a thing
-    if np.isfinite(row.get(f"{ap}_change", np.nan)):
-        machine = f"{ap.replace('_', ' ')} by {interval_text(row, f'{ap}_change', '%')}, "
-    return (
-        f"{pattern} (highest peak left: {row['peak']:.1f} dB at period {row['period']:.0f}) and "
-        f"changes {machine}PSNR by {interval_text(row, 'psnr_difference', 'dB')} "
-        f"and SSIM by {interval_text(row, 'ssim_difference')}"
-    )
-
-
-def claim(found) -> str:
-    """A finding as a clause: what is claimed, the verdict, and the figure or why there is none."""
-    figure = interval_text(found, unit=found["measure"])
-    why = found["reason"] or (figure if figure != "n/a" else "")
-    return f"{found['finding']}: {found['verdict']}" + (f" ({why})" if why else "")
-
-
-def verdicts(found: pd.DataFrame) -> str:
-    """`Holds: PSNR up, SSIM up. Undecided: mask AP not down.` Without their row's name."""
-    claims = found["finding"].str.split(": ").str[-1]
-    said = claims.groupby(found["verdict"], sort=False).agg(", ".join)
-    return " ".join(f"{verdict.capitalize()}: {text}." for verdict, text in said.items())
-
-
-def tally(found: pd.DataFrame, what: str, seeds: pd.DataFrame) -> str:
-    """How many findings hold, do not, are undecided; and how many hold in all of several seeds."""
-    words = ("holds", "does not hold", "undecided", "cannot be said")
-    counts = {word: (found["verdict"] == word).sum() for word in words}
-    text = f"Verdicts on {len(found)} {what}: "
-    text += ", ".join(f"{word} {count}" for word, count in counts.items() if count)
-    trainings = seeds.filter(like="seed ").shape[1]
-    if trainings > 1:
-        held = (seeds["holds"] == f"{trainings} of {trainings}").sum()
-        text += f"; holds in each of {trainings} trainings {held}"
-    return text + "."
-
-
-# --- files -------------------------------------------------------------------------------------
-
-
-@processes.main_only
-def write_table(table: pd.DataFrame, profile: Profile, name: str) -> None:
-    """A table of the study, `results/<profile>/<name>.csv`, with profile, seed and data in it."""
-    path = project_root() / "results" / profile.name / f"{name}.csv"
-    with written(path) as half:
-        table.infer_objects().assign(**profile.provenance).to_csv(half, float_format="%.6g")
-
-
-@processes.main_only
-def write_figure(figure: Figure, profile: Profile, name: str) -> None:
-    """A figure of the study, `results/<profile>/<name>.png`."""
-    path = project_root() / "results" / profile.name / f"{name}.png"
-    with written(path) as half:
-        figure.savefig(half, format="png", dpi=150, bbox_inches="tight")

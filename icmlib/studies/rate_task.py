@@ -10,19 +10,14 @@ from tqdm.auto import tqdm
 
 from icmlib import codecs, datasets
 from icmlib.codecs.conventional import ConventionalCodec
-from icmlib.config import (
-    BRIDGE,
-    ChainConfig,
-    CodecConfig,
-    FinetuneConfig,
-    Profile,
-    project_root,
-    replace,
-)
-from icmlib.curves import FINDING, Curve, at_rate, figures, finding, interval
+from icmlib.config import ChainConfig, CodecConfig, FinetuneConfig, replace
 from icmlib.evaluate import Evaluation, load_evaluation
+from icmlib.io import project_root
 from icmlib.metrics import bd, detection
-from icmlib.runs import read_summary, run_folder
+from icmlib.studies.curves import Curve, at_rate, interval
+from icmlib.studies.profile import BRIDGE, Profile
+from icmlib.studies.runs import read_summary, run_folder
+from icmlib.studies.verdicts import FINDING, finding, with_interval
 
 MEASURES = ("box_AP", "psnr")  # of the curves that carry intervals
 DESCRIBED = {
@@ -162,7 +157,7 @@ def equal_rate(curves: dict[str, Curve], rate: float) -> pd.DataFrame:
 
 
 def kinds(profile: Profile) -> dict[str, str]:
-    """How each curve is drawn: see `icmlib.plots.rate_curves`."""
+    """How each curve is drawn: see `icmlib.studies.figures.rate_curves`."""
     study = profile.rate_task
     drawn = {name: "variant" for name in study.configurations}
     drawn = {"baseline": "main", **drawn, **{name: "anchor" for name in study.anchors}}
@@ -214,7 +209,7 @@ def read_bridges(profile: Profile) -> pd.DataFrame:
 
 
 def bridge_findings(table: pd.DataFrame, back: float, change: float) -> pd.DataFrame:
-    """Whether the bridges reach their aims, as `curves.findings` has it.
+    """Whether the bridges reach their aims, as `verdicts.finding` has it.
 
     Args:
         table: of `read_bridges`.
@@ -225,9 +220,9 @@ def bridge_findings(table: pd.DataFrame, back: float, change: float) -> pd.DataF
     for row in table.to_dict("records"):
         name = f"bridge {row['point']}-{row['row']}"
         text = f"{name}: at least {back:g} % of the lost PSNR back"
-        rows.append(finding(text, "% of the loss", figures(row, "back", 100), at_least=back))
+        rows.append(finding(text, "% of the loss", with_interval(row, "back", 100), at_least=back))
         text = f"{name}: box mAP at most {-change:g} % down"
-        rows.append(finding(text, "% of mAP", figures(row, "box_AP_change"), at_least=change))
+        rows.append(finding(text, "% of mAP", with_interval(row, "box_AP_change"), at_least=change))
     return pd.DataFrame(rows, columns=FINDING)
 
 

@@ -149,9 +149,9 @@ def _rate(bitstreams: list) -> str:
 
 def _decoders(weights: str | None):
     """On the CPU, which every machine has."""
-    from icmlib import codecs
+    from icmlib.studies.runs import load_decoders
 
-    decoders = codecs.load_decoders(weights)
+    decoders = load_decoders(weights)
     decoders.codec.to("cpu")
     return decoders
 
@@ -206,7 +206,7 @@ def compare(photo: Path, out: Path, crop: str, weights: str, task: Path) -> None
     one (sigma 2). bpp is of the payload, bpp_total of the whole file; the original's are those of a
     PNG.
     """
-    from icmlib import comparison
+    from icmlib.tool import comparison
 
     table = comparison.compare(photo, out, _decoders(weights), crop, task)
     click.echo(table.round(3).to_string())
@@ -228,7 +228,7 @@ def run(notebook: Path, executed: Path, parameters: tuple[str, ...], quiet: bool
     """
     import papermill
 
-    from icmlib import notebooks
+    from icmlib.tool import notebooks
 
     start = time.perf_counter()
     values = notebooks.parse_parameters(parameters)
@@ -253,8 +253,8 @@ def run(notebook: Path, executed: Path, parameters: tuple[str, ...], quiet: bool
 @click.option("--target", "targets", multiple=True, help="A file to make, instead of the report.")
 def reproduce(profile: str, study: str, cores: int, targets: tuple[str, ...]) -> None:
     """All notebooks of a study, and their report; what is there already stays."""
-    from icmlib.performance import cores as available
-    from icmlib.reproduce import reproduce
+    from icmlib.device import cores as available
+    from icmlib.tool.reproduce import reproduce
 
     sys.exit(reproduce(profile, study, cores or available(), targets))
 
@@ -265,7 +265,7 @@ def reproduce(profile: str, study: str, cores: int, targets: tuple[str, ...]) ->
 @click.option("--profile", help="Adds a first page: question, Table 1, findings, contents.")
 def report(html: Path, executed: tuple[Path, ...], profile: str) -> None:
     """Bind executed notebooks into one HTML page."""
-    from icmlib.report import build_report
+    from icmlib.tool.report import build_report
 
     click.echo(build_report(html, executed, profile))
 
@@ -274,8 +274,8 @@ def report(html: Path, executed: tuple[Path, ...], profile: str) -> None:
 @click.argument("profile", default="quick")
 def publish(profile: str) -> None:
     """Tables and pictures of a profile's runs to results/reference, and results/README.md."""
-    from icmlib.config import load_profile
-    from icmlib.publish import publish
+    from icmlib.studies.profile import load_profile
+    from icmlib.tool.publish import publish
 
     for path in publish(load_profile(profile)):
         click.echo(path)

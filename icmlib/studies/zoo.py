@@ -4,9 +4,10 @@ import pandas as pd
 import torch
 
 from icmlib import codecs
-from icmlib.config import BaseTrainingConfig, CodecConfig, FinetuneConfig, Profile, replace
-from icmlib.runs import read_summary, run_folder
-from icmlib.study import relative
+from icmlib.config import BaseTrainingConfig, CodecConfig, FinetuneConfig, replace
+from icmlib.studies.profile import Profile
+from icmlib.studies.runs import read_summary, run_folder
+from icmlib.studies.table1 import relative
 
 BEFORE, AFTER = "zoo_base", "zoo"  # stages of the runs: the base codec, and the finetuned one
 BOTH = ("box_AP", "mask_AP", "psnr", "ssim", "lpp2", "lpp4", "lpp8", "prms", "excess_prms")

@@ -9,15 +9,16 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from icmlib import plots, tasks
+from icmlib import tasks
 from icmlib.codecs import FILTERS, Bitstream, Decoders, PillowCodec
 from icmlib.codecs.decoders import MACHINE, SHIPPED
 from icmlib.codecs.files import check_suffix, whole
 from icmlib.config import TaskConfig
-from icmlib.datasets import read_image
 from icmlib.datasets.deadleaves import CATEGORIES
 from icmlib.evaluate import evaluate, summarize
+from icmlib.io import read_image
 from icmlib.metrics import detection
+from icmlib.studies import figures
 
 TASK = SHIPPED.with_name("small_mask_rcnn.safetensors")
 SIGMAS = {"gaussian": 1.0, "bilateral": 2.0}  # px; what the study chose on its validation split
@@ -170,4 +171,4 @@ def draw(
         name: f"{row.bpp:.3f} bpp, {row.psnr:.2f} dB"
         for name, row in table.drop(ORIGINAL).iterrows()
     }
-    return plots.crops(pictures, captions, crop)
+    return figures.crops(pictures, captions, crop)

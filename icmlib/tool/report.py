@@ -8,9 +8,9 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 
-from icmlib.config import Profile, load_profile, project_root
-from icmlib.io import read_json, written
-from icmlib.runs import git_state
+from icmlib.io import project_root, read_json, written
+from icmlib.studies.profile import Profile, load_profile
+from icmlib.studies.runs import git_state
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 GIVEN = ("data", "task_network")  # stages whose answers are no findings

@@ -1,21 +1,56 @@
-"""What makes this machine fast: freed memory kept, channels-last maps, bf16, fused optimisers.
+"""The device and its processes: which GPU, which process of several, which precision.
 
-All but the first are for the training loops alone: evaluation is always float32 in PyTorch's own
-layout. Trainings are float32, too, unless their config asks for bf16, so results do not depend on
-what the processor can do. Threads are PyTorch's: OMP_NUM_THREADS, which Snakefile sets to the
-cores that a run has for itself.
+What makes it fast: freed memory kept, channels-last maps, bf16, fused optimisers. All but the first
+are for the training loops alone: evaluation is always float32 in PyTorch's own layout. Trainings
+are float32, too, unless their config asks for bf16, so results do not depend on what the processor
+can do. Threads are PyTorch's: OMP_NUM_THREADS, which Snakefile sets to the cores that a run has for
+itself.
 """
 
 import contextlib
 import ctypes
+import functools
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import reduce
 from torch import nn
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+
+
+def state() -> PartialState:
+    """Which of the processes that share a training this is (Accelerate); alone by default."""
+    return PartialState(cpu=not torch.cuda.is_available())
+
+
+def current() -> torch.device:
+    """This process's GPU; the CPU, where there is none."""
+    return state().device
+
+
+def main() -> bool:
+    """Whether this process is the one that writes files and shows progress."""
+    return state().is_main_process
+
+
+def main_only(method: Callable) -> Callable:
+    """The method, of no effect in all processes but the main one."""
+
+    @functools.wraps(method)
+    def called(*args, **kwargs):
+        return method(*args, **kwargs) if main() else None
+
+    return called
+
+
+@torch.no_grad()
+def average(tensor: torch.Tensor) -> None:
+    """The tensor becomes its mean over all processes, in place."""
+    tensor.copy_(reduce(tensor, "mean"))
 
 
 def cores() -> int:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from icmlib.config import Profile, project_root
-from icmlib.io import read_json, written
-from icmlib.report import LEGEND, heading, main_rows
+from icmlib.io import project_root, read_json, written
+from icmlib.studies.profile import Profile
+from icmlib.tool.report import LEGEND, heading, main_rows
 
 ANSWERS = "answers.json"  # in a reference: notebook -> its answer, commit, date
 ANSWERED = (  # runs whose answers are published

@@ -8,6 +8,7 @@ import pandas as pd
 from scipy.interpolate import PchipInterpolator
 
 from icmlib.metrics import bd
+from icmlib.studies.verdicts import FINDING, finding
 
 ANCHORS = ("VVC", "HEVC")  # what the learned codec is held against off the shelf: the first there
 
@@ -84,9 +85,6 @@ def interval(values: np.ndarray, scale: float = 1.0) -> dict[str, float]:
     return {"value": scale * values[0], "low": scale * low, "high": scale * high}
 
 
-FINDING = ["finding", "measure", "value", "low", "high", "verdict", "reason"]  # columns
-
-
 def findings(curves: dict[str, Curve]) -> pd.DataFrame:
     """The paper's findings on these curves: the figure, its interval, whether it holds.
 
@@ -135,31 +133,3 @@ def _delta(curves: dict[str, Curve], reference: str, name: str) -> dict:
     found = bd.resampled_delta(*pair, "quality")
     figures = {end: 100 * getattr(found, end) for end in ("value", "low", "high")}
     return figures | {"reason": found.reason}
-
-
-def figures(row, column: str, scale: float = 1.0) -> dict[str, float]:
-    """`value`, `low` and `high` of a table's row: a column, and its `_low` and `_high`."""
-    ends = {"value": "", "low": "_low", "high": "_high"}
-    return {end: scale * float(row[f"{column}{suffix}"]) for end, suffix in ends.items()}
-
-
-def finding(text: str, measure: str, found: dict, **bound: float) -> dict:
-    """A row of `findings`: `found` has value, low and high of what is bounded, by default from
-    below by 0; see `verdict`."""
-    said = verdict(found["low"], found["high"], **bound or {"at_least": 0.0})
-    if not np.isfinite(found["value"]):
-        said = "cannot be said"
-    return {"finding": text, "measure": measure, "verdict": said, "reason": ""} | found
-
-
-def verdict(
-    low: float, high: float, at_least: float | None = None, at_most: float | None = None
-) -> str:
-    """What a 95 % interval says of a claim about its figure: it `holds` where the whole interval
-    says so, `does not hold` where the whole interval says the opposite, and is `undecided` in
-    between. Without an interval it `cannot be said`."""
-    if at_most is not None:
-        low, high, at_least = -high, -low, -at_most
-    if not np.isfinite(low + high):
-        return "cannot be said"
-    return "holds" if low >= at_least else "does not hold" if high < at_least else "undecided"

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from icmlib import codec_zoo
-from icmlib.config import CodecConfig, load_profile
+from icmlib.config import CodecConfig
+from icmlib.studies import zoo
+from icmlib.studies.profile import load_profile
 
 PROFILE = """
 base: {steps: 9, batch: 2}
@@ -34,18 +35,18 @@ def load(tmp_path, monkeypatch):
 
 def test_a_codec_changes_what_study_1_shares(load):
     profile = load()
-    architecture, base, finetune = codec_zoo.settings(profile, "small")
+    architecture, base, finetune = zoo.settings(profile, "small")
     assert architecture == CodecConfig("mbt2018_mean", N=8, M=12)
     assert (base.steps, base.batch, finetune.steps, finetune.layers) == (3, 2, 5, 3)
-    assert codec_zoo.settings(profile, "plain")[1] == profile.base
+    assert zoo.settings(profile, "plain")[1] == profile.base
     with pytest.raises(ValueError, match="unknown codec 'smal'; the profile's zoo has: small, pl"):
-        codec_zoo.settings(profile, "smal")
+        zoo.settings(profile, "smal")
     with pytest.raises(ValueError, match="the profile's zoo has: none"):
-        codec_zoo.settings(load(""), "small")
+        zoo.settings(load(""), "small")
 
 
 def test_a_seed_reaches_both_trainings(load):
-    _, base, finetune = codec_zoo.settings(load(name="tiny-seed3"), "small")
+    _, base, finetune = zoo.settings(load(name="tiny-seed3"), "small")
     assert (base.seed, finetune.seed) == (3, 3)
 
 
@@ -54,8 +55,8 @@ def test_a_row_holds_before_and_after(load, tmp_path):
     codec's own AP before."""
     profile = load()
     ends = ("", "_low", "_high")
-    before = {"bpp": 0.5, **dict.fromkeys(codec_zoo.BOTH, 2.0)}
-    after = {"bpp": 0.5, **{f"{name}{end}": 1.0 for name in codec_zoo.BOTH for end in ends}}
+    before = {"bpp": 0.5, **dict.fromkeys(zoo.BOTH, 2.0)}
+    after = {"bpp": 0.5, **{f"{name}{end}": 1.0 for name in zoo.BOTH for end in ends}}
     paired = ("box_AP", "mask_AP", "psnr", "ssim")
     after |= {f"{name}_difference{end}": 0.7 for name in paired for end in ends}
     for stage, test in (("zoo_base", before), ("zoo", after)):
@@ -63,11 +64,11 @@ def test_a_row_holds_before_and_after(load, tmp_path):
         folder.mkdir(parents=True)
         summary = {"test": test, "seconds": 60, "trained_parameters": 3}
         (folder / "summary.json").write_text(json.dumps(summary))
-    table = codec_zoo.read_rows(profile, "test")
+    table = zoo.read_rows(profile, "test")
     assert table.index.tolist() == ["plain"]
     row = table.loc["plain"]
     assert (row["label"], row["layers"], row["bpp"]) == ("cheng2020_anchor, N 6, M 6", 3, 0.5)
     assert (row["prms_before"], row["prms"], row["box_AP_before"], row["box_AP"]) == (2, 1, 2, 1)
     assert (row["psnr_difference_low"], row["mask_AP_change"], row["removed"]) == (0.7, 35, 50)
     with pytest.raises(KeyError, match="val"):
-        codec_zoo.read_rows(profile, "val")
+        zoo.read_rows(profile, "val")

@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icmlib import study
-from icmlib.config import FinetuneConfig, Profile, load_profile
-from icmlib.curves import finding
+from icmlib.config import FinetuneConfig
+from icmlib.studies import table1, verdicts
+from icmlib.studies.profile import Profile, load_profile
+from icmlib.studies.verdicts import finding
 
 GONE = "removed >= 90 and peak < 5"
 
@@ -36,7 +37,7 @@ def table():
         "best": row(0.52, 0.02, 0.1, 3, psnr=-0.5),
         "gaussian": row(0.53, 0.03, 0.1, 3),
     }
-    return study.relative(pd.DataFrame.from_dict(rows, orient="index"))
+    return table1.relative(pd.DataFrame.from_dict(rows, orient="index"))
 
 
 def test_changes_are_relative_to_the_base_codec(table):
@@ -49,20 +50,20 @@ def test_changes_are_relative_to_the_base_codec(table):
 def test_the_peak_is_the_highest_of_all_periods(table):
     assert table.loc["p3x64", ["peak_low", "peak", "peak_high"]].tolist() == [3.5, 4.0, 4.5]
     assert table["period"].tolist() == [2] * 7
-    other = study.relative(table.assign(lpp8=[30.0] * 7))
+    other = table1.relative(table.assign(lpp8=[30.0] * 7))
     assert other.loc["p3x64", ["peak", "period"]].tolist() == [30.0, 8]
 
 
 def test_the_best_row_beyond_the_paper_meets_the_criterion(table):
     """Of highest AP: neither a filter, nor one of the paper's, nor one whose PSNR fell."""
-    assert study.choose(table, f"{GONE} and psnr_difference > 0") == "extra"
-    assert study.choose(table, GONE) == "best"
-    assert study.choose(table, "removed > 99") is None
-    assert study.choose(table.assign(mask_AP=np.nan), GONE) is None
+    assert table1.choose(table, f"{GONE} and psnr_difference > 0") == "extra"
+    assert table1.choose(table, GONE) == "best"
+    assert table1.choose(table, "removed > 99") is None
+    assert table1.choose(table.assign(mask_AP=np.nan), GONE) is None
 
 
 def test_an_aim_holds_where_its_whole_interval_does(table):
-    aims = study.aims(table, "p3x64", removed=90, peak=5, change=-1.6).set_index("finding")
+    aims = table1.aims(table, "p3x64", removed=90, peak=5, change=-1.6).set_index("finding")
     assert aims["verdict"].to_dict() == {
         "p3x64: at least 90 % of the excess pattern removed": "holds",
         "p3x64: no lattice peak above 5 dB": "holds",
@@ -70,25 +71,25 @@ def test_an_aim_holds_where_its_whole_interval_does(table):
         "p3x64: PSNR up": "holds",
         "p3x64: SSIM up": "holds",
     }
-    verdicts = study.aims(table, "low_impact", change=0, feature=0)["verdict"].tolist()
+    verdicts = table1.aims(table, "low_impact", change=0, feature=0)["verdict"].tolist()
     assert verdicts == ["undecided", "holds", "holds", "holds"]
-    assert study.aims(table, "best", change=0)["verdict"].tolist()[1] == "does not hold"
+    assert table1.aims(table, "best", change=0)["verdict"].tolist()[1] == "does not hold"
 
 
 def test_a_row_that_was_not_run_has_no_aims(table):
     for name in ("p5x64", None):
-        assert study.aims(table, name, change=0).empty
-        assert "verdict" in study.aims(table, name, change=0)
+        assert table1.aims(table, name, change=0).empty
+        assert "verdict" in table1.aims(table, name, change=0)
 
 
 def test_without_masks_boxes_are_what_counts(table):
     """The same rows by the same figures, named for what they are."""
     boxes = table.rename(columns=lambda name: name.replace("mask", "box"))
-    assert study.choose(boxes, GONE) == study.choose(table, GONE)
-    made = study.aims(boxes, "extra", change=0)
-    expected = study.aims(table, "extra", change=0).replace({"mask AP": "box AP"}, regex=True)
+    assert table1.choose(boxes, GONE) == table1.choose(table, GONE)
+    made = table1.aims(boxes, "extra", change=0)
+    expected = table1.aims(table, "extra", change=0).replace({"mask AP": "box AP"}, regex=True)
     pd.testing.assert_frame_equal(made, expected)
-    again = study.relative(boxes.drop(columns=[name for name in boxes if "change" in name]))
+    again = table1.relative(boxes.drop(columns=[name for name in boxes if "change" in name]))
     assert again.loc["p3x64", "box_AP_change"] == pytest.approx(-2)
     assert not [name for name in again if "mask" in name]
 
@@ -120,9 +121,9 @@ def test_rows_are_those_that_were_run_on_this_base(results, tmp_path):
     results("post_filter/bilateral.old-1", base="now")
     (tmp_path / "results/tiny/post_filter/gaussian").mkdir()
     with pytest.raises(FileNotFoundError, match="base_codec/base is not finished"):
-        study.read_rows(load_profile("tiny"), "test")
+        table1.read_rows(load_profile("tiny"), "test")
     results("base_codec/base", weights="now")
-    table = study.read_rows(load_profile("tiny"), "test")
+    table = table1.read_rows(load_profile("tiny"), "test")
     assert table.index.tolist() == ["base", "a", "c", "bilateral"]
     assert table.loc["c", "label"] == "c"
 
@@ -132,8 +133,8 @@ def test_findings_are_counted_over_seeds(results, tmp_path):
     profile = load_profile("tiny")
     found = pd.DataFrame({"finding": ["a", "b"], "verdict": ["holds", "does not hold"]})
     found["value"] = [1.0, 2.0]
-    assert study.across_seeds(profile, found, "aims")["holds"].tolist() == ["1 of 1", "0 of 1"]
-    for name, seed, verdicts in (
+    assert verdicts.across_seeds(profile, found, "aims")["holds"].tolist() == ["1 of 1", "0 of 1"]
+    for name, seed, said in (
         ("tiny-seed1", 1, ["holds", "holds"]),
         ("tiny-seed2", 2, ["cannot be said", "holds"]),
         ("reference/tiny-seed3", 3, ["holds", "holds"]),
@@ -141,35 +142,35 @@ def test_findings_are_counted_over_seeds(results, tmp_path):
     ):
         folder = tmp_path / "results" / name
         folder.mkdir(parents=True)
-        table = pd.DataFrame({"finding": ["a", "b"], "verdict": verdicts, "value": 10.0 * seed})
+        table = pd.DataFrame({"finding": ["a", "b"], "verdict": said, "value": 10.0 * seed})
         table.drop(index=2 - min(seed, 2)).to_csv(folder / "aims.csv", index=False)
-    seeds = study.across_seeds(profile, found, "aims")
+    seeds = verdicts.across_seeds(profile, found, "aims")
     assert seeds["holds"].tolist() == ["2 of 3", "1 of 3"]
     assert seeds["seed 0"].tolist() == [1.0, 2.0]
     assert seeds["seed 1"].tolist() == pytest.approx([10.0, np.nan], nan_ok=True)
     assert seeds["seed 2"].tolist() == pytest.approx([np.nan, 20.0], nan_ok=True)
-    alone = study.across_seeds(load_profile("tiny-seed1"), found, "aims")
+    alone = verdicts.across_seeds(load_profile("tiny-seed1"), found, "aims")
     assert alone.columns.tolist() == ["finding", "holds", "seed 1"]
 
 
 def test_beside_paper_compares_signs_row_by_row(table):
     ours = table.loc[["base", "p3x64"]].copy()
-    beside = study.beside_paper(ours)
+    beside = table1.beside_paper(ours)
     assert beside.loc["p3x64", "AP_paper"] == pytest.approx(100 * (0.752 / 0.766 - 1))
     assert beside.loc["p3x64", "psnr_paper"] == pytest.approx(0.831)
     assert beside.loc["p3x64", "agrees"] == "yes"
     ours.loc["p3x64", "psnr_difference"] = -0.1
-    assert study.beside_paper(ours).loc["p3x64", "agrees"] == "not in psnr"
+    assert table1.beside_paper(ours).loc["p3x64", "agrees"] == "not in psnr"
 
 
 def test_label_names_what_differs():
-    assert study.label(FinetuneConfig()) == "3x64, hinge 0.1, lr 0.0001"
-    text = study.label(FinetuneConfig(layers=1, adversarial="none", lambda_lattice=0.2))
+    assert table1.label(FinetuneConfig()) == "3x64, hinge 0.1, lr 0.0001"
+    text = table1.label(FinetuneConfig(layers=1, adversarial="none", lambda_lattice=0.2))
     assert text == "3x64, 1 layer, L2 only, lr 0.0001, lattice 0.2"
 
 
 def test_a_table_without_rows_of_the_paper_has_nothing_beside_it(table):
-    assert study.beside_paper(table.drop(index=["p3x64", "low_impact"])).empty
+    assert table1.beside_paper(table.drop(index=["p3x64", "low_impact"])).empty
 
 
 @pytest.fixture
@@ -178,16 +179,16 @@ def profile():
 
 
 def test_row_by_name_or_new_with_changes(profile):
-    assert study.finetuning(profile, "blurry", {}).patches == 5
-    assert study.finetuning(profile, "mine", {"patches": 7}).patches == 7
+    assert table1.finetuning(profile, "blurry", {}).patches == 5
+    assert table1.finetuning(profile, "mine", {"patches": 7}).patches == 7
 
 
 def test_misspelled_row_or_changes_to_the_tables_own_are_refused(profile):
     """Else one trains a row of defaults, the other replaces a row's results."""
     with pytest.raises(ValueError, match=r"unknown row 'blury'.*strong, weak, blurry"):
-        study.finetuning(profile, "blury", {})
+        table1.finetuning(profile, "blury", {})
     with pytest.raises(ValueError, match="row 'blurry' is the profile's"):
-        study.finetuning(profile, "blurry", {"patches": 7})
+        table1.finetuning(profile, "blurry", {"patches": 7})
 
 
 def test_rows_that_differ_in_the_adversarial_term_alone():
@@ -201,10 +202,10 @@ def test_rows_that_differ_in_the_adversarial_term_alone():
         "feature": {"lambda_feature": 1.0},
     }
     profile = Profile(name="made", rows=rows)
-    assert study.l2_and_adversarial(profile, ["base", *rows]) == ("l2", ["hinge", "weaker"])
-    assert study.l2_and_adversarial(profile, ["base", "hinge", "l2"]) == ("l2", ["hinge"])
-    assert study.l2_and_adversarial(profile, ["hinge", "feature"]) == (None, [])
-    assert study.paired_rows(profile, None, []).empty
+    assert table1.l2_and_adversarial(profile, ["base", *rows]) == ("l2", ["hinge", "weaker"])
+    assert table1.l2_and_adversarial(profile, ["base", "hinge", "l2"]) == ("l2", ["hinge"])
+    assert table1.l2_and_adversarial(profile, ["hinge", "feature"]) == (None, [])
+    assert table1.paired_rows(profile, None, []).empty
 
 
 def test_rows_that_differ_in_one_setting():
@@ -214,8 +215,8 @@ def test_rows_that_differ_in_one_setting():
         "two": FinetuneConfig(layers=3, patches=5),
         "same": FinetuneConfig(),
     }
-    assert study.one_change(configs, "p3x64") == {"layers3": "layers 3"}
-    assert study.one_change({"layers3": FinetuneConfig(layers=3)}, "p3x64") == {}
+    assert table1.one_change(configs, "p3x64") == {"layers3": "layers 3"}
+    assert table1.one_change({"layers3": FinetuneConfig(layers=3)}, "p3x64") == {}
 
 
 # --- answers -----------------------------------------------------------------------------------
@@ -224,17 +225,19 @@ def test_rows_that_differ_in_one_setting():
 def test_an_answer_says_what_it_rests_on(new_run):
     run = new_run()
     run.provenance = {"profile": "t", "seed": 3}
-    assert study.answer(run, "It is.", "", "So.") == "It is. So. One training (seed 3)."
-    assert study.answer(run, "It is.", trained=False) == "It is."
-    assert study.answer(run, "It is.", seeds=["seed 0", "seed 1"]).endswith(
+    assert verdicts.answer(run, "It is.", "", "So.") == "It is. So. One training (seed 3)."
+    assert verdicts.answer(run, "It is.", trained=False) == "It is."
+    assert verdicts.answer(run, "It is.", seeds=["seed 0", "seed 1"]).endswith(
         "2 trainings (seed 0, seed 1)."
     )
     run.provenance["numbers"] = "mean nothing: a trial"
-    assert study.answer(run, "It is.", trained=False).startswith("A trial: these numbers mean noth")
+    assert verdicts.answer(run, "It is.", trained=False).startswith(
+        "A trial: these numbers mean noth"
+    )
 
 
 def test_figures_carry_their_intervals(table):
-    text = study.interval_text
+    text = verdicts.interval_text
     assert text(table.loc["p3x64"], "mask_AP_change", "%") == "-2.0 % [-4.0, +0.0]"
     assert text(table.loc["p3x64"], "peak", "dB") == "4.00 dB [3.50, 4.50]"
     assert text({"value": 12.34, "low": 0.1, "high": 20.0}) == "+12.3 [+0.1, +20]"
@@ -245,21 +248,23 @@ def test_figures_carry_their_intervals(table):
 
 def test_words_follow_the_numbers(table):
     """Nothing is said to be removed that is not, and no machine is spoken of that did not look."""
-    text = study.effect(table.loc["p3x64"])
+    text = table1.effect(table.loc["p3x64"])
     assert text.startswith(
         "removes 95.0 % [92.5, 97.5] of the excess pattern (highest peak left: 4.0"
     )
     assert "changes mask AP by -2.0 % [-4.0, +0.0], PSNR by +0.50 dB [+0.30, +0.70]" in text
-    more = study.effect(table.loc["p3x64"].drop("mask_AP_change").to_dict() | {"removed": -8.0})
+    more = table1.effect(table.loc["p3x64"].drop("mask_AP_change").to_dict() | {"removed": -8.0})
     assert more.startswith("leaves 108 % of the excess pattern") and "AP" not in more
-    none = study.effect(table.loc["p3x64"].to_dict() | {"removed": np.nan})
+    none = table1.effect(table.loc["p3x64"].to_dict() | {"removed": np.nan})
     assert none.startswith("finds no excess pattern")
 
 
 def test_extremes_are_named():
-    assert study.spread(pd.Series({"a": -2.0, "b": 1.0, "c": np.nan}), "%") == "-2 % (a) to 1 % (b)"
-    assert study.spread(pd.Series({"a": 1.0})) == "1 (a)"
-    assert study.spread(pd.Series({"a": np.nan})) == "n/a"
+    assert (
+        verdicts.spread(pd.Series({"a": -2.0, "b": 1.0, "c": np.nan}), "%") == "-2 % (a) to 1 % (b)"
+    )
+    assert verdicts.spread(pd.Series({"a": 1.0})) == "1 (a)"
+    assert verdicts.spread(pd.Series({"a": np.nan})) == "n/a"
 
 
 def test_verdicts_are_told_and_counted():
@@ -268,9 +273,9 @@ def test_verdicts_are_told_and_counted():
         finding("a: AP not down", "%", {"value": 0.0, "low": -1.0, "high": 1.0}),
         finding("a: SSIM up", "", {"value": 1.0, "low": 0.5, "high": 1.5}),
     ])  # fmt: skip
-    assert study.verdicts(found) == "Holds: PSNR up, SSIM up. Undecided: AP not down."
-    assert study.claim(found.iloc[1]) == "a: AP not down: undecided (+0 % [-1, +1])"
+    assert verdicts.listed(found) == "Holds: PSNR up, SSIM up. Undecided: AP not down."
+    assert verdicts.claim(found.iloc[1]) == "a: AP not down: undecided (+0 % [-1, +1])"
     one = pd.DataFrame({"holds": ["1 of 1", "0 of 1", "1 of 1"], "seed 0": 0.0})
-    assert study.tally(found, "aims", one) == "Verdicts on 3 aims: holds 2, undecided 1."
+    assert verdicts.tally(found, "aims", one) == "Verdicts on 3 aims: holds 2, undecided 1."
     two = pd.DataFrame({"holds": ["2 of 2", "0 of 2", "1 of 2"], "seed 0": 0.0, "seed 1": 0.0})
-    assert study.tally(found, "aims", two).endswith("; holds in each of 2 trainings 1.")
+    assert verdicts.tally(found, "aims", two).endswith("; holds in each of 2 trainings 1.")

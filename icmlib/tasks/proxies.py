@@ -13,10 +13,9 @@ from torchvision.models import VGG16_Weights, vgg16
 from icmlib.config import VGG16_LAYERS, BaseTrainingConfig
 from icmlib.downloads import read_state
 from icmlib.metrics.fidelity import VGG_URL
-from icmlib.tasks import TaskNetwork
 
 
-def create(config: BaseTrainingConfig, task: TaskNetwork) -> nn.Module:
+def create(config: BaseTrainingConfig, task: nn.Module) -> nn.Module:
     """The network whose features a profile's base training compares: the task network, or VGG-16.
 
     Raises WeightsUnavailable where VGG-16's weights cannot be had: names the address and where to

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from icmlib.config import project_root
+from icmlib.io import project_root
 
 HEARTBEAT = 60  # s between two looks at what runs
 MINUTES = "minutes.csv"  # in a profile's results: how long each notebook took

@@ -1,0 +1,238 @@
+"""A profile (notebooks/profiles/*.yaml): one config for each stage, and what each study runs."""
+
+import dataclasses
+import re
+from collections.abc import Iterable
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from pydantic import BeforeValidator
+from pydantic.dataclasses import dataclass
+
+from icmlib.config import (
+    STRICT,
+    BaseTrainingConfig,
+    ChainConfig,
+    CodecConfig,
+    DataConfig,
+    FinetuneConfig,
+    TaskConfig,
+    from_dict,
+)
+from icmlib.io import project_root
+
+BRIDGE = "finetuned"  # row of the bridge itself; a profile's bridge_rows are its controls
+
+_or_empty = BeforeValidator(lambda value: {} if value is None else value)  # `rows: {a: }` in YAML
+Changes = Annotated[dict, _or_empty]  # of a config
+
+
+@dataclass(frozen=True, config=STRICT)
+class PointConfig:
+    """One rate of study 2: the codec it starts from, and the price of a bit when finetuned."""
+
+    lambda_mse: float | None = None  # trained here for rate + lambda_mse * MSE
+    quality: int | None = None  # or CompressAI's own weights of this quality
+    beta: float = 1.0
+
+    def __post_init__(self):
+        if (self.lambda_mse is None) == (self.quality is None):
+            raise ValueError("give either lambda_mse or quality")
+
+
+@dataclass(frozen=True, config=STRICT)
+class RateTaskConfig:
+    """Study 2: a codec at several rates, what of the chain is finetuned, beside which anchors."""
+
+    codec: CodecConfig = field(default_factory=lambda: CodecConfig("bmshj2018_hyperprior"))
+    base: BaseTrainingConfig = field(default_factory=lambda: BaseTrainingConfig(lambda_feature=0.0))
+    chain: ChainConfig = field(default_factory=ChainConfig)
+    points: dict[str, PointConfig] = field(default_factory=dict)  # from the lowest rate
+    configurations: dict[str, Changes] = field(default_factory=dict)  # name -> changes of chain
+    only_at: dict[str, list[str]] = field(default_factory=dict)  # name -> points; else all
+    bridge: FinetuneConfig = field(default_factory=FinetuneConfig)
+    bridge_at: list[str] = field(default_factory=list)  # points whose C-FT codec it repairs
+    bridge_rows: dict[str, Changes] = field(default_factory=dict)  # its controls
+    anchors: dict[str, dict] = field(default_factory=dict)  # name -> options, one of them a list
+
+    def __post_init__(self):
+        chains = _changed("configurations", self.chain, self.configurations)
+        controls = _changed("bridge_rows", self.bridge, self.bridge_rows)
+        unknown = set(self.only_at).difference(chains, controls)
+        named, at = {*self.bridge_at}.union(*self.only_at.values()), {*self.bridge_at}
+        trained = self.points_of("C-FT") if "C-FT" in chains else []
+        unlisted = [k for k, v in self.anchors.items() if not isinstance(v.get("quality"), list)]
+        _refuse("configurations without parts", [k for k, v in chains.items() if not v.parts])
+        _refuse("names of other curves", chains.keys() & {"baseline", *self.anchors})
+        _refuse("names of other runs", controls.keys() & {BRIDGE, *chains})
+        _refuse("only_at of no configuration or bridge row", unknown)
+        _refuse(f"no points (there are: {', '.join(self.points)})", named.difference(self.points))
+        _refuse("bridge_at where C-FT is not trained (see only_at)", at.difference(trained))
+        for row in controls:
+            _refuse(f"only_at of {row} outside bridge_at", set(self.only_at.get(row, [])) - at)
+        _refuse("anchors without a list of qualities", unlisted)
+
+    def points_of(self, configuration: str) -> list[str]:
+        """The points at which a configuration is trained."""
+        return self.only_at.get(configuration, list(self.points))
+
+    def bridges(self) -> list[tuple[str, str]]:
+        """Point and row of every finetuning of a C-FT decoder: the bridge itself, and controls."""
+        rows = (BRIDGE, *self.bridge_rows)
+        return [(p, row) for p in self.bridge_at for row in rows if p in self.only_at.get(row, [p])]
+
+
+@dataclass(frozen=True, config=STRICT)
+class ZooCodecConfig:
+    """One codec of the zoo: its architecture, and what its base training changes."""
+
+    codec: CodecConfig = field(default_factory=CodecConfig)
+    base: Changes = field(default_factory=dict)  # changes of the profile's base
+
+
+@dataclass(frozen=True, config=STRICT)
+class ZooConfig:
+    """The codec zoo: study 1's base training and finetuning, for other codecs."""
+
+    codecs: dict[str, ZooCodecConfig] = field(default_factory=dict)  # by name of the run
+    finetune: Changes = field(default_factory=dict)  # changes of the profile's finetune
+
+
+@dataclass(frozen=True, config=STRICT)
+class EvaluationConfig:
+    """How a codec is measured."""
+
+    resamples: int = 1000  # bootstrap, test split
+    resamples_val: int = 100  # val only chooses
+    vgg: bool = False  # allow a download of VGG-16 (528 MB) for the VGG distance
+    image_dir: str | None = None  # photographs for 06_figures; none: those of scikit-image
+
+
+@dataclass(frozen=True, config=STRICT)
+class SpeedConfig:
+    """How much 07_speed measures."""
+
+    N: int = 128  # of the scale hyperprior whose steps are timed
+    M: int = 192
+    repeats: int = 5  # medians are over so many
+    images: list[list[int]] = field(default_factory=lambda: [[512, 512], [768, 1024]])  # h, w in px
+    scene: int = 512  # px; images of the finetunings that are timed row by row
+    crops: list[int] = field(default_factory=lambda: [128, 256])  # px; of base training
+    steps: int = 3  # of base training in one call
+    coded: int = 300  # test images to bitstreams and back
+    coco: int = 5000  # images with made detections
+    rows: int = 7  # of the profile, from the first
+
+
+@dataclass(frozen=True, config=STRICT)
+class Profile:
+    """Everything that differs between a laptop and a cluster."""
+
+    name: str
+    seed: int = 0  # of every training but the task network's; `<profile>-seed<n>` sets it
+    meaningless: bool = False  # a trial of the machinery: every page and figure says so
+    data: DataConfig = field(default_factory=DataConfig)
+    task: TaskConfig = field(default_factory=TaskConfig)
+    codec: CodecConfig = field(default_factory=CodecConfig)
+    # a trained base codec, from the project's root: a file of decoders; none: train in notebook 02
+    base_weights: str | None = None
+    base: BaseTrainingConfig = field(default_factory=BaseTrainingConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    rate_task: RateTaskConfig = field(default_factory=RateTaskConfig)
+    zoo: ZooConfig = field(default_factory=ZooConfig)
+    speed: SpeedConfig = field(default_factory=SpeedConfig)
+    # Table 1: name -> changes of finetune
+    rows: Annotated[dict[str, Changes], _or_empty] = field(default_factory=dict)
+    main_rows: list[str] = field(default_factory=list)  # of a short study 1; none: all
+
+    def __post_init__(self):
+        _changed("rows", self.finetune, self.rows)
+        _changed("zoo", self.finetune, {"finetune": self.zoo.finetune})
+        _changed("zoo.codecs", self.base, {k: codec.base for k, codec in self.zoo.codecs.items()})
+        _refuse("names of other rows", self.rows.keys() & {"base", "gaussian", "bilateral"})
+        unknown = set(self.main_rows).difference(self.rows)
+        _refuse(f"main_rows that are no rows (there are: {', '.join(self.rows)})", unknown)
+
+    @property
+    def provenance(self) -> dict[str, str | int]:
+        """What every figure and table of it states."""
+        facts = {"profile": self.name, "seed": self.seed, "data": self.data.label}
+        return facts | ({"numbers": "mean nothing: a trial"} if self.meaningless else {})
+
+
+def _changed(where: str, config, rows: dict[str, dict]) -> dict:
+    """The config with the changes of each row, which its errors name."""
+    values = dataclasses.asdict(config)
+    values = {row: values | changes for row, changes in rows.items()}
+    return from_dict(dict[str, type(config)], values, where)
+
+
+def _refuse(why: str, names: Iterable[str]) -> None:
+    if names := sorted(names):
+        raise ValueError(f"{why}: {', '.join(names)}")
+
+
+def from_scratch(profile: Profile) -> Profile:
+    """The profile without its weights files: notebooks 01 and 02 train task network and base codec.
+    Published weights, which have a name and no file, stay."""
+    weights = None if is_file(profile.task.weights) else profile.task.weights
+    task = dataclasses.replace(profile.task, weights=weights)
+    name = f"{profile.name}-scratch"
+    return dataclasses.replace(profile, name=name, task=task, base_weights=None)
+
+
+def is_file(weights: str | None) -> bool:
+    """Whether weights are those of a file, not published ones or none."""
+    return bool(weights) and weights.endswith(".safetensors")
+
+
+def with_seed(profile: Profile, seed: int) -> Profile:
+    """The profile with another seed of its trainings, the base codec's included; the data and the
+    machine stay."""
+
+    def seeded(config, *parts: str) -> dict:
+        return {part: dataclasses.replace(getattr(config, part), seed=seed) for part in parts}
+
+    study = profile.rate_task
+    return dataclasses.replace(
+        profile,
+        name=f"{profile.name}-seed{seed}",
+        seed=seed,
+        base_weights=None,
+        rate_task=dataclasses.replace(study, **seeded(study, "base", "chain", "bridge")),
+        **seeded(profile, "base", "finetune"),
+    )
+
+
+def load_profile(name: str | Path) -> Profile:
+    """Read `notebooks/profiles/<name>.yaml`, or the file of that path; `<name>-seed<n>` is the
+    profile `<name>` with that seed, `<name>-scratch` the one that trains what it would be given.
+
+    Raises:
+        FileNotFoundError: no such profile; the message lists those there are.
+        ValueError: not YAML, unknown keys or wrong types, anywhere in the file or in a row.
+    """
+    path = Path(name)
+    if not path.exists():
+        if seeded := re.fullmatch(r"(.+)-seed(\d+)", str(name)):
+            plain, seed = seeded.groups()
+            if seed.startswith("0"):
+                raise ValueError(f"profile {name!r}: a seed is 1, 2, ...; {plain!r} itself is 0")
+            return with_seed(load_profile(plain), int(seed))
+        if str(name).endswith("-scratch"):
+            return from_scratch(load_profile(str(name).removesuffix("-scratch")))
+    if path.suffix != ".yaml":
+        path = project_root() / "notebooks" / "profiles" / f"{name}.yaml"
+    if not path.exists():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
+        raise FileNotFoundError(f"profile {path} does not exist; there are: {known}")
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+        if not isinstance(values, dict):
+            raise ValueError(f"it holds no stages but {values!r:.40}")
+        return from_dict(Profile, {"name": path.stem, **values})
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"profile {path}: {error}") from None
