@@ -40,8 +40,9 @@ test-all: .venv/ready  ## all tests
 lab: .venv/ready  ## the notebooks in JupyterLab
 	$(BIN)/jupyter lab
 
-lint: .venv/ready  ## style of code and notebooks
+lint: .venv/ready  ## style of code and notebooks, direction of imports
 	$(BIN)/ruff check icmlib tests && $(BIN)/ruff format --check icmlib tests
+	$(BIN)/lint-imports
 	$(BIN)/nbstripout --keep-id --verify notebooks/*.ipynb
 
 publish: .venv/ready  ## PROFILE's tables and pictures as the committed reference, and results/README.md

@@ -4,7 +4,7 @@
 `zoo` are one study each, with everything in it; `all` is all of them. Each rule runs one notebook.
 Its output is the executed notebook, which is whole or not there; while it runs, or if it failed, it
 is the rule's log. What an edit of the library runs again is stated by `lib(...)`: an edit of
-plots.py retrains nothing.
+studies/figures.py draws again and retrains nothing.
 """
 
 import dataclasses
@@ -17,11 +17,13 @@ from icmlib.studies.profile import load_profile
 PROFILE = str(config.get("profile", "quick"))
 STUDY = config.get("study", "main")
 OUT = f"results/{PROFILE}"
+FILTERS = ("gaussian", "bilateral")
 KNOB = ("p3x64", "low_impact")  # rows of notebook 08
 profile = load_profile(PROFILE)
 study2 = profile.rate_task
 rows = profile.main_rows if STUDY == "main" and profile.main_rows else list(profile.rows)
-chains = [f"{p}-{name}" for name in study2.configurations for p in study2.points_of(name)]
+chains = [f"chain/{p}-{name}" for name in study2.configurations for p in study2.points_of(name)]
+bridges = ["bridge/" + "-".join(each) for each in study2.bridges()]
 has = {"finetuning": rows, "rate_task": study2.points, "zoo": profile.zoo.codecs}
 if STUDY not in ("main", "all", *has):
     raise WorkflowError(f"unknown study {STUDY!r}; known: main, all, {', '.join(has)}")
@@ -51,21 +53,22 @@ def section(*parts):
     return [dataclasses.asdict(p) if dataclasses.is_dataclass(p) else p for p in parts]
 
 
-TASK = lib("datasets", "tasks")
-CODEC = lib("codecs/__init__.py", "codecs/bitstream.py", "codecs/l*.py", "codecs/rans.py", "codecs/zoo.py")
-PATCHES = lib("codecs/patches.py", "discriminator.py", "losses.py", "training/decoder.py")
+def loop(name):
+    """A training loop, and what all of them use."""
+    return lib(f"training/{name}.py", "training/steps.py", "training/journal.py", "device.py", "losses.py")
+
+
+TASK, CODEC = lib("datasets", "tasks"), lib("codecs")
 METRICS = lib("evaluate.py", "metrics")
-STEPS = lib("training/steps.py", "training/launch.py", "processes.py", "performance.py")
+PATCHGAN = [*loop("patchgan"), *lib("discriminator.py")]
 FILES = [each for each in (profile.task.weights, profile.base_weights) if each and "." in each]
 ICM = shlex.quote(sys.executable) + " -m icmlib.tool.cli"
 common = section(profile.data, profile.task, profile.evaluation)
 
 localrules: report  # on a cluster, too: no notebook, and done in seconds
 
-
 rule all:
     input: f"{OUT}/report.html"
-
 
 rule notebook:  # what all below share; never run itself
     input: notebook=f"{OUT}/none"
@@ -76,7 +79,6 @@ rule notebook:  # what all below share; never run itself
         "OMP_NUM_THREADS={threads} " + ICM + " run --quiet {input.notebook:q} {output:q} profile="
         + shlex.quote(PROFILE) + " {params.given}"
 
-
 use rule notebook as data with:
     input: lib("datasets"), notebook="notebooks/00_data.ipynb"
     output: run("data/scenes")
@@ -84,147 +86,130 @@ use rule notebook as data with:
     params: section(profile.data)
     threads: workflow.cores
 
-
 use rule notebook as task_network with:
-    input: TASK, METRICS, STEPS, FILES, lib("training/task_network.py"), rules.data.output, notebook="notebooks/01_task_network.ipynb"
+    input: TASK, METRICS, FILES, loop("task_network"), rules.data.output, notebook="notebooks/01_task_network.ipynb"
     output: run("task_network/given")
     log: unfinished("task_network/given")
     params: common
     threads: workflow.cores
 
-
 use rule notebook as base_codec with:
-    input: CODEC, METRICS, STEPS, lib("losses.py", "proxies.py", "training/base_codec.py"), rules.task_network.output, notebook="notebooks/02_base_codec.ipynb"
+    input: CODEC, METRICS, loop("base_codec"), rules.task_network.output, notebook="notebooks/02_base_codec.ipynb"
     output: run("base_codec/base")
     log: unfinished("base_codec/base")
     params: common, section(profile.codec, profile.base, profile.base_weights)
     threads: workflow.cores
 
-
 use rule notebook as finetune with:
-    input: PATCHES, rules.base_codec.output, notebook="notebooks/03_patchgan_finetuning.ipynb"
+    input: PATCHGAN, rules.base_codec.output, notebook="notebooks/03_patchgan_finetuning.ipynb"
     output: run("finetune/{row}")
     log: unfinished("finetune/{row}")
     params: section(profile.finetune), lambda w: profile.rows[w.row]
 
-
 use rule notebook as post_filter with:
-    input: lib("codecs/conventional.py"), rules.base_codec.output, notebook="notebooks/03b_post_filters.ipynb"
+    input: rules.base_codec.output, notebook="notebooks/03b_post_filters.ipynb"
     output: run("post_filter/{filter}")
     log: unfinished("post_filter/{filter}")
 
-
 use rule notebook as ablations with:
     input:
-        lib("plots.py", "study.py", "curves.py"), "data/le2022_table1.csv", expand(rules.finetune.output, row=rows),
-        sorted(glob(f"results/{PROFILE}-seed*/aims.csv")),
-        expand(rules.post_filter.output, filter=["gaussian", "bilateral"]), notebook="notebooks/04_ablations.ipynb",
+        lib("studies"), "data/le2022_table1.csv", sorted(glob(f"results/{PROFILE}-seed*/aims.csv")),
+        expand(rules.finetune.output, row=rows), expand(rules.post_filter.output, filter=FILTERS),
+        notebook="notebooks/04_ablations.ipynb",
     output: run("ablations/table1")
     log: unfinished("ablations/table1")
 
-
 use rule notebook as zoo_codec with:
-    input: CODEC, METRICS, PATCHES, STEPS, lib("proxies.py", "training/base_codec.py"), rules.task_network.output, notebook="notebooks/04b_codec_zoo.ipynb"
+    input: CODEC, METRICS, PATCHGAN, loop("base_codec"), rules.task_network.output, notebook="notebooks/04b_codec_zoo.ipynb"
     output: run("zoo/{codec}")
     log: unfinished("zoo/{codec}")
     params: common, section(profile.base, profile.finetune, profile.zoo.finetune), lambda w: section(profile.zoo.codecs[w.codec])
 
-
 use rule notebook as zoo with:
-    input: lib("plots.py", "study.py", "curves.py", "codec_zoo.py"), expand(rules.zoo_codec.output, codec=profile.zoo.codecs), notebook="notebooks/04c_codec_zoo_table.ipynb"
+    input: lib("studies"), expand(rules.zoo_codec.output, codec=profile.zoo.codecs), notebook="notebooks/04c_codec_zoo_table.ipynb"
     output: run("zoo_table/all")
     log: unfinished("zoo_table/all")
 
-
 use rule notebook as mse_codec with:
-    input: CODEC, METRICS, STEPS, lib("losses.py", "training/base_codec.py"), rules.task_network.output, notebook="notebooks/05a_rate_points.ipynb"
+    input: CODEC, METRICS, loop("base_codec"), rules.task_network.output, notebook="notebooks/05a_rate_points.ipynb"
     output: run("mse_codec/{point}")
     log: unfinished("mse_codec/{point}")
     params: common, section(study2.codec, study2.base), lambda w: section(study2.points[w.point])
 
-
 use rule notebook as chain with:
-    input: lib("training/chain.py"), f"{OUT}/mse_codec/{{point}}/notebook.ipynb", notebook="notebooks/05b_chain_finetuning.ipynb"
+    input: loop("chain"), f"{OUT}/mse_codec/{{point}}/notebook.ipynb", notebook="notebooks/05b_chain_finetuning.ipynb"
     output: run("chain/{point}-{configuration}")
     log: unfinished("chain/{point}-{configuration}")
     params: section(study2.chain), lambda w: study2.configurations[w.configuration]
     wildcard_constraints: point="|".join(study2.points) or "none"
 
-
 use rule notebook as anchor with:
-    input: lib("codecs"), METRICS, rules.task_network.output, notebook="notebooks/05c_anchors.ipynb"
+    input: CODEC, METRICS, rules.task_network.output, notebook="notebooks/05c_anchors.ipynb"
     output: run("anchor/{anchor}")
     log: unfinished("anchor/{anchor}")
     params: common, lambda w: study2.anchors[w.anchor]
 
-
 use rule notebook as bridge with:
-    input: PATCHES, expand(rules.mse_codec.output, point=study2.points), f"{OUT}/chain/{{point}}-C-FT/notebook.ipynb", notebook="notebooks/05d_bridge.ipynb"
+    input: PATCHGAN, expand(rules.mse_codec.output, point=study2.points), f"{OUT}/chain/{{point}}-C-FT/notebook.ipynb", notebook="notebooks/05d_bridge.ipynb"
     output: run("bridge/{point}-{row}")
     log: unfinished("bridge/{point}-{row}")
     params: section(study2.bridge), lambda w: study2.bridge_rows.get(w.row)
     wildcard_constraints: point="|".join(study2.points) or "none"
 
-
 use rule notebook as rate_task with:
     input:
-        lib("plots.py", "curves.py", "metrics/bd.py", "rate_task.py"), "data/chamain2020_table.csv",
-        expand(rules.mse_codec.output, point=study2.points),
-        expand(f"{OUT}/chain/{{chain}}/notebook.ipynb", chain=chains),
-        expand(rules.anchor.output, anchor=study2.anchors),
-        expand(f"{OUT}/bridge/{{bridge}}/notebook.ipynb", bridge=["-".join(each) for each in study2.bridges()]),
-        sorted(glob(f"results/{PROFILE}-seed*/rate_task_findings.csv")), notebook="notebooks/05_rate_task_study.ipynb",
+        lib("studies"), "data/chamain2020_table.csv",
+        sorted(glob(f"results/{PROFILE}-seed*/rate_task_findings.csv")),
+        expand(rules.mse_codec.output, point=study2.points), expand(rules.anchor.output, anchor=study2.anchors),
+        [f"{OUT}/{name}/notebook.ipynb" for name in (*chains, *bridges)],
+        notebook="notebooks/05_rate_task_study.ipynb",
     output: run("rate_task/curves")
     log: unfinished("rate_task/curves")
     params: section(study2)
     threads: workflow.cores
 
-
 use rule notebook as figures with:
-    input: lib("plots.py", "study.py"), rules.ablations.output, notebook="notebooks/06_figures.ipynb"
+    input: lib("studies"), rules.ablations.output, notebook="notebooks/06_figures.ipynb"
     output: run("figures/photographs")
     log: unfinished("figures/photographs")
     params: section(profile.evaluation)
     threads: workflow.cores
 
-
 use rule notebook as speed with:
-    input: CODEC, METRICS, PATCHES, lib("plots.py", "study.py", "bench", "codecs/folders.py"), rules.base_codec.output, notebook="notebooks/07_speed.ipynb"
+    input: CODEC, METRICS, PATCHGAN, lib("bench"), rules.base_codec.output, notebook="notebooks/07_speed.ipynb"
     output: run("speed/side_by_side")
     log: unfinished("speed/side_by_side")
     params: section(profile.speed, profile.finetune), profile.rows
     threads: workflow.cores
 
-
 use rule notebook as knob with:
-    input: lib("plots.py", "study.py", "curves.py", "knob.py", "codecs/decoders.py"), expand(rules.finetune.output, row=KNOB), notebook="notebooks/08_one_bitstream_two_decoders.ipynb"
+    input: lib("studies"), expand(rules.finetune.output, row=KNOB), notebook="notebooks/08_one_bitstream_two_decoders.ipynb"
     output: run("knob/p3x64")
     log: unfinished("knob/p3x64")
     threads: workflow.cores
 
-
 use rule notebook as explorer with:
-    input: CODEC, METRICS, lib("plots.py", "codecs/decoders.py", "explorer"), expand(rules.finetune.output, row=rows[:1]), notebook="notebooks/09_explorer.ipynb"
+    input: lib("explorer"), expand(rules.finetune.output, row=rows[:1]), notebook="notebooks/09_explorer.ipynb"
     output: run("explorer/knob")
     log: unfinished("explorer/knob")
     params: given=f"weights={shlex.quote(f'{PROFILE}/finetune/{rows[0] if rows else None}')}"
 
-
-chapters = [*rules.data.output, *rules.task_network.output]  # in the order of the notebooks
-if "finetuning" in STUDIES:  # the first row and the filter to beat stand for all
-    chapters += [*rules.base_codec.output, *expand(rules.finetune.output, row=rows[:1])]
-    chapters += [*expand(rules.post_filter.output, filter=["bilateral"]), *rules.ablations.output]
-if "zoo" in STUDIES:
-    chapters += rules.zoo.output
-if "rate_task" in STUDIES:
-    chapters += rules.rate_task.output
+chapters = {  # in the order of the notebooks; the first row and the filter to beat stand for all
+    "": [*rules.data.output, *rules.task_network.output],
+    "finetuning": [
+        *rules.base_codec.output, *expand(rules.finetune.output, row=rows[:1]),
+        *expand(rules.post_filter.output, filter=FILTERS[1]), *rules.ablations.output,
+    ],
+    "zoo": rules.zoo.output,
+    "rate_task": rules.rate_task.output,
+}
+chapters = [each for name, files in chapters.items() if name in ("", *STUDIES) for each in files]
 if "finetuning" in STUDIES:
     chapters += rules.figures.output
-if "finetuning" in STUDIES and STUDY != "main" and set(KNOB) <= set(rows):
-    chapters += rules.knob.output
-
+    if STUDY != "main" and set(KNOB) <= set(rows):
+        chapters += rules.knob.output
 
 rule report:
-    input: lib("notebooks.py", "report.py"), chapters=chapters
+    input: lib("tool/report.py"), chapters=chapters
     output: update(f"{OUT}/report.html")
     shell: ICM + " report {output:q} {input.chapters:q} --profile " + shlex.quote(PROFILE) + " > /dev/null"
