@@ -9,8 +9,7 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 
-from icmlib import pickled_arrays
-from icmlib.downloads import WeightsUnavailable, read_state
+from icmlib.downloads import WeightsUnavailable, read_pickled_arrays, read_state
 
 CHECKPOINT = {
     "model": OrderedDict(
@@ -37,7 +36,7 @@ def saved(tmp_path, thing, protocol: int = 2):
 @pytest.mark.parametrize("protocol", [2, 3, 4])
 def test_arrays_come_back(tmp_path, protocol):
     """Bit for bit, of numpy's own type; protocol 2 writes bytes as text."""
-    found = pickled_arrays.read(saved(tmp_path, CHECKPOINT, protocol))
+    found = read_pickled_arrays(saved(tmp_path, CHECKPOINT, protocol))
     assert found.keys() == CHECKPOINT.keys()
     for name, array in CHECKPOINT["model"].items():
         np.testing.assert_array_equal(found["model"][name], array, strict=True)
@@ -51,7 +50,7 @@ def test_pickles_of_python_2(tmp_path):
     assert b"numpy._core.multiarray" in text
     path = tmp_path / "old.pkl"
     path.write_bytes(text)
-    assert pickled_arrays.read(path).tolist() == [1.5, -2]
+    assert read_pickled_arrays(path).tolist() == [1.5, -2]
 
 
 class Malicious:
@@ -82,13 +81,13 @@ def test_nothing_is_run(tmp_path, name, make, protocol):
     hidden = {"model": {"weight": np.ones(2), "bias": make(mark)}}
     names = f"{name}|{name.replace('builtins', '__builtin__')}|numpy.*fromfile"
     with pytest.raises(pickle.UnpicklingError, match=f"it asks for ({names}), which no array"):
-        pickled_arrays.read(saved(tmp_path, hidden, protocol))
+        read_pickled_arrays(saved(tmp_path, hidden, protocol))
     assert not mark.exists()
 
 
 def test_arrays_of_objects_are_refused(tmp_path):
     with pytest.raises(pickle.UnpicklingError, match="'O8' are not numbers"):
-        pickled_arrays.read(saved(tmp_path, {"model": np.array([{}, None], object)}))
+        read_pickled_arrays(saved(tmp_path, {"model": np.array([{}, None], object)}))
 
 
 def test_names_below_admitted_ones_are_refused(tmp_path):
@@ -96,7 +95,7 @@ def test_names_below_admitted_ones_are_refused(tmp_path):
     path = tmp_path / "dotted.pkl"
     path.write_bytes(b"\x80\x04\x8c\x05numpy\x8c\x0endarray.tofile\x93.")
     with pytest.raises(pickle.UnpicklingError, match=r"it asks for numpy\.ndarray\.tofile"):
-        pickled_arrays.read(path)
+        read_pickled_arrays(path)
 
 
 def test_cut_short_or_no_pickle_at_all(tmp_path):
@@ -104,7 +103,7 @@ def test_cut_short_or_no_pickle_at_all(tmp_path):
     for broken in (whole[:-100], whole[:40], b"<html>", b"", b"\x80\x02}b."):
         (tmp_path / "broken.pkl").write_bytes(broken)
         with pytest.raises(pickle.UnpicklingError):
-            pickled_arrays.read(tmp_path / "broken.pkl")
+            read_pickled_arrays(tmp_path / "broken.pkl")
 
 
 # --- published files with an MD5 in their name -------------------------------------------
