@@ -1,6 +1,5 @@
 """One data set class for everything in COCO layout: a folder of images and an instances JSON."""
 
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,50 +10,8 @@ from faster_coco_eval.core import mask as rle
 from PIL import Image
 from torch.utils.data import Dataset
 
+from icmlib.datasets.annotations import first_few, read_annotations
 from icmlib.io import IMAGE_SUFFIXES, read_image
-
-
-def read_annotations(path: str | Path) -> dict:
-    """The instances JSON as a dict with `images`, `annotations` and `categories`.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: not JSON, or not COCO instances.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(
-            f"annotation file {path} does not exist; data/README.md says where each data set goes"
-        )
-    try:
-        coco = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        size = path.stat().st_size
-        raise ValueError(
-            f"annotation file {path} ({size} bytes) is not valid JSON ({error}); get it again"
-        ) from error
-    missing = {"images", "annotations", "categories"} - set(coco if isinstance(coco, dict) else ())
-    if missing:
-        raise ValueError(
-            f"annotation file {path} has no {', '.join(sorted(missing))}: not COCO instances"
-        )
-    if not coco["images"]:
-        raise ValueError(f"annotation file {path} lists no images")
-    for annotation in coco["annotations"]:
-        missing = {"id", "image_id", "category_id", "bbox"} - annotation.keys()
-        if missing:
-            raise ValueError(
-                f"annotation file {path}: annotation {annotation.get('id')} has no "
-                f"{', '.join(sorted(missing))}"
-            )
-        box = annotation["bbox"]
-        if not isinstance(box, list) or len(box) != 4:
-            raise ValueError(
-                f"annotation file {path}: bbox of annotation {annotation['id']} is {box!r}; need "
-                f"[x, y, width, height]"
-            )
-        annotation.setdefault("area", box[2] * box[3])
-    return coco
 
 
 def has_masks(coco: dict) -> bool:
@@ -100,11 +57,6 @@ def read_ids(ids: list[int] | str | None, root: Path) -> list[int] | None:
     if not entries:
         raise ValueError(f"{source} names no image id; without ids every image is taken")
     return [int(entry) for _, entry in entries]
-
-
-def first_few(missing: list) -> str:
-    """Three of what is missing, for a message that says how many there are."""
-    return ", ".join(map(str, missing[:3])) + (", ..." if len(missing) > 3 else "")
 
 
 def select(
@@ -186,11 +138,6 @@ class CocoDataset(Dataset):
         self._labels = {category: i + 1 for i, category in enumerate(self.category_ids)}
         self._instances: dict[int, list[dict]] = {image["id"]: [] for image in kept}
         for annotation in self.ground_truth["annotations"]:
-            if annotation["category_id"] not in self._labels:
-                raise ValueError(
-                    f"{annotations}: annotation {annotation.get('id')} is of category "
-                    f"{annotation['category_id']}, which the file does not list"
-                )
             self._instances[annotation["image_id"]].append(annotation)
         self.with_masks = has_masks(self.ground_truth)
 
@@ -227,11 +174,7 @@ class CocoDataset(Dataset):
         return image, {"image_id": image_id, **self._target(image_id, *image.shape[1:])}
 
     def _target(self, image_id: int, height: int, width: int) -> dict[str, torch.Tensor]:
-        usable = [
-            a
-            for a in self._instances[image_id]
-            if not a.get("iscrowd") and a["bbox"][2] > 0 and a["bbox"][3] > 0
-        ]
+        usable = [a for a in self._instances[image_id] if not a["left_out"]]
         boxes = torch.tensor([a["bbox"] for a in usable], dtype=torch.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]  # xywh -> xyxy
         labels = [self._labels[a["category_id"]] for a in usable]

@@ -6,7 +6,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from icmlib.config import DataConfig
-from icmlib.datasets.coco import first_few, read_annotations, read_ids, select
+from icmlib.datasets.annotations import first_few, read_annotations
+from icmlib.datasets.coco import read_ids, select
 from icmlib.io import project_root
 
 

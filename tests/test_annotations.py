@@ -1,0 +1,285 @@
+"""Annotation files: the sound are read and brought to one form, the others refused by name."""
+
+import copy
+import gc
+import json
+
+import numpy as np
+import pytest
+from faster_coco_eval.core import mask as rle
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from icmlib.datasets import CocoDataset
+from icmlib.datasets.annotations import read_annotations
+from icmlib.metrics import detection
+
+
+def polygon(left: float, top: float, width: float, height: float) -> list[list[float]]:
+    right, bottom = left + width, top + height
+    return [[left, top, right, top, right, bottom, left, bottom]]
+
+
+def run_lengths(height: int, width: int, compressed: bool) -> dict:
+    mask = np.zeros((height, width), np.uint8, order="F")
+    mask[5:20, 7:30] = 1
+    coded = rle.encode(mask)
+    if compressed:
+        return {"size": [height, width], "counts": coded["counts"].decode()}
+    ends = np.flatnonzero(np.diff(np.r_[0, mask.ravel("F").astype(int), -1]))
+    return {"size": [height, width], "counts": np.diff(np.r_[0, ends]).tolist()}
+
+
+def sound() -> dict:
+    """Three images of 64x48 px with a polygon, run lengths compressed and not, and a crowd."""
+    boxes = [[10, 12, 20, 16], [7, 5, 23, 15], [30.5, 20.25, 12, 11], [7, 5, 23, 15]]
+    masks = [polygon(*boxes[0]), run_lengths(48, 64, True), polygon(*boxes[2])]
+    masks += [run_lengths(48, 64, False)]
+    return {
+        "images": [
+            {"id": i, "file_name": f"{i}.png", "height": 48, "width": 64} for i in (1, 2, 3)
+        ],
+        "annotations": [
+            {
+                "id": 10 + k,
+                "image_id": 1 + k % 3,
+                "category_id": 1 + k % 2,
+                "bbox": box,
+                "area": box[2] * box[3],
+                "iscrowd": int(k == 3),
+                "segmentation": masks[k],
+            }
+            for k, box in enumerate(boxes)
+        ],
+        "categories": [{"id": 1, "name": "disk"}, {"id": 2, "name": "square"}],
+    }
+
+
+def change(path: str, value) -> dict:
+    """The sound file with one value changed: `annotations.0.bbox`; None takes it away."""
+    coco = sound()
+    *way, last = [int(step) if step.isdigit() else step for step in path.split(".")]
+    place = coco
+    for step in way:
+        place = place[step]
+    if value is None:
+        del place[last]
+    else:
+        place[last] = value
+    return coco
+
+
+def write(folder, coco) -> str:
+    path = folder / "instances.json"
+    path.write_text(coco if isinstance(coco, str) else json.dumps(coco))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        ("annotations.0.segmentation", [[]], r"segmentation is neither .*: 1 \(ids 10\)"),
+        ("annotations.0.segmentation", [[1, 2, 3, 4]], "segmentation is neither polygons"),
+        ("annotations.0.segmentation", [1, 2, 3, 4, 5, 6], "segmentation is neither polygons"),
+        ("annotations.0.segmentation", [[1, 2, 3, 4, 5, 6, 7]], "segmentation is neither"),
+        ("annotations.0.segmentation", [["1", "2", "3", "4", "5", "6"]], "segmentation is nei"),
+        ("annotations.0.segmentation", [[1, 2, 3, 4, 5, float("nan")]], "segmentation is nei"),
+        ("annotations.0.segmentation", [[1, 2, 3e8, 4, 5, 6]], "segmentation reaches far outside"),
+        ("annotations.0.segmentation", [[1, 2, 10**400, 4, 5, 6]], "segmentation is neither"),
+        ("annotations.0.segmentation", "cat", "segmentation is neither polygons"),
+        ("annotations.1.segmentation", run_lengths(64, 48, True), r"another size .*\(ids 11\)"),
+        ("annotations.1.segmentation.counts", "U5:f0", "nor whole run lengths"),
+        ("annotations.1.segmentation.counts", "", "nor whole run lengths"),
+        ("annotations.1.segmentation.counts", [48 * 64 + 5, -5], "nor whole run lengths"),
+        ("annotations.0.image_id", 99, r"image_id is of no image listed: 1 \(ids 10\)"),
+        ("annotations.0.image_id", "1", "image_id is of no image listed"),
+        ("annotations.0.category_id", [1], "category_id is of no category listed"),
+        ("annotations.0.bbox", [float("nan")] * 4, "bbox is not .* four finite numbers"),
+        ("annotations.0.bbox", [1, 2, 3], "bbox is not .* four finite numbers"),
+        ("annotations.0.bbox", None, "bbox is not .* four finite numbers"),
+        ("annotations.0.bbox", [1, 2, -3, 4], "bbox has a negative side"),
+        ("annotations.0.bbox", [1, 2, 3e5, 4], "bbox is far outside its image"),
+        ("annotations.0.iscrowd", "0", "iscrowd is neither 0 nor 1"),
+        ("annotations.0.area", "large", "area is no finite number"),
+        ("annotations.0.id", 11, r"annotation id is there twice: 1 \(ids 11\)"),
+        ("annotations.0.id", None, "annotation id is no whole number"),
+        ("images.1.id", 1, r"image id is there twice: 1 \(ids 1\)"),
+        ("images.1.id", "000002", r"image id is no whole number: 1 \(ids 000002\)"),
+        ("images.1.file_name", None, r"image file_name is no text: 1 \(ids 2\)"),
+        ("categories.1.id", 1, "category id is there twice"),
+        ("categories.1.name", "disk", r"category name is there twice: 2 \(ids 1, 2\)"),
+        ("categories.1.name", None, r"category has no name: 1 \(ids 2\)"),
+        ("images", [], "lists no images"),
+        ("annotations", {}, "has no list of annotations: not COCO instances"),
+        ("annotations.0", 5, "has no list of annotations: not COCO instances"),
+    ],
+)
+def test_what_is_not_sound_is_refused_by_name(tmp_path, place, value, message):
+    with pytest.raises(ValueError, match=rf"annotation file .*instances.json[\s\S]*{message}"):
+        read_annotations(write(tmp_path, change(place, value)))
+
+
+def test_all_problems_come_in_one_message(tmp_path):
+    coco = sound()
+    for annotation in coco["annotations"]:
+        annotation |= {"iscrowd": "0", "bbox": [0, 0, -1, 1]}
+    coco["images"][0]["id"] = 3
+    with pytest.raises(ValueError) as caught:
+        read_annotations(write(tmp_path, coco))
+    assert str(caught.value).splitlines()[1:] == [
+        "- image id is there twice: 1 (ids 3)",
+        "- annotation image_id is of no image listed: 2 (ids 10, 13)",
+        "- annotation bbox has a negative side: 4 (ids 10, 11, 12, ...)",
+        "- annotation iscrowd is neither 0 nor 1: 4 (ids 10, 11, 12, ...)",
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '{"images": 1', "\udcff"])
+def test_what_is_no_json_is_said_to_be_none(tmp_path, text):
+    path = tmp_path / "instances.json"
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ValueError, match=r"instances.json \([\d,]+ bytes\) is not valid JSON"):
+        read_annotations(path)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "found"),
+    [
+        ("annotations.0.area", None, {"area": 320}),
+        ("annotations.0.iscrowd", None, {"iscrowd": 0}),
+        ("annotations.0.iscrowd", 1, {"left_out": "crowd"}),
+        ("annotations.0.bbox", [50.3, 40.3, 1e-6, 1e-6], {"left_out": "no area"}),
+        ("annotations.0.bbox", [70, 10, 5, 5], {"left_out": "outside its image"}),
+        ("annotations.0.segmentation", None, {"left_out": ""}),
+    ],
+)
+def test_what_is_merely_odd_is_read_and_marked(tmp_path, place, value, found):
+    row = read_annotations(write(tmp_path, change(place, value)))["annotations"][0]
+    assert row.items() >= found.items()
+
+
+@pytest.mark.parametrize("size", ["64", 64.0, 0, -3, 10**6])
+def test_a_size_that_is_none_is_left_to_the_image(tmp_path, size):
+    image = read_annotations(write(tmp_path, change("images.0.width", size)))["images"][0]
+    assert image == {"id": 1, "file_name": "1.png"}
+
+
+def test_a_byte_order_mark_is_no_part_of_it(tmp_path):
+    path = write(tmp_path, "\ufeff" + json.dumps(sound()))
+    assert len(read_annotations(path)["annotations"]) == 4
+    assert gc.isenabled()
+
+
+def test_run_lengths_of_any_mask_are_whole(tmp_path, rng):
+    """Compressed as pycocotools does it: of one pixel, of noise, of none, of all."""
+    coco = change("annotations", [])
+    for k, share in enumerate((0.0, 1.0, 0.5, 0.01, 0.99) * 8):
+        mask = np.asfortranarray(rng.random((48, 64)) < share, np.uint8)
+        coded = {"size": [48, 64], "counts": rle.encode(mask)["counts"].decode()}
+        row = {
+            "id": k,
+            "image_id": 1,
+            "category_id": 1,
+            "bbox": [0, 0, 1, 1],
+            "segmentation": coded,
+        }
+        coco["annotations"].append(row)
+    assert len(read_annotations(write(tmp_path, coco))["annotations"]) == 40
+
+
+# --- sound files, changed at random ----------------------------------------------------------
+
+NUMBERS = st.integers(-(10**12), 10**12) | st.floats() | st.sampled_from([0, 1, -1, 1e308, 10**30])
+TEXT = st.sampled_from(["", "1", "0001", "disk", "NaN", "\u00e9\x00"])
+VALUES = st.recursive(
+    NUMBERS | TEXT | st.none() | st.booleans(),
+    lambda inner: st.lists(inner, max_size=8),
+    max_leaves=8,
+)
+
+
+def places(node, way=()):
+    """Where there is a value in the file: all of them."""
+    for key, each in node.items() if isinstance(node, dict) else enumerate(node):
+        yield (*way, key)
+        if isinstance(each, dict | list):
+            yield from places(each, (*way, key))
+
+
+@st.composite
+def mutants(draw):
+    """The sound file with one to three values replaced, taken away, or doubled."""
+    coco = sound()
+    for _ in range(draw(st.integers(1, 3))):
+        *way, last = draw(st.sampled_from(list(places(coco))))
+        place = coco
+        for step in way:
+            place = place[step]
+        what = draw(st.sampled_from(["replace", "replace", "delete", "double"]))
+        if what == "delete":
+            del place[last]
+        elif what == "double" and isinstance(place, list):
+            place.insert(last, copy.deepcopy(place[last]))
+        else:
+            place[last] = draw(VALUES)
+    return coco
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    for i in (1, 2, 3):
+        Image.new("RGB", (64, 48), (80 * i, 0, 0)).save(folder / f"{i}.png")
+    return folder
+
+
+def their_ap(truth: dict, found: list[dict], kind: str) -> float:
+    coco = COCO()
+    coco.dataset = copy.deepcopy(truth)
+    coco.createIndex()
+    evaluation = COCOeval(coco, coco.loadRes(copy.deepcopy(found)), kind)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    precision = evaluation.eval["precision"][..., 0, -1]
+    return float(precision[precision > -1].mean()) if (precision > -1).any() else -1.0
+
+
+@settings(
+    max_examples=300,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(coco=mutants())
+def test_any_file_is_read_or_refused(folder, tmp_path, coco):
+    """Nothing else: what is read serves training, and gives the AP that pycocotools gives."""
+    try:
+        data = CocoDataset(folder, write(tmp_path, coco))
+    except ValueError as error:
+        assert "instances.json" in str(error)
+        return
+    for k in range(len(data)):
+        try:
+            image, target = data[k]
+        except ValueError as error:  # a size that is not the image's; a file that is not there
+            assert ".png" in str(error) or "image" in str(error)
+            continue
+        except FileNotFoundError:
+            continue
+        sides = target["boxes"][:, 2:] - target["boxes"][:, :2]
+        assert len(sides) == len(target["labels"]) and (sides > 0).all()
+        if data.with_masks:
+            assert target["masks"].shape == (len(sides), *image.shape[1:])
+    truth = data.ground_truth
+    found = [
+        {key: row[key] for key in ("image_id", "category_id", "bbox")} | {"score": 0.9 - 0.1 * k}
+        for k, row in enumerate(truth["annotations"])
+        if not row["iscrowd"]
+    ]
+    if found:
+        ours = detection.average_precision(detection.match(truth, found, "bbox"))["AP"]
+        theirs = their_ap(truth, found, "bbox")
+        assert ours == pytest.approx(theirs, abs=1e-9) or (np.isnan(ours) and theirs == -1)
