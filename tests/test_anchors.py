@@ -14,7 +14,7 @@ from compressai.utils.bench.codecs import VTM
 from PIL import Image
 
 from icmlib.codecs import Bitstream, BitstreamError, NotMeasured, PillowCodec, anchor
-from icmlib.codecs.vtm import _to_pixels, _to_planes
+from icmlib.codecs.vvc import _to_pixels, _to_planes
 from icmlib.metrics.fidelity import psnr, to_8bit
 
 QUALITIES = {

@@ -1,8 +1,7 @@
 """Conventional anchors by name, each with the settings of a fair comparison."""
 
-from icmlib.codecs.conventional import ConventionalCodec, PillowCodec, check_settings
-from icmlib.codecs.hevc import HEVC
-from icmlib.codecs.vtm import VVC
+from icmlib.codecs.conventional import HEVC, ConventionalCodec, PillowCodec, check_settings
+from icmlib.codecs.vvc import VVC
 
 
 def jpeg(quality: int, chroma: str = "4:4:4", container: bool = True) -> PillowCodec:
