@@ -28,8 +28,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from icmlib import training
 from icmlib.codecs import cached_latents
-from icmlib.codecs.zoo import ScaleHyperpriorS8
 from icmlib.codecs.patches import decoder_layers, patch_decoder
+from icmlib.codecs.zoo import ScaleHyperpriorS8
 from icmlib.config import FinetuneConfig
 
 ZOO = {

@@ -5,16 +5,15 @@ learned.py        CompressAI's models
 rans.py           their entropy coder, safe for any string
 zoo.py            their names, and CompressAI's own weights
 conventional.py   Pillow's formats and HEVC
-vvc.py            VVC by a VTM build
-anchors.py        the conventional codecs by name
+vvc.py            VVC by a VTM build; all conventional codecs by name
 filters.py        post-filters
 files.py          files, folders and data sets to bitstreams and back
 latents.py        y_hat of a whole data set, computed once
 patches.py        decode only what given patches need
 decoders.py       several decoders of the same bits, and interpolation between them
 """
+# ruff: noqa: F401
 
-from icmlib.codecs.anchors import ANCHORS, anchor
 from icmlib.codecs.bitstream import Bitstream, BitstreamError
 from icmlib.codecs.conventional import NotMeasured, PillowCodec
 from icmlib.codecs.decoders import SHIPPED, Blend, Decoders, read_decoders
@@ -22,27 +21,5 @@ from icmlib.codecs.files import decode_all, encode_all
 from icmlib.codecs.filters import FILTERS
 from icmlib.codecs.latents import cached_latents
 from icmlib.codecs.learned import LearnedCodec
+from icmlib.codecs.vvc import ANCHORS, anchor
 from icmlib.codecs.zoo import MODELS, create, load, pretrained, zoo_config
-
-__all__ = [
-    "ANCHORS",
-    "FILTERS",
-    "MODELS",
-    "SHIPPED",
-    "Bitstream",
-    "BitstreamError",
-    "Blend",
-    "Decoders",
-    "LearnedCodec",
-    "NotMeasured",
-    "PillowCodec",
-    "anchor",
-    "cached_latents",
-    "create",
-    "decode_all",
-    "encode_all",
-    "load",
-    "pretrained",
-    "read_decoders",
-    "zoo_config",
-]

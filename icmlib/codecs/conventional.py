@@ -1,4 +1,4 @@
-"""Image file formats as codecs: `PillowCodec` (JPEG, WebP, AVIF, PNG) and `HEVC`.
+"""Image file formats as codecs: JPEG, WebP, AVIF and PNG by Pillow, HEVC by x265.
 
 A HEIF or AVIF file has a container of 300 to 450 bytes, a JPEG file one of 170. On a picture of
 128x128 px that is up to 0.2 bpp, as much as the picture itself at the lowest rates. Size and
@@ -118,6 +118,28 @@ class PillowCodec(ConventionalCodec):
         image = Image.open(io.BytesIO(file), formats=[self.format])
         check_stated(self.format, image.size, height, width)
         return np.array(image.convert("RGB"))
+
+
+def jpeg(quality: int, chroma: str = "4:4:4", container: bool = True) -> PillowCodec:
+    """Quality 1 to 100; Huffman tables made for each image."""
+    check_settings("JPEG", quality, 1, 100, chroma)
+    options = {"quality": quality, "subsampling": chroma, "optimize": True}
+    return PillowCodec("JPEG", container, **options)
+
+
+def webp(quality: int) -> PillowCodec:
+    """Lossy WebP, quality 0 to 100, its slowest search; the format has 4:2:0 alone."""
+    check_settings("WebP", quality, 0, 100, "4:2:0")
+    return PillowCodec("WEBP", quality=quality, method=6)
+
+
+def avif(
+    quality: int, chroma: str = "4:4:4", speed: int = 4, tune: str = "psnr", container: bool = True
+) -> PillowCodec:
+    """AV1 intra by libaom, quality 0 to 100; speed 0 (slowest) to 10; tune "psnr", "ssim", "iq"."""
+    check_settings("AVIF", quality, 0, 100, chroma)
+    options = {"quality": quality, "subsampling": chroma, "speed": speed, "codec": "aom"}
+    return PillowCodec("AVIF", container, **options, advanced={"tune": tune}, max_threads=1)
 
 
 class HEVC(ConventionalCodec):

@@ -5,6 +5,7 @@ A file of decoders is safetensors: the codec under its own names; of each other 
 tensors that differ, as `<decoder>/<name>`; in the header the architecture and the fingerprints.
 """
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -49,17 +50,14 @@ class Decoders:
         """
         if to in self.names:
             return self.codec.with_decoder(self.finetuned.get(to, {}))
-        try:
-            place = float(to)
-        except ValueError:
-            place = float("nan")
-        if HUMAN not in self.finetuned or not 0 <= place <= 1:
-            known = ", ".join(self.names)
-            between = ", or a number from 0 (machine) to 1 (human)" * (HUMAN in self.finetuned)
-            raise ValueError(f"unknown decoder {to!r}; these weights have: {known}{between}")
-        own, human = self.codec.g_s.state_dict(), self.finetuned[HUMAN]
-        between = {name: own[name].lerp(human[name].to(own[name]), place) for name in human}
-        return self.codec.with_decoder(between)
+        own, human = self.codec.g_s.state_dict(), self.finetuned.get(HUMAN)
+        with contextlib.suppress(ValueError):  # no number
+            if human is not None and 0 <= float(to) <= 1:
+                weights = {n: own[n].lerp(human[n].to(own[n]), float(to)) for n in human}
+                return self.codec.with_decoder(weights)
+        known = ", ".join(self.names)
+        between = ", or a number from 0 (machine) to 1 (human)" if human is not None else ""
+        raise ValueError(f"unknown decoder {to!r}; these weights have: {known}{between}")
 
     @classmethod
     def of(cls, codec: LearnedCodec, finetuned: dict[str, LearnedCodec]) -> "Decoders":
@@ -85,14 +83,14 @@ class Decoders:
         tensors = self.codec.state_dict()
         for decoder, weights in self.finetuned.items():
             tensors |= {f"{decoder}/{name}": weight for name, weight in weights.items()}
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         header = {"codec": dataclasses.asdict(config), "fingerprints": self.fingerprints()}
         with written(Path(path)) as half:
-            contiguous = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-            save_file(contiguous, half, {name: json.dumps(v) for name, v in header.items()})
+            save_file(tensors, half, {name: json.dumps(value) for name, value in header.items()})
 
 
 class Blend:
-    """Interpolation of pictures, not of weights: both decoders run, `place` is the human's share."""
+    """Interpolation of pictures, not of weights; `place` is the share of the human's."""
 
     def __init__(self, decoders: Decoders, place: float):
         self.machine, self.human = decoders.turn(MACHINE), decoders.turn(HUMAN)
@@ -125,9 +123,7 @@ def read_decoders(path: str | Path = SHIPPED) -> Decoders:
         decoders = Decoders(codec.eval(), finetuned)
         if decoders.fingerprints() != header["fingerprints"]:
             raise ValueError("its tensors are not those that its header states; get it again")
+        return decoders
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"{path} is no whole file of decoders ({error!r}); notebook 08 makes one, and a run "
-            f"folder serves, too"
-        ) from error
-    return decoders
+        where = "notebook 08 makes one, and a run folder serves, too"
+        raise ValueError(f"{path} is no whole file of decoders ({error!r}); {where}") from error

@@ -20,7 +20,7 @@ from icmlib.io import IMAGE_SUFFIXES, read_image, written
 SUFFIX = ".icm"
 QUALITY = 95  # of decoded pictures that are written as JPEG or WebP
 
-Pair = tuple[Path, Path]  # what is read, and what is made of it
+Pair = tuple[Path, Path]  # a file to read, a file to write
 
 
 def encode_file(codec, source: Path, target: Path) -> Bitstream:
@@ -55,10 +55,10 @@ def decode_file(codec, source: Path, target: Path) -> Bitstream:
 
 def read_bitstream(path: Path) -> Bitstream:
     """Raises FileNotFoundError: no such file; ValueError: damaged, or no bitstream."""
-    if not path.exists():
-        raise FileNotFoundError(f"bitstream {path} does not exist")
     try:
         data = path.read_bytes()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"bitstream {path} does not exist") from None
     except OSError as error:
         raise ValueError(f"bitstream {path} cannot be read ({error.strerror})") from error
     with _about(path):
@@ -150,20 +150,9 @@ def _on_all_cores(function: Callable, codec, items: Sequence, workers: int | Non
     device = getattr(codec, "device", torch.device("cpu"))
     if device.type != "cpu":
         raise ValueError(f"codec is on {device}; move it to the CPU to code on all cores")
-    workers = torch.get_num_threads() if workers is None else workers
-    calls, workers = _Calls(function, codec, items), min(workers, len(items))
-    return iter(DataLoader(calls, batch_size=None, num_workers=workers, collate_fn=_as_is))
-
-
-class _Calls:
-    def __init__(self, function: Callable, codec, items: Sequence):
-        self.function, self.codec, self.items = function, codec, items
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int):
-        return self.function(self.codec, self.items[index])
+    workers = min(torch.get_num_threads() if workers is None else workers, len(items))
+    call = partial(function, codec)
+    return iter(DataLoader(items, batch_size=None, num_workers=workers, collate_fn=call))
 
 
 def _attempt(code: Callable, codec, job: Pair) -> Bitstream | Exception:
@@ -179,7 +168,3 @@ def _encoded(images, codec, index: int) -> bytes:
 
 def _decoded(codec, file: bytes) -> np.ndarray:  # whose bytes a pipe carries fastest
     return codec.decode(Bitstream.from_bytes(file)).numpy()
-
-
-def _as_is(item):
-    return item

@@ -148,27 +148,25 @@ class LearnedCodec(nn.Module):
                 f"bitstream was written by codec {bitstream.codec}, this one is "
                 f"{self.fingerprint}; load the weights it was written with"
             )
-        held, written = len(bitstream.strings), len(self._tables)
-        if held != written:
-            raise BitstreamError(f"bitstream holds {held} strings; this codec writes {written}")
+        held, writes = len(bitstream.strings), len(self._tables)
+        if held != writes:
+            raise BitstreamError(f"bitstream holds {held} strings; this codec writes {writes}")
         symbols, y_hat = self._decompress(bitstream)
         if _crc(symbols) != bitstream.symbols_crc:
             raise BitstreamError(
-                "the decoded symbols differ from the encoded ones: the payload was changed, or this "
-                "device computes other probabilities than the encoder's; decode on one of its kind"
+                "the decoded symbols differ from the encoded ones: the payload was changed, or "
+                "this device computes other probabilities; decode on one like the encoder's"
             )
-        if not y_hat.isfinite().all():
-            raise BitstreamError("the symbols decode to latents that are not finite")
         return y_hat
 
     @torch.no_grad()
     @exact()
     def decode(self, bitstream: Bitstream) -> Tensor:
         """Bitstream -> image (3, H, W) RGB in [0, 1], not yet rounded to 8 bits; raises as
-        `decode_latents`, and where the latents are too large for the decoder."""
+        `decode_latents`, and where made-up latents overflow the decoder."""
         y_hat = self.decode_latents(bitstream)
         image = self.synthesize(y_hat, bitstream.height, bitstream.width)[0].cpu()
-        if image.isnan().any():  # infinite, it is clamped
+        if image.isnan().any():  # infinite values are clamped
             raise BitstreamError(f"latents up to {y_hat.abs().max():.3g} decode to no picture")
         return image
 
@@ -180,12 +178,8 @@ class LearnedCodec(nn.Module):
     @exact()
     @one_thread()
     def latents(self, x: Tensor) -> Tensor:
-        """x (B, 3, H, W) -> y_hat (B, M, h, w), what the decoder would see."""
-        x = self.pad(x.to(self.device))
-        hyperprior = isinstance(self.model, models.ScaleHyperprior)
-        if hyperprior and not isinstance(self.model, models.MeanScaleHyperprior):  # means are 0
-            return self.model.g_a(x).round()
-        return self._compress(x)[-1]
+        """x (B, 3, H, W) -> y_hat (B, M, h, w), as the decoder sees it."""
+        return self._compress(self.pad(x.to(self.device)))[-1]
 
     # --- latents <-> symbols -------------------------------------------------------------
 
@@ -255,10 +249,10 @@ class LearnedCodec(nn.Module):
     def _h_s(self, z_hat: Tensor) -> Tensor:
         """z_hat -> scales, or what scales and means are made of (B, 2 M, h, w).
 
-        On these sender and receiver must agree. Float64, rounded, gives the same float32 on
-        processors that add in different orders. In float32 the last bits differ, and now and then a
-        symbol's table: of 12 photographs written with AVX-512, 6 could not be read with AVX2.
-        (What follows in mbt2018 and cheng2020 is float32: there the checksum finds it.)
+        Float64, rounded, gives the same float32 on processors that add in different orders. In
+        float32 the last bits differ, and now and then a symbol's table: of 12 photographs written
+        with AVX-512, 6 could not be read with AVX2. (What follows in mbt2018 and cheng2020 is
+        float32: there the checksum finds it.)
         """
         return self._h_s_in_float64.to(z_hat.device)(z_hat.double()).to(z_hat.dtype)
 

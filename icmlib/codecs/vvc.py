@@ -1,7 +1,7 @@
-"""VVC intra by the reference software VTM, called as CompressAI's wrapper calls it.
+"""VVC intra by the reference software VTM; `anchor` makes every conventional codec by name.
 
-The wrapper (`compressai.utils.bench.codecs.VTM`) encodes, decodes and forgets the bits; here they
-are kept. Command lines and colours (BT.709 YCbCr, 4:4:4, 8 bits) are the wrapper's.
+Command lines and colours (BT.709 YCbCr, 4:4:4, 8 bits) are those of CompressAI's wrapper
+(`compressai.utils.bench.codecs.VTM`), which does not keep the bits.
 """
 
 import re
@@ -14,6 +14,7 @@ import torch
 from compressai.transforms.functional import rgb2ycbcr, ycbcr2rgb
 from compressai.utils.bench.codecs import get_vtm_decoder_path, get_vtm_encoder_path
 
+from icmlib.codecs import conventional
 from icmlib.codecs.conventional import ConventionalCodec, NotMeasured, check_settings
 from icmlib.io import fingerprint
 
@@ -30,17 +31,12 @@ class VVC(ConventionalCodec):
         quality: VTM's QP, 0 (finest) to 63.
         build: folder with VTM's EncoderAppStatic and DecoderAppStatic.
         config: its configuration; by default cfg/encoder_intra_vtm.cfg beside `build`.
-        timeout: seconds after which a run of VTM is given up.
 
     Raises NotMeasured: no build, no configuration, or a build that does not run.
     """
 
     def __init__(
-        self,
-        quality: int,
-        build: str | Path | None = None,
-        config: str | Path | None = None,
-        timeout: float = 3600,
+        self, quality: int, build: str | Path | None = None, config: str | Path | None = None
     ):
         check_settings("VVC", quality, 0, 63, "4:4:4")
         if build is None:
@@ -48,7 +44,6 @@ class VVC(ConventionalCodec):
         self.encoder = Path(get_vtm_encoder_path(build))
         self.decoder = Path(get_vtm_decoder_path(build))
         self.config = Path(config or Path(build).parent / "cfg" / "encoder_intra_vtm.cfg")
-        self.timeout = timeout
         for path in (self.encoder, self.decoder, self.config):
             if not path.is_file():
                 raise NotMeasured(f"VVC is not measured: there is no {path}; {HOW}")
@@ -62,14 +57,14 @@ class VVC(ConventionalCodec):
 
     def _version(self) -> str:
         """VTM states its version first, whatever it is asked."""
-        command = [self.encoder, "--help"]
+        said, reason = b"", "is not VTM"
         try:
-            said = subprocess.run(command, capture_output=True, timeout=self.timeout).stdout
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise NotMeasured(f"VVC is not measured: VTM does not run: {error}; {HOW}") from error
+            said = subprocess.run([self.encoder, "--help"], capture_output=True).stdout
+        except OSError as error:
+            reason = f"does not run: {error}"
         found = re.search(rb"VTM Encoder Version (\S+)", said)
         if not found:
-            raise NotMeasured(f"VVC is not measured: {self.encoder} is not VTM; {HOW}")
+            raise NotMeasured(f"VVC is not measured: {self.encoder} {reason}; {HOW}")
         return f"VTM {found[1].decode()}"
 
     def _write(self, pixels: np.ndarray) -> bytes:
@@ -97,8 +92,26 @@ class VVC(ConventionalCodec):
         return (rgb.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
 
     def _run(self, *command) -> None:
-        command = list(map(str, command))
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=self.timeout)
+        ended = subprocess.run(list(map(str, command)), capture_output=True, text=True)
         if ended.returncode:
             said = (ended.stderr or ended.stdout).strip()[-200:]
             raise RuntimeError(f"{command[0]} ended with {ended.returncode}: {said}")
+
+
+ANCHORS = {
+    "JPEG": conventional.jpeg,
+    "WebP": conventional.webp,
+    "AVIF": conventional.avif,
+    "HEVC": conventional.HEVC,
+    "VVC": VVC,
+}
+
+
+def anchor(name: str, **options) -> ConventionalCodec:
+    """`anchor("HEVC", quality=30, chroma="4:2:0")`; the options are those of `ANCHORS[name]`.
+
+    Raises ValueError: an unknown name; NotMeasured: the codec cannot run here.
+    """
+    if name not in ANCHORS:
+        raise ValueError(f"unknown anchor {name!r}; known: {', '.join(ANCHORS)}")
+    return ANCHORS[name](**options)

@@ -22,8 +22,8 @@ class ScaleHyperpriorS8(ScaleHyperprior):
     """The scale hyperprior (Ballé et al. 2018) with three stages instead of four: stride 8.
 
     It suits scenes of about 128x128, where stride 16 needs ten times the training. The decoder
-    upsamples with ConvTranspose2d(k=5, s=2): the stride does not divide the kernel, so it covers
-    pixels unevenly, and checkerboards come from that (Odena et al. 2016).
+    upsamples with ConvTranspose2d(k=5, s=2), which covers pixels unevenly: a source of
+    checkerboards (Odena et al. 2016).
     """
 
     downsampling_factor = 32
@@ -91,12 +91,8 @@ def zoo_config(config: CodecConfig, quality: int) -> CodecConfig:
 
 def _url(name: str, quality: int) -> str:
     """The address of the weights trained for MSE."""
-    if KEYS.get(name) not in model_urls:
-        known = ", ".join(each for each, key in KEYS.items() if key in model_urls)
-        raise ValueError(f"CompressAI has no weights for {name!r}; it has for: {known}")
-    urls = model_urls[KEYS[name]]["mse"]
+    urls = model_urls.get(KEYS.get(name), {}).get("mse", {})
     if quality not in urls:
-        raise ValueError(
-            f"{name} has no weights of quality {quality!r}; there are: {', '.join(map(str, urls))}"
-        )
+        known = ", ".join(map(str, urls)) or "none"
+        raise ValueError(f"{name} has no weights of quality {quality!r}; there are: {known}")
     return urls[quality]
