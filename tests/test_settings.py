@@ -117,16 +117,6 @@ def test_settings_decode_alike_or_not_at_all(name, setting):
     assert bytes(other) == bytes(plain) or not exactly
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_channels_last_weights_decode_alike_or_not_at_all(name):
-    codec = tiny_codec(name=name)
-    bitstream = codec.encode(picture())
-    expected = codec.decode(bitstream)
-    codec.to(memory_format=torch.channels_last)
-    with contextlib.suppress(BitstreamError):
-        torch.testing.assert_close(codec.decode(bitstream), expected, atol=1e-4, rtol=0)
-
-
 def test_other_precision_is_an_error_not_a_picture():
     """What `device.exact` prevents: probabilities in bf16 are others."""
     codec = tiny_codec(name="mbt2018")
