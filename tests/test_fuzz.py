@@ -212,7 +212,7 @@ def test_every_string_is_padded(name, monkeypatch):
 @pytest.mark.parametrize(
     ("string", "message"),
     [
-        (b"", "a string of 0 bytes is stated for"),
+        (b"", "a string of 0 bytes is for"),
         (STATE + b"\xff", "a string of 9 bytes .* need a multiple of 4"),
         (STATE + bytes(100_000), "a string of 100008 bytes"),
         (bytes(8), "a string starts with 0000000000000000, as no encoder's does"),

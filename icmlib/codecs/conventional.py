@@ -1,9 +1,8 @@
 """Image file formats as codecs: JPEG, WebP, AVIF and PNG by Pillow, HEVC by x265.
 
-A HEIF or AVIF file has a container of 300 to 450 bytes, a JPEG file one of 170. On a picture of
-128x128 px that is up to 0.2 bpp, as much as the picture itself at the lowest rates. Size and
-settings alone decide the container, so it need not be sent: the decoder takes it from a flat
-picture that it codes itself, the template.
+Containers take 300 to 450 bytes of a HEIF or AVIF file, 170 of a JPEG file: at 128x128 px up to
+0.2 bpp, as much as the picture at the lowest rates. Size and settings alone decide the container,
+so it need not be sent: the decoder takes it from a flat picture that it codes itself, the template.
 """
 
 import io
@@ -25,16 +24,11 @@ class NotMeasured(RuntimeError):
 
 
 class ConventionalCodec:
-    """A codec whose bitstream is a file of its own format.
+    """A codec whose bitstream is a file of its own format, or what follows its container.
 
     Subclasses define `_write(pixels) -> file` and `_read(file, height, width) -> pixels`, with
     pixels (H, W, 3) uint8 RGB. The file's checksum is the bitstream's `symbols_crc`, so no decoder
-    reads damaged bytes.
-
-    Args:
-        options: everything that decides the bits.
-        container: whether the bitstream holds the whole file, or only the picture's own bytes.
-        facts: more rows for a table about the codec.
+    reads damaged bytes. `options` decide the bits; `facts` are for tables.
     """
 
     def __init__(self, format: str, options: dict, container: bool = True, **facts: str):
@@ -47,8 +41,7 @@ class ConventionalCodec:
         self.facts |= {name: str(value) for name, value in options.items()} | facts
 
     def encode(self, image: torch.Tensor) -> Bitstream:
-        """image (3, H, W) RGB in [0, 1] -> Bitstream of the image rounded to 8 bits; raises
-        ValueError for anything else."""
+        """image (3, H, W) RGB in [0, 1] -> Bitstream; raises ValueError for anything else."""
         check_image(image)
         pixels = (image * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
         file = body = self._write(pixels)
@@ -56,10 +49,7 @@ class ConventionalCodec:
             template = _template(self, *pixels.shape[:2])
             body = file[_body_at(self.format, file) :]
             if _with_container(self.format, body, template) != file:
-                raise ValueError(
-                    f"the {self.format} container differs from that of a flat picture; code with "
-                    "container=True"
-                )
+                raise ValueError(f"{self.label}: unknown container; code with container=True")
         return Bitstream(self.fingerprint, *image.shape[-2:], zlib.crc32(file), (body,))
 
     def decode(self, bitstream: Bitstream) -> torch.Tensor:
@@ -85,8 +75,8 @@ class ConventionalCodec:
             file = _with_container(self.format, file, template)
         if zlib.crc32(file) != bitstream.symbols_crc:
             raise BitstreamError(
-                f"payload of {len(file)} bytes is damaged (checksum differs): transfer it again"
-                + ("" if self.container else ", or decode with the encoder's library versions")
+                f"payload of {len(file)} bytes is damaged (checksum differs): transfer it again, "
+                "or decode with the encoder's library versions"
             )
         return file
 
@@ -104,10 +94,9 @@ class PillowCodec(ConventionalCodec):
                 f"{format} is not measured: Pillow {PIL.__version__} was built without it; install "
                 f"Pillow's own wheel, 11.3 or later (known: {', '.join(self.FEATURES)})"
             )
-        chroma = "RGB" if format == "PNG" else "4:2:0"  # Pillow's defaults
+        chroma = options.get("subsampling", "RGB" if format == "PNG" else "4:2:0")  # by default
         version = f"Pillow {PIL.__version__}, library {features.version(feature)}"
-        facts = {"chroma": options.get("subsampling", chroma), "version": version}
-        super().__init__(format, options, container, **facts)
+        super().__init__(format, options, container, chroma=chroma, version=version)
 
     def _write(self, pixels: np.ndarray) -> bytes:
         buffer = io.BytesIO()
@@ -145,13 +134,9 @@ def avif(
 class HEVC(ConventionalCodec):
     """HEVC intra: x265 in a HEIF file, through pillow-heif; BT.601 YCbCr of full range, 8 bits.
 
-    Args:
-        quality: 0 to 100; x265's constant rate factor is (100 - quality) / 2.
-        chroma: "4:4:4" or "4:2:0".
-        preset, tune: x265's. Its tune "psnr" switches off psychovisual optimisation.
-        container: without it, x265's parameter sets are not sent either.
-
-    Raises NotMeasured: pillow-heif was built with another encoder.
+    Quality is 0 to 100; x265's constant rate factor is (100 - quality) / 2. Its tune "psnr"
+    switches off psychovisual optimisation. Without the container, x265's parameter sets are not
+    sent either. Raises NotMeasured: pillow-heif was built with another encoder.
     """
 
     def __init__(
@@ -169,19 +154,15 @@ class HEVC(ConventionalCodec):
                 f"HEVC is not measured: pillow-heif's encoder is {encoder!r}, not x265; install "
                 "pillow-heif's own wheel from PyPI"
             )
-        facts = {"constant rate factor": f"{(100 - quality) / 2:g}"}
-        facts |= {"version": f"pillow-heif {pillow_heif.__version__}, {encoder}"}
         options = {"quality": quality, "chroma": chroma, "preset": preset, "tune": tune}
-        super().__init__("HEVC", options, container, **facts)
+        rate = {"constant rate factor": f"{(100 - quality) / 2:g}"}
+        version = f"pillow-heif {pillow_heif.__version__}, {encoder}"
+        super().__init__("HEVC", options, container, **rate, version=version)
 
     def _write(self, pixels: np.ndarray) -> bytes:
-        buffer, size = io.BytesIO(), pixels.shape[1::-1]
-        settings = {
-            "quality": self.options["quality"],
-            "chroma": self.options["chroma"].replace(":", ""),
-            "enc_params": {name: self.options[name] for name in ("preset", "tune")},
-            "tile_size": 0,  # one picture, whatever its size
-        }
+        buffer, size, options = io.BytesIO(), pixels.shape[1::-1], dict(self.options)
+        settings = {"quality": options.pop("quality"), "tile_size": 0}  # one picture, no tiles
+        settings |= {"chroma": options.pop("chroma").replace(":", ""), "enc_params": options}
         pillow_heif.encode("RGB", size, pixels.tobytes(), buffer, **settings)
         return buffer.getvalue()
 

@@ -24,13 +24,8 @@ Pair = tuple[Path, Path]  # a file to read, a file to write
 
 
 def encode_file(codec, source: Path, target: Path) -> Bitstream:
-    """An image file to a .icm file.
-
-    Raises:
-        FileNotFoundError: no such image.
-        ValueError: no image, or one that the codec does not take; a target of another name.
-        OSError: the target cannot be written.
-    """
+    """An image file to a .icm file. Raises FileNotFoundError: no such image; ValueError: no image,
+    one that the codec does not take, or another suffix; OSError: the target cannot be written."""
     check_suffix(target, {SUFFIX}, "a bitstream")
     image = read_image(source, upright=True)
     with _about(source):
@@ -108,11 +103,8 @@ def pairs(source: Path, target: Path, suffixes: set[str], suffix: str) -> list[P
     sources: dict[Path, Path] = {}
     for file in files:
         made = target / file.relative_to(source).with_suffix(suffix)
-        if made in sources:
-            raise ValueError(
-                f"{sources[made]} and {file} would both become {made}; rename one of them"
-            )
-        sources[made] = file
+        if (other := sources.setdefault(made, file)) != file:
+            raise ValueError(f"{other} and {file} would both become {made}; rename one of them")
     return [(file, made) for made, file in sources.items()]
 
 
@@ -129,13 +121,10 @@ def code_folder(
 
 
 def encode_all(codec, images, workers: int | None = None) -> Iterator[bytes]:
-    """The bitstream of each image of a data set, in order.
+    """The bitstream of each image of a data set (a length and `image(index)`), in order.
 
-    Args:
-        codec: on the CPU; processes cannot share a GPU (ValueError).
-        images: anything with a length and `image(index)`, e.g. a `CocoDataset`.
-        workers: processes of one thread each, by default as many as PyTorch has threads; 0: none
-            but this one.
+    `workers` are processes of one thread each, by default as many as PyTorch has threads; 0: none
+    but this one. Raises ValueError: the codec is on a GPU, which processes cannot share.
     """
     return _on_all_cores(partial(_encoded, images), codec, range(len(images)), workers)
 

@@ -143,11 +143,10 @@ class LearnedCodec(nn.Module):
     def decode_latents(self, bitstream: Bitstream) -> Tensor:
         """Bitstream -> y_hat (1, M, h, w); BitstreamError: written by another codec, or its
         symbols do not decode as encoded."""
-        if bitstream.codec != self.fingerprint:
-            raise BitstreamError(
-                f"bitstream was written by codec {bitstream.codec}, this one is "
-                f"{self.fingerprint}; load the weights it was written with"
-            )
+        written, own = bitstream.codec, self.fingerprint
+        if written != own:
+            what = f"bitstream was written by codec {written}, this one is {own}"
+            raise BitstreamError(f"{what}; load the weights it was written with")
         held, writes = len(bitstream.strings), len(self._tables)
         if held != writes:
             raise BitstreamError(f"bitstream holds {held} strings; this codec writes {writes}")

@@ -64,10 +64,8 @@ def padded(string: bytes, count: int, escape: int) -> bytes:
     """
     longest = STATE_BYTES + SYMBOL_BYTES * count
     if len(string) % WORD_BYTES or not STATE_BYTES <= len(string) <= longest:
-        raise BitstreamError(
-            f"a string of {len(string)} bytes is stated for {count} symbols; need a multiple of "
-            f"{WORD_BYTES}, {STATE_BYTES} to {longest}"
-        )
+        need = f"need a multiple of {WORD_BYTES}, {STATE_BYTES} to {longest}"
+        raise BitstreamError(f"a string of {len(string)} bytes is for {count} symbols; {need}")
     if int.from_bytes(string[:STATE_BYTES], "little") not in STATES:
         raise BitstreamError(f"a string starts with {string[:8].hex()}, as no encoder's does")
     left = -(-(16 + (escape - 1).bit_length()) // 4)  # nibbles in the state

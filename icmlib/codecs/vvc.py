@@ -25,10 +25,9 @@ HOW = (
 
 
 class VVC(ConventionalCodec):
-    """VVC intra with a VTM build.
+    """VVC intra with a VTM build; `quality` is its QP, 0 (finest) to 63.
 
     Args:
-        quality: VTM's QP, 0 (finest) to 63.
         build: folder with VTM's EncoderAppStatic and DecoderAppStatic.
         config: its configuration; by default cfg/encoder_intra_vtm.cfg beside `build`.
 
@@ -87,7 +86,7 @@ class VVC(ConventionalCodec):
             coded.write_bytes(file)
             self._run(self.decoder, "-b", coded, "-o", decoded, "-d", 8)
             count = 3 * height * width
-            planes = np.fromfile(decoded, np.uint8, count + 1)  # a longer file shows, unread
+            planes = np.fromfile(decoded, np.uint8, count + 1)  # a larger file is not read whole
         rgb = ycbcr2rgb(torch.from_numpy(planes.reshape(3, height, width)).float() / 255)
         return (rgb.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
 
@@ -98,13 +97,8 @@ class VVC(ConventionalCodec):
             raise RuntimeError(f"{command[0]} ended with {ended.returncode}: {said}")
 
 
-ANCHORS = {
-    "JPEG": conventional.jpeg,
-    "WebP": conventional.webp,
-    "AVIF": conventional.avif,
-    "HEVC": conventional.HEVC,
-    "VVC": VVC,
-}
+ANCHORS = {"JPEG": conventional.jpeg, "WebP": conventional.webp, "AVIF": conventional.avif}
+ANCHORS |= {"HEVC": conventional.HEVC, "VVC": VVC}
 
 
 def anchor(name: str, **options) -> ConventionalCodec:
