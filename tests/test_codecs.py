@@ -6,22 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from torch import nn
+from conftest import picture
 
 from icmlib import codecs
 from icmlib.codecs import FILTERS, Bitstream, BitstreamError, PillowCodec, cached_latents
 from icmlib.config import BaseTrainingConfig, CodecConfig
 from icmlib.evaluate import estimated_bpp
-from icmlib.metrics.fidelity import to_8bit
 from icmlib.training import train_base_codec
-
-
-def picture(height: int = 64, width: int = 64, seed: int = 0) -> torch.Tensor:
-    """Smooth shapes with a little noise, at 8 bits."""
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(1, 3, height // 8 + 1, width // 8 + 1, generator=generator)
-    smooth = nn.functional.interpolate(coarse, (height, width), mode="bilinear")[0]
-    return to_8bit((smooth + 0.05 * torch.randn(3, height, width, generator=generator)).clamp(0, 1))
 
 
 class Noise(list):

@@ -11,7 +11,7 @@ from unittest import mock
 import pytest
 import torch
 from compressai.ans import RansDecoder
-from conftest import tiny_codec
+from conftest import picture, tiny_codec
 
 from icmlib.codecs import Bitstream, BitstreamError, PillowCodec, anchor, learned, rans
 
@@ -20,10 +20,6 @@ LEARNED = CODECS[:2]
 LARGEST = 64 * 64  # px that are decoded; larger images are only parsed
 CORPUS = sorted((Path(__file__).parent / "fuzz_corpus").iterdir())
 STATE = struct.pack("<Q", 2**62)
-
-
-def picture(height: int, width: int) -> torch.Tensor:
-    return torch.rand(3, height, width, generator=torch.Generator().manual_seed(0))
 
 
 @cache
