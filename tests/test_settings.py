@@ -92,7 +92,7 @@ def test_settings_decode_alike_or_not_at_all(name, setting):
             with inside():
                 decoded = codec.decode(bitstream)
         except BitstreamError as error:
-            assert not exactly and "symbols differ" in str(error)
+            assert name == "mbt2018" and not exactly and "symbols differ" in str(error)
         else:
             torch.testing.assert_close(decoded, expected, atol=0 if exactly else 1e-4, rtol=0)
     assert bytes(other) == bytes(plain) or not exactly
