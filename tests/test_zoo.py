@@ -2,7 +2,9 @@
 
 import hashlib
 import os
+import re
 from collections import OrderedDict
+from functools import partial
 
 import pytest
 import torch
@@ -17,14 +19,10 @@ TINY = CodecConfig("mbt2018_mean", N=8, M=12)
 
 
 def as_published(codec) -> OrderedDict:
-    """The state dict in the names of CompressAI 1.1, when the weights were made; from DataParallel,
-    as some are."""
-    old = OrderedDict()
-    for name, value in codec.model.state_dict().items():
-        for new in ("matrices", "biases", "factors"):
-            name = name.replace(f"entropy_bottleneck.{new}.", f"entropy_bottleneck._{new}.")
-        old[f"module.{name}"] = value
-    return old
+    """The state dict in the names of CompressAI 1.1; from DataParallel, as some are."""
+    state, old = codec.model.state_dict(), r"bottleneck._\1."
+    rename = partial(re.sub, r"bottleneck\.(matrices|biases|factors)\.", old)
+    return OrderedDict((f"module.{rename(name)}", value) for name, value in state.items())
 
 
 @pytest.fixture
@@ -86,12 +84,9 @@ def test_failed_download_says_what_to_put_where(published, hub):
         codecs.pretrained(CONFIG, 4)
 
 
-class Malicious:
-    def __init__(self, path):
-        self.path = path
-
+class Malicious(str):
     def __reduce__(self):
-        return os.mkdir, (str(self.path),)
+        return os.mkdir, (str(self),)
 
 
 def test_pickle_that_runs_code_is_refused(publish, hub, tmp_path):
