@@ -9,6 +9,7 @@ from functools import partial
 import pytest
 import torch
 from compressai.zoo import image as zoo
+from conftest import picture
 
 from icmlib import codecs
 from icmlib.config import CodecConfig
@@ -38,23 +39,14 @@ def published(publish, monkeypatch):
     return codec
 
 
-def test_published_weights_make_the_same_bits(published):
-    """With their N and M, not the config's; ready to code without another call."""
-    image = torch.rand(3, 64, 80, generator=torch.Generator().manual_seed(0))
-    codec = codecs.pretrained(CONFIG, 3)
-    assert codec.fingerprint == published.fingerprint and not codec.training
-    bitstream = codec.encode(image)
-    assert bytes(bitstream) == bytes(published.encode(image))
-    assert torch.equal(codec.decode(bitstream), published.decode(bitstream))
-
-
-def test_what_was_trained_from_them_is_loaded_by_the_zoos_config(published, new_run):
-    run = new_run()
-    run.save_weights(codecs.pretrained(CONFIG, 3))
-    config = codecs.zoo_config(CONFIG, 3)
-    assert config == TINY
-    loaded = codecs.load(config, run.path("final.safetensors"))
-    assert loaded.fingerprint == published.fingerprint
+def test_published_weights_make_the_same_bits(published, new_run):
+    """With their N and M, not the config's; what is trained from them, too."""
+    codec, run, bitstream = codecs.pretrained(CONFIG, 3), new_run(), published.encode(picture())
+    run.save_weights(codec)
+    assert codecs.zoo_config(CONFIG, 3) == TINY
+    for made in (codec, codecs.load(TINY, run.path("final.safetensors"))):
+        assert made.encode(picture()) == bitstream and not made.training
+        assert torch.equal(made.decode(bitstream), published.decode(bitstream))
 
 
 @pytest.mark.parametrize(
