@@ -20,7 +20,7 @@ from icmlib.io import fingerprint, load_weights
 
 # buffers with the entropy coder's tables: their size depends on the training
 TABLES = ("_quantized_cdf", "_offset", "_cdf_length", "scale_table")
-CACHED = ("fingerprint", "_tables", "_h_s_in_float64")  # what is made of the weights at first use
+CACHED = ("fingerprint", "_tables", "_h_s_in_float64")  # computed from the weights at first use
 
 
 class LearnedCodec(nn.Module):
@@ -53,7 +53,7 @@ class LearnedCodec(nn.Module):
         for coder in _entropy_models(model):
             coder.forward = partial(_in_float32, coder.forward)
 
-    def __getstate__(self) -> dict:  # a copy, or another process, makes the rest anew
+    def __getstate__(self) -> dict:  # copies and other processes compute the rest again
         return {name: value for name, value in self.__dict__.items() if name not in CACHED}
 
     @property

@@ -39,7 +39,7 @@ def patch_decoder(g_s: nn.Module) -> Callable[..., Tensor]:
     differentiable in the weights, which it follows. Raises ValueError: a patch reaches beyond its
     image.
 
-    A decoder that cannot run on windows is decoded whole; a warning says why.
+    If the decoder cannot run on windows, whole images are decoded; a warning says why.
     """
     try:
         return partial(_decode_patches, _layers(g_s))
@@ -55,8 +55,8 @@ def decode_whole(g_s: Callable, y_hats: list[Tensor], corners: Tensor, size: tup
 
 
 def decoder_layers(g_s: nn.Module) -> list[nn.Sequential]:
-    """The decoder's layers counted from the latents: each a child that upsamples with those after
-    it. What comes before all upsampling belongs to the first."""
+    """The decoder's layers, from the latents on: each is a child that upsamples and those after it;
+    children before the first upsampling belong to the first layer."""
     children = list(g_s.children())
     starts = [i for i, child in enumerate(children) if any(map(_upsamples, child.modules()))]
     ends = [0, *starts[1:], len(children)]
@@ -80,7 +80,7 @@ def _layers(g_s: nn.Module) -> list[Layer]:
     for index, child in enumerate(g_s):
         try:
             layer, x = _measured(copy.deepcopy(child).cpu().double(), x[..., :SIDE, :SIDE])
-        except Exception as error:  # whatever the child makes of these maps
+        except Exception as error:  # any, of any layer
             name = f"{index} ({type(child).__name__})"
             raise ValueError(f"decoder layer {name} cannot run on windows: {error}") from error
         layers.append(layer._replace(run=child))
@@ -90,7 +90,7 @@ def _layers(g_s: nn.Module) -> list[Layer]:
 def _measured(child: nn.Module, x: Tensor) -> tuple[Layer, Tensor]:
     """The child as a layer, checked at borders and neighbouring places, and its output."""
     middle, marked = SIDE // 2, x.clone()
-    marked[..., middle, middle] = math.nan  # and so is all that sees it
+    marked[..., middle, middle] = math.nan  # which spreads to every output that sees it
     y, seen = child(x.clone()), child(marked)[0].isnan().any(0).nonzero()
     scale = y.shape[-1] // SIDE
     if y.shape[-2:] != (scale * SIDE, scale * SIDE) or not seen.all():
@@ -100,7 +100,7 @@ def _measured(child: nn.Module, x: Tensor) -> tuple[Layer, Tensor]:
     at = torch.tensor([0, *range(middle * scale, (middle + 1) * scale + 1), SIDE * scale - 1])
     pixels = _decode([layer], [x[0]] * len(at), at[:, None].expand(-1, 2), at.new_ones(2))
     if not (pixels[..., 0, 0] - y[0, :, at, at].T).abs().max() <= 1e-9 * y.abs().max():
-        raise ValueError("what it makes of a window depends on where that is")
+        raise ValueError("its output depends on the place of the window")
     return layer, y
 
 

@@ -1,6 +1,5 @@
 """Learned codecs by name: those of CompressAI's zoo, and one of stride 8."""
 
-import inspect
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -36,7 +35,7 @@ class ScaleHyperpriorS8(ScaleHyperprior):
         )
 
 
-KEYS = {name.replace("-", "_"): name for name in model_architectures}  # a valid name -> the zoo's
+KEYS = {name.replace("-", "_"): name for name in model_architectures}  # our name -> the zoo's
 MODELS = {"scale_hyperprior_s8": ScaleHyperpriorS8}
 MODELS |= {name: model_architectures[key] for name, key in KEYS.items()}
 
@@ -50,12 +49,10 @@ def create(config: CodecConfig, seed: int = 0) -> LearnedCodec:
         near = get_close_matches(config.name, MODELS, 1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise ValueError(f"unknown codec {config.name!r}{hint}; known: {', '.join(MODELS)}")
-    model = MODELS[config.name]
-    widths = {"N": config.N, "M": config.M}
-    takes = inspect.signature(model).parameters  # cheng2020: N alone
+    widths = [config.N] if config.name.startswith("cheng2020") else [config.N, config.M]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return LearnedCodec(model(**{name: widths[name] for name in widths if name in takes}))
+        return LearnedCodec(MODELS[config.name](*widths))
 
 
 def load(config: CodecConfig, path: str | Path) -> LearnedCodec:
