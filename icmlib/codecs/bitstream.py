@@ -27,20 +27,13 @@ class BitstreamError(ValueError):
 
 @dataclass(frozen=True)
 class Bitstream:
-    """One coded image.
+    """One coded image."""
 
-    Attributes:
-        codec: fingerprint of the codec that wrote it, 16 hex digits.
-        height, width: size of the image in px.
-        symbols_crc: CRC-32 of the encoder's symbols.
-        strings: the entropy-coded payload.
-    """
-
-    codec: str
-    height: int
+    codec: str  # fingerprint of the codec that wrote it, 16 hex digits
+    height: int  # of the image, px
     width: int
-    symbols_crc: int
-    strings: tuple[bytes, ...]
+    symbols_crc: int  # CRC-32 of the encoder's symbols
+    strings: tuple[bytes, ...]  # the entropy-coded payload
 
     @property
     def payload_bytes(self) -> int:

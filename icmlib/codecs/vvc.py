@@ -29,7 +29,7 @@ class VVC(ConventionalCodec):
 
     Args:
         build: folder with VTM's EncoderAppStatic and DecoderAppStatic.
-        config: its configuration; by default cfg/encoder_intra_vtm.cfg beside `build`.
+        config: VTM's configuration; by default cfg/encoder_intra_vtm.cfg beside `build`.
 
     Raises NotMeasured: no build, no configuration, or a build that does not run.
     """
@@ -61,10 +61,9 @@ class VVC(ConventionalCodec):
             said = subprocess.run([self.encoder, "--help"], capture_output=True).stdout
         except OSError as error:
             reason = f"does not run: {error}"
-        found = re.search(rb"VTM Encoder Version (\S+)", said)
-        if not found:
-            raise NotMeasured(f"VVC is not measured: {self.encoder} {reason}; {HOW}")
-        return f"VTM {found[1].decode()}"
+        if found := re.search(rb"VTM Encoder Version (\S+)", said):
+            return f"VTM {found[1].decode()}"
+        raise NotMeasured(f"VVC is not measured: {self.encoder} {reason}; {HOW}")
 
     def _write(self, pixels: np.ndarray) -> bytes:
         height, width = pixels.shape[:2]
