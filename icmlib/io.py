@@ -17,6 +17,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from safetensors.torch import load_file, save_file
 
 
+class UserError(Exception):
+    """An error that a user can mend, and whose message says how; `icm` prints it as one line."""
+
+
+class InputError(UserError, ValueError):
+    """What was given cannot be used: a file, a setting, a name."""
+
+
 def project_root() -> Path:
     """The folder that holds `notebooks/profiles`, from here upwards (or `ICM_ROOT`)."""
     if "ICM_ROOT" in os.environ:

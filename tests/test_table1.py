@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icmlib.config import FinetuneConfig
+from icmlib.config import FinetuneConfig, replace
 from icmlib.studies import table1, verdicts
 from icmlib.studies.profile import Profile, load_profile
 from icmlib.studies.verdicts import finding
@@ -201,11 +201,10 @@ def test_rows_that_differ_in_the_adversarial_term_alone():
         "larger": {"patch_size": 128},
         "feature": {"lambda_feature": 1.0},
     }
-    profile = Profile(name="made", rows=rows)
-    assert table1.l2_and_adversarial(profile, ["base", *rows]) == ("l2", ["hinge", "weaker"])
-    assert table1.l2_and_adversarial(profile, ["base", "hinge", "l2"]) == ("l2", ["hinge"])
-    assert table1.l2_and_adversarial(profile, ["hinge", "feature"]) == (None, [])
-    assert table1.paired_rows(profile, None, []).empty
+    configs = {name: replace(FinetuneConfig(), row) for name, row in rows.items()}
+    assert table1.l2_and_adversarial(configs) == ("l2", ["hinge", "weaker"])
+    without = {name: configs[name] for name in ("hinge", "feature")}
+    assert table1.l2_and_adversarial(without) == (None, [])
 
 
 def test_rows_that_differ_in_one_setting():
@@ -276,6 +275,6 @@ def test_verdicts_are_told_and_counted():
     assert verdicts.listed(found) == "Holds: PSNR up, SSIM up. Undecided: AP not down."
     assert verdicts.claim(found.iloc[1]) == "a: AP not down: undecided (+0 % [-1, +1])"
     one = pd.DataFrame({"holds": ["1 of 1", "0 of 1", "1 of 1"], "seed 0": 0.0})
-    assert verdicts.tally(found, "aims", one) == "Verdicts on 3 aims: holds 2, undecided 1."
+    assert verdicts.tally(found, "aims", one) == "Of 3 aims: holds 2, undecided 1."
     two = pd.DataFrame({"holds": ["2 of 2", "0 of 2", "1 of 2"], "seed 0": 0.0, "seed 1": 0.0})
     assert verdicts.tally(found, "aims", two).endswith("; holds in each of 2 trainings 1.")
