@@ -191,31 +191,12 @@ def test_misspelled_row_or_changes_to_the_tables_own_are_refused(profile):
         table1.finetuning(profile, "blurry", {"patches": 7})
 
 
-def test_rows_that_differ_in_the_adversarial_term_alone():
-    """The reference is L2 alone; other lambdas or patches make another question, and so does a row
-    that was not run."""
-    rows = {
-        "hinge": {},
-        "l2": {"adversarial": "none"},
-        "weaker": {"lambda_adversarial": 1e-4},
-        "larger": {"patch_size": 128},
-        "feature": {"lambda_feature": 1.0},
-    }
+def test_changes_are_the_settings_that_differ_from_the_reference():
+    rows = {"p3x64": {}, "same": {}, "layers3": {"layers": 3}, "two": {"layers": 3, "patches": 5}}
     configs = {name: replace(FinetuneConfig(), row) for name, row in rows.items()}
-    assert table1.l2_and_adversarial(configs) == ("l2", ["hinge", "weaker"])
-    without = {name: configs[name] for name in ("hinge", "feature")}
-    assert table1.l2_and_adversarial(without) == (None, [])
-
-
-def test_rows_that_differ_in_one_setting():
-    configs = {
-        "p3x64": FinetuneConfig(),
-        "layers3": FinetuneConfig(layers=3),
-        "two": FinetuneConfig(layers=3, patches=5),
-        "same": FinetuneConfig(),
-    }
-    assert table1.one_change(configs, "p3x64") == {"layers3": "layers 3"}
-    assert table1.one_change({"layers3": FinetuneConfig(layers=3)}, "p3x64") == {}
+    rows.pop("p3x64")
+    assert table1.changes(configs, "p3x64") == rows
+    assert table1.changes(configs, "not run") == {}
 
 
 # --- answers -----------------------------------------------------------------------------------

@@ -18,7 +18,8 @@ from icmlib.studies.runs import load_codec, read_summary, run_folder
 from icmlib.studies.verdicts import FINDING, finding, interval_text, with_interval
 
 ENDS = ("", "_low", "_high")
-MAIN, LOW_IMPACT = "p3x64", "low_impact"  # the paper's: its main row, and the one for the machine
+# rows: the paper's main one, its one for the machine, and the one without adversarial loss
+MAIN, LOW_IMPACT, L2 = "p3x64", "low_impact", "l2"
 
 
 # --- rows --------------------------------------------------------------------------------------
@@ -161,24 +162,11 @@ def _sign(changes: pd.Series, none: float) -> pd.Series:
     return np.sign(changes.mask(changes.abs() < none, 0.0))
 
 
-def one_change(configs: dict[str, FinetuneConfig], reference: str) -> dict[str, str]:
-    """The rows that differ from the reference in one setting, and in which: `layers 3`."""
-    if reference not in configs:
-        return {}
-    own = asdict(configs[reference]).items()
-    changes = {name: dict(asdict(config).items() - own) for name, config in configs.items()}
-    singles = {name: each.popitem() for name, each in changes.items() if len(each) == 1}
-    return {name: f"{key} {value}" for name, (key, value) in singles.items()}
-
-
-def l2_and_adversarial(configs: dict[str, FinetuneConfig]) -> tuple[str | None, list[str]]:
-    """The row trained with L2 alone, and those that differ from it only in the adversarial term."""
-    neutral = {"adversarial": "none", "lambda_adversarial": 0.0}
-    rest = {name: replace(config, neutral) for name, config in configs.items()}
-    for name, c in configs.items():
-        if c.adversarial == "none" and not (c.lambda_feature or c.lambda_lattice or c.lambda_task):
-            return name, [each for each in rest if rest[each] == rest[name] and each != name]
-    return None, []
+def changes(configs: dict[str, FinetuneConfig], reference: str) -> dict[str, dict]:
+    """The settings in which each other row differs from the reference, as `{"layers": 3}`."""
+    own = asdict(configs[reference]).items() if reference in configs else ()
+    rows = {name: dict(asdict(config).items() - own) for name, config in configs.items() if own}
+    return {name: each for name, each in rows.items() if name != reference}
 
 
 def paired_rows(profile: Profile, reference: str, names: list[str]) -> pd.DataFrame:
