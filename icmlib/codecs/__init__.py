@@ -32,6 +32,7 @@ from icmlib.codecs.latents import cached_latents
 from icmlib.codecs.learned import LearnedCodec, ScaleHyperpriorS8
 from icmlib.codecs.zoo import ARCHITECTURES, zoo_config, zoo_state
 from icmlib.config import CodecConfig
+from icmlib.io import InputError
 
 __all__ = [
     "ANCHORS",
@@ -66,7 +67,7 @@ def create(config: CodecConfig, seed: int = 0) -> LearnedCodec:
     if config.name not in MODELS:
         near = get_close_matches(config.name, MODELS, 1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise ValueError(f"unknown codec {config.name!r}{hint}; known: {', '.join(MODELS)}")
+        raise InputError(f"unknown codec {config.name!r}{hint}; known: {', '.join(MODELS)}")
     model = MODELS[config.name]
     widths = {"N": config.N, "M": config.M}
     takes = inspect.signature(model).parameters  # cheng2020: N alone

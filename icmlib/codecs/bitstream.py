@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import torch
 
+from icmlib.io import InputError
+
 MAGIC = b"ICM1"
 HEADER = struct.Struct(">4s8sHHIB")
 LENGTH = CRC = struct.Struct(">I")
@@ -22,7 +24,7 @@ MAX_SIDE = 65535  # px
 MAX_PIXELS = 2**25  # a little over 8K UHD; who trusts the senders may set `bitstream.MAX_PIXELS`
 
 
-class BitstreamError(ValueError):
+class BitstreamError(InputError):
     """The bitstream is damaged, or is not for this codec."""
 
 
@@ -92,7 +94,7 @@ class Bitstream:
         return cls(codec.hex(), height, width, symbols_crc, tuple(strings))
 
 
-def check_size(height: int, width: int, error: type[ValueError] = ValueError) -> None:
+def check_size(height: int, width: int, error: type[InputError] = InputError) -> None:
     """Raises `error` for an image that no bitstream holds: sixty bytes may state any size, and
     whoever decodes them has to have the memory."""
     if max(height, width) > MAX_SIDE or height * width > MAX_PIXELS:

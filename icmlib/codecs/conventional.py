@@ -18,13 +18,13 @@ from PIL import Image, features
 
 from icmlib.codecs import containers
 from icmlib.codecs.bitstream import Bitstream, BitstreamError, check_image
-from icmlib.io import fingerprint
+from icmlib.io import UserError, fingerprint
 
 CHROMA = ("4:4:4", "4:2:0")
 cv2.setNumThreads(1)  # it has a pool of its own, beside PyTorch's threads
 
 
-class NotMeasured(RuntimeError):
+class NotMeasured(UserError, RuntimeError):
     """This codec cannot run here; the message says why, and what to do."""
 
 

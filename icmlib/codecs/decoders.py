@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from icmlib.codecs.bitstream import Bitstream
 from icmlib.codecs.learned import TABLES, LearnedCodec
 from icmlib.config import CodecConfig, from_dict
-from icmlib.io import fingerprint, load_state, written
+from icmlib.io import InputError, fingerprint, load_state, written
 
 MACHINE, HUMAN = "machine", "human"
 SHIPPED = Path(__file__).parents[2] / "data" / "weights" / "quick_codec.safetensors"
@@ -57,7 +57,7 @@ class Decoders:
         if HUMAN not in self.finetuned or not 0 <= place <= 1:
             known = ", ".join(self.names)
             between = ", or a number from 0 (machine) to 1 (human)" * (HUMAN in self.finetuned)
-            raise ValueError(f"unknown decoder {to!r}; these weights have: {known}{between}")
+            raise InputError(f"unknown decoder {to!r}; these weights have: {known}{between}")
         own, human = self.codec.g_s.state_dict(), self.finetuned[HUMAN]
         between = {name: own[name].lerp(human[name].to(own[name]), place) for name in human}
         return self.codec.with_decoder(between)
@@ -68,7 +68,7 @@ class Decoders:
         own, changed = codec.g_s.state_dict(), {}
         for name, other in finetuned.items():
             if other.fingerprint != codec.fingerprint:
-                raise ValueError(
+                raise InputError(
                     f"decoder {name} is of another codec ({other.fingerprint}, this one is "
                     f"{codec.fingerprint}), whose bits it reads; finetune it from this one"
                 )
@@ -125,10 +125,10 @@ def decoders_of_file(path: Path, create: Callable[[CodecConfig], LearnedCodec]) 
         decoders = Decoders(codec.eval(), finetuned)
         changed = decoders.fingerprints() != header["fingerprints"]
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise ValueError(
+        raise InputError(
             f"{path} is no whole file of decoders ({error!r}); notebook 08 makes one, and a run "
             f"folder serves, too"
         ) from error
     if changed:
-        raise ValueError(f"tensors of {path} are not those that its header states; get it again")
+        raise InputError(f"tensors of {path} are not those that its header states; get it again")
     return decoders

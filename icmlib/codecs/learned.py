@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from icmlib.codecs.bitstream import Bitstream, BitstreamError, check_image
 from icmlib.codecs.rans import Tables
 from icmlib.device import exact, one_thread
-from icmlib.io import fingerprint, load_weights
+from icmlib.io import InputError, fingerprint, load_weights
 
 # entropy coder tables: their size depends on the training
 TABLES = ("_quantized_cdf", "_offset", "_cdf_length", "scale_table")
@@ -118,7 +118,7 @@ class LearnedCodec(nn.Module):
         stride = self.model.downsampling_factor
         least = stride // 4  # what one latent covers
         if min(height, width) < least:
-            raise ValueError(
+            raise InputError(
                 f"image is {height}x{width} px; the codec needs at least {least}x{least}"
             )
         return F.pad(x, (0, -width % stride, 0, -height % stride), mode="replicate")

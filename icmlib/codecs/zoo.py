@@ -6,6 +6,7 @@ from compressai.zoo.pretrained import load_pretrained
 
 from icmlib.config import CodecConfig, replace
 from icmlib.downloads import read_state
+from icmlib.io import InputError
 
 _KEYS = {name.replace("-", "_"): name for name in model_architectures}  # function -> zoo's key
 ARCHITECTURES = {name: model_architectures[key] for name, key in _KEYS.items()}
@@ -37,10 +38,10 @@ def _url(name: str, quality: int) -> str:
     """The address of the weights trained for MSE."""
     if _KEYS.get(name) not in model_urls:
         known = ", ".join(each for each, key in _KEYS.items() if key in model_urls)
-        raise ValueError(f"CompressAI has no weights for {name!r}; it has for: {known}")
+        raise InputError(f"CompressAI has no weights for {name!r}; it has for: {known}")
     urls = model_urls[_KEYS[name]]["mse"]
     if quality not in urls:
-        raise ValueError(
+        raise InputError(
             f"{name} has no weights of quality {quality!r}; there are: {', '.join(map(str, urls))}"
         )
     return urls[quality]
