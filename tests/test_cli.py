@@ -19,7 +19,7 @@ from icmlib import tasks
 from icmlib.codecs import Bitstream, Decoders
 from icmlib.config import CodecConfig, TaskConfig
 from icmlib.io import read_image
-from icmlib.tool import cli, comparison
+from icmlib.tool import cli, photograph
 
 CONFIG = CodecConfig(N=8, M=12)
 
@@ -212,6 +212,13 @@ def test_outputs_that_cannot_be_written(icm, photo, file, tmp_path):
     assert not (tmp_path / "full.png").exists()
 
 
+def test_an_error_of_the_program_keeps_its_traceback(icm, photo, tmp_path, monkeypatch):
+    monkeypatch.setattr("icmlib.codecs.learned.LearnedCodec.encode", lambda *_: int("a bug"))
+    for source, out in ((photo, "out.icm"), (photo.parent, "out")):
+        result = icm("encode", source, tmp_path / out, "--workers", 0)
+        assert isinstance(result.exception, ValueError) and "a bug" in str(result.exception)
+
+
 # --- folders ----------------------------------------------------------------------------------
 
 
@@ -316,7 +323,7 @@ def test_info(icm, decoders, file, other_weights):
 
 
 def test_help_is_there_without_pytorch():
-    code = "import sys; from icmlib import cli; sys.exit('torch' in sys.modules)"
+    code = "import sys; from icmlib.tool import cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -353,13 +360,11 @@ def test_what_is_found_again(scene):
     image = read_image(scene)
     bitstream = Bitstream("0" * 16, 64, 64, 0, (b"1",))
     pictures = {"same": image, "near": (image * 127).round() / 127, "grey": image * 0 + 0.5}
-    received = {name: comparison.Received(bitstream, each) for name, each in pictures.items()}
-    task = tasks.load(TaskConfig(), comparison.TASK)
-    table = comparison.measure(received, image, task)
+    received = {name: photograph.Received(bitstream, each) for name, each in pictures.items()}
+    task = tasks.load(TaskConfig(), photograph.TASK)
+    table = photograph.measure(received, image, task)
     assert table.loc["original", "detections"] > 0
     assert list(table["found"]) == [1, 1, 1, 0]
-    photograph = comparison.Photograph(image)
-    assert np.isnan(comparison._found([], [], photograph.ground_truth))
 
 
 @pytest.mark.parametrize(
@@ -371,13 +376,6 @@ def test_crops_that_are_none(icm, scene, tmp_path, crop, text):
     out = tmp_path / "out.png"
     assert_error(icm("compare", scene, "--out", out, f"--crop={crop}"), text)
     assert not out.exists()
-
-
-@pytest.mark.parametrize("height, width", [(512, 768), (128, 128), (16, 300), (1, 1)])
-def test_default_crop_is_inside(height, width):
-    top, left, size = comparison.default_crop(height, width)
-    assert 0 < size <= 96
-    assert comparison.read_crop(f"{top},{left},{size}", height, width) == (top, left, size)
 
 
 def test_compare_of_what_cannot_be(icm, photo, scene, weights, tmp_path):

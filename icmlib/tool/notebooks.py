@@ -8,6 +8,8 @@ import papermill
 import yaml
 from papermill.iorw import LocalHandler, papermill_io
 
+from icmlib.io import InputError
+
 
 class WholeFiles(LocalHandler):
     """Notebooks that are whole on disk at every moment: papermill's own way empties the file at
@@ -18,7 +20,7 @@ class WholeFiles(LocalHandler):
         os.replace(f"{path}.part", path)
 
 
-# absolute paths, which executed notebooks have; no `runs.written`, whose half files the run in the
+# absolute paths, which executed notebooks have; no `io.written`, whose half files the run in the
 # notebook would take for those of a killed process
 papermill_io.register("/", WholeFiles())
 
@@ -63,14 +65,13 @@ def check_parameters(notebook: str | Path, parameters: dict) -> None:
         if name not in known:
             near = get_close_matches(name, known, 1)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise ValueError(
-                f"{notebook} has no parameter {name!r}{hint}; it has: {', '.join(known)}"
-            )
+            has = ", ".join(known)
+            raise InputError(f"{notebook} has no parameter {name!r}{hint}; it has: {has}")
         default = yaml.safe_load(known[name]["default"])
         if type(value) is not type(default):
-            raise ValueError(
-                f"{notebook}: parameter {name} is {value!r}; its default is {default!r}, "
-                f"a {type(default).__name__}"
+            kind = type(default).__name__
+            raise InputError(
+                f"{notebook}: {name} is {value!r}; its default {default!r} is a {kind}"
             )
 
 
@@ -80,11 +81,11 @@ def parse_parameters(words: list[str]) -> dict:
     for word in words:
         name, equals, value = word.partition("=")
         if not equals:
-            raise ValueError(f"parameter {word!r} is not of the form name=value")
+            raise InputError(f"parameter {word!r} is not of the form name=value")
         try:
             read = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise ValueError(f"parameter {word!r} is not valid YAML: {error}") from None
+            raise InputError(f"parameter {word!r} is not valid YAML: {error}") from None
         same = isinstance(read, bool | list | dict) or str(read) == value
         parameters[name] = read if same and read is not None else value
     return parameters

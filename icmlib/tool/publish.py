@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from icmlib.io import project_root, read_json, written
+from icmlib.io import InputError, project_root, read_json, written
 from icmlib.studies.profile import Profile
 from icmlib.tool.report import LEGEND, heading, main_rows
 
@@ -28,6 +28,7 @@ TABLES = {  # file of a reference -> its title in results/README.md
     "rate_task_bridge.csv": "The bridge: a C-FT codec's decoder finetuned for people",
     "speed.csv": "Speed, side by side",
 }
+FACTS = ["profile", "seed", "data"]  # columns of every table
 HEAD = """# Results
 
 This page is written by `make publish` from the tables in [`reference/`](reference): do not edit it.
@@ -48,33 +49,34 @@ def publish(profile: Profile) -> list[Path]:
         FileNotFoundError: the profile has no results.
         ValueError: its numbers mean nothing.
     """
-    source = project_root() / "results" / profile.name
+    root = project_root()
+    source, target = root / "results" / profile.name, root / "results" / "reference" / profile.name
     if profile.meaningless:
-        raise ValueError(f"profile {profile.name} is a trial: its numbers mean nothing")
+        raise InputError(f"profile {profile.name} is a trial: its numbers mean nothing")
     files = sorted([*source.glob("*.csv"), *source.glob("*.png")])
     if not files:
         raise FileNotFoundError(f"no tables in {source}; run make reproduce PROFILE={profile.name}")
-    target = project_root() / "results" / "reference" / profile.name
     target.mkdir(parents=True, exist_ok=True)
     copies = [Path(shutil.copyfile(file, target / file.name)) for file in files]
-    _write(target / ANSWERS, json.dumps(read_json(target / ANSWERS) | _answers(source), indent=1))
-    _write(project_root() / "results" / "README.md", _results_page(target.parent))
-    table = _markdown(main_rows(_read(target / "table1.csv").set_index("row")).reset_index())
+    answers = read_json(target / ANSWERS) | _answers(source)
+    _write(target / ANSWERS, json.dumps(answers, indent=1))
+    _write(root / "results" / "README.md", _results_page(target.parent))
     if profile.name == "quick":
-        _fill(project_root() / "README.md", "table1", f"{table}\n\n{LEGEND}")
+        table = _markdown(main_rows(_read(target / "table1.csv").set_index("row")).reset_index())
+        _fill(root / "README.md", "table1", f"{table}\n\n{LEGEND}")
     return [*copies, target / ANSWERS]
 
 
 def _answers(source: Path) -> dict[str, dict]:
     """The answers of the notebooks that are in a report: one run of each kind."""
     found = {}
-    for path in [source / run / "notebook.ipynb" for run in ANSWERED]:
+    for run in ANSWERED:
+        path = source / run / "notebook.ipynb"
         answer = read_json(path.parent / "summary.json").get("answer")
         if answer and path.exists():
             commit = read_json(path.parent / "run.json")["git"]["commit"]
-            run = f"{path.parent.parent.name}/{path.parent.name}"
-            found[run] = {"notebook": heading(path), "answer": answer, "commit": commit,
-                          "date": date.today().isoformat()}  # fmt: skip
+            found[run] = {"notebook": heading(path), "answer": answer, "commit": commit}
+            found[run]["date"] = date.today().isoformat()
     return found
 
 
@@ -96,9 +98,6 @@ def _results_page(reference: Path) -> str:
 
 def _read(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, dtype={"row": str})
-
-
-FACTS = ["profile", "seed", "data"]
 
 
 def _facts(path: Path) -> str:
@@ -126,8 +125,7 @@ def _markdown(table: pd.DataFrame) -> str:
             return "" if value != value else f"{value:.3g}"
         return str(value).replace("|", "\\|").replace("\n", " ")
 
-    rows = [list(table.columns), ["---"] * len(table.columns)]
-    rows += [[text(value) for value in row] for row in table.itertuples(index=False)]
+    rows = [table.columns, ["---"] * len(table.columns), *table.map(text).itertuples(index=False)]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
