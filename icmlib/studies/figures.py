@@ -1,4 +1,8 @@
-"""Figures. Each function returns a matplotlib figure; `Run.figure` stamps and saves it."""
+"""Figures. Each function returns a matplotlib figure; `Run.figure` stamps and saves it.
+
+Tables have a column for each measure, and `<measure>_low` and `_high` where it has an interval.
+Panels are given as measure -> axis label.
+"""
 
 import textwrap
 
@@ -173,7 +177,7 @@ def trade_off(table: pd.DataFrame, change: float, removed: float, measure: str) 
     """What each row costs the machine against what it leaves of the pattern.
 
     Args:
-        table: indexed by row; `removed` (%), `<measure>_change` (%) with `_low` and `_high`.
+        table: indexed by row; `removed` (%) and `<measure>_change` (%).
         change, removed: lines at these limits, in %.
         measure: of the machine, `mask_AP` or `box_AP`.
     """
@@ -196,13 +200,7 @@ def trade_off(table: pd.DataFrame, change: float, removed: float, measure: str) 
 
 
 def forest(table: pd.DataFrame, panels: dict[str, str]) -> Figure:
-    """One line per row of the table, one panel per measure: the value with its interval.
-
-    Args:
-        table: indexed by row; `label` and, for each measure, `<measure>`, `<measure>_low` and
-            `<measure>_high`.
-        panels: measure -> axis label.
-    """
+    """One line per row of the table, which has a `label`; one panel per measure."""
     height = max(1.8, 0.26 * len(table) + 0.8)
     figure, axes = _panels(1, len(panels), 2.2 + 2.6 / len(panels), height, sharey=True)
     y = np.arange(len(table))[::-1]
@@ -216,12 +214,8 @@ def forest(table: pd.DataFrame, panels: dict[str, str]) -> Figure:
 
 
 def against_paper(table: pd.DataFrame, measures: dict[str, str]) -> Figure:
-    """Changes against each one's own base codec: here and in the paper, side by side.
-
-    Args:
-        table: `label`, and for each measure `<measure>` (here) and `<measure>_paper`.
-        measures: measure -> axis label.
-    """
+    """Changes against each one's own base codec: here (`<measure>`) and in the paper
+    (`<measure>_paper`), side by side; rows have a `label`."""
     figure, axes = _panels(1, len(measures), 3, 0.34 * len(table) + 1, sharey=True)
     for axis, (measure, label) in zip(axes[0], measures.items()):
         pair = table.set_index("label")[[f"{measure}_paper", measure]].iloc[::-1]
@@ -272,14 +266,11 @@ def ratios(table: pd.DataFrame) -> Figure:
 
 
 def knob(table: pd.DataFrame, panels: dict[str, str]) -> Figure:
-    """Measures along the ways from the machine's decoder to the human one, one panel per measure,
-    with intervals as bands. The low-impact model is a horizontal line.
+    """Measures along the ways from the machine's decoder to the human one, one panel per measure.
+    The low-impact model is a horizontal line.
 
     Args:
-        table: `way` (knob, blend, or the low-impact row), `place` (0 to 1; none for that row) and,
-            for each measure, `<measure>` and, where there are intervals, `<measure>_low` and
-            `<measure>_high`.
-        panels: measure -> axis label.
+        table: `way` (knob, blend, or the low-impact row) and `place` (0 to 1; none for that row).
     """
     figure, axes = _panels(-(-len(panels) // 3), 3, 3.1, 2.6)
     ends = table[(table["way"] == "knob") & table["place"].isin([0, 1])]
@@ -299,13 +290,11 @@ def knob(table: pd.DataFrame, panels: dict[str, str]) -> Figure:
 
 
 def rate_curves(points: pd.DataFrame, panels: dict[str, str], kinds: dict[str, str]) -> Figure:
-    """Measures over the rate, one line per curve, one panel per measure, with intervals as bands.
+    """Measures over the rate, one line per curve, one panel per measure.
 
     Args:
-        points: one row per point: `curve`, `bpp` and, for each measure, `<measure>` and, where
-            there are intervals, `<measure>_low` and `<measure>_high`.
-        panels: measure -> axis label.
-        kinds: curve -> `main` (bold), `variant` (dashed) or `anchor` (grey).
+        points: one row per point: `curve` and `bpp`.
+        kinds: curve -> `main` (bold, with its interval), `variant` (dashed) or `anchor` (grey).
     """
     figure, axes = _panels(1, len(panels), 4.2, 3.6)
     for axis, (measure, text) in zip(axes[0], panels.items()):

@@ -202,17 +202,14 @@ def kept(profile: Profile, evaluation: Evaluation, kind: str) -> dict[str, float
 
 def effect(row) -> str:
     """What a row of `relative` does to pattern, machine (where it looked) and picture: a clause."""
-    pattern = f"removes {interval_text(row, 'removed', '%')} of the excess pattern"
-    if not np.isfinite(row["removed"]):
-        pattern = "finds no excess pattern to remove"
-    elif row["removed"] < 0:
-        pattern = f"leaves {100 - row['removed']:.0f} % of the excess pattern"
-    ap, machine = task_measure(row), ""  # where none looked, or it never saw a thing
-    if np.isfinite(row.get(f"{ap}_change", np.nan)):
-        machine = f"{ap.replace('_', ' ')} by {interval_text(row, f'{ap}_change', '%')}, "
+    ap = task_measure(row)
+    looked = np.isfinite(row.get(f"{ap}_change", np.nan))
+    machine = (
+        f"{ap.replace('_', ' ')} by {interval_text(row, f'{ap}_change', '%')}, " if looked else ""
+    )
     return (
-        f"{pattern} (highest peak left: {row['peak']:.1f} dB at period {row['period']:.0f}) and "
-        f"changes {machine}PSNR by {interval_text(row, 'psnr_difference', 'dB')} "
+        f"removes {interval_text(row, 'removed', '%')} of the excess pattern and changes "
+        f"{machine}PSNR by {interval_text(row, 'psnr_difference', 'dB')} "
         f"and SSIM by {interval_text(row, 'ssim_difference')}"
     )
 
