@@ -102,55 +102,40 @@ def below(folder) -> list[str]:
 # --- one file -------------------------------------------------------------------------------
 
 
-def test_there_and_back(icm, decoders, photo, file, tmp_path):
+@pytest.mark.parametrize("decoder", ["human", "machine", 0.3, "other"])
+def test_there_and_back(icm, decoders, photo, file, tmp_path, decoder):
     """The very bits and pictures of the library; by default the picture for people."""
     bitstream = decoders.codec.encode(read_image(photo))
     assert file.read_bytes() == bytes(bitstream)
-    for words, decoder in (
-        ((), "human"),
-        (("--decoder", "machine"), "machine"),
-        (("--decoder", "0.3"), 0.3),
-        (("--decoder", "other"), "other"),
-    ):
-        out = done(icm("decode", file, tmp_path / "out.png", *words))
-        size = bitstream.total_bytes
-        assert out == f"{tmp_path}/out.png: 40x24 px, {size} bytes, {size / 120:.3f} bpp\n"
-        expected = decoders.turn(decoder).decode(bitstream)
-        assert read_image(tmp_path / "out.png").equal((expected * 255).round() / 255)
+    words = () if decoder == "human" else ("--decoder", decoder)
+    size = bitstream.total_bytes
+    out = done(icm("decode", file, tmp_path / "out.png", *words))
+    assert out == f"{tmp_path}/out.png: 40x24 px, {size} bytes, {size / 120:.3f} bpp\n"
+    expected = decoders.turn(decoder).decode(bitstream)
+    assert read_image(tmp_path / "out.png").equal((expected * 255).round() / 255)
 
 
-@pytest.mark.parametrize("suffix, format", [("JPG", "JPEG"), ("webp", "WEBP"), ("tiff", "TIFF")])
+@pytest.mark.parametrize("suffix, format", [("JPG", "JPEG"), ("tiff", "TIFF")])
 def test_format_of_the_picture_is_that_of_its_name(icm, file, tmp_path, suffix, format):
     done(icm("decode", file, tmp_path / f"out.{suffix}"))
     with Image.open(tmp_path / f"out.{suffix}") as image:
         assert image.format == format and image.size == (40, 24)
 
 
-@pytest.mark.parametrize("kind", ["grey", "alpha", "16 bits", "palette"])
-def test_images_of_other_kinds_have_the_bits_of_their_colours(icm, tmp_path, kind):
-    """16 bits hold the grey of 8, and are no white picture."""
-    grey, rgb = pixels()[..., 0], pixels()
-    made, same = {
-        "grey": (Image.fromarray(grey), np.stack([grey] * 3, -1)),
-        "alpha": (Image.fromarray(np.concatenate([rgb, grey[..., None]], -1)), rgb),
-        "16 bits": (Image.fromarray(grey.astype(np.uint16) * 257), np.stack([grey] * 3, -1)),
-        "palette": (Image.fromarray(rgb // 128 * 255).quantize(), rgb // 128 * 255),
+@pytest.mark.parametrize("kind", ["alpha", "16 bits", "turned"])
+def test_images_of_other_kinds_have_the_bits_of_what_they_show(icm, tmp_path, kind):
+    """16 bits hold the grey of 8, and are no white picture; photographs come upright."""
+    grey, rgb, exif = pixels()[..., 0], pixels(), Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees, clockwise
+    made, same, options = {
+        "alpha": (np.concatenate([rgb, grey[..., None]], -1), rgb, {}),
+        "16 bits": (grey.astype(np.uint16) * 257, np.stack([grey] * 3, -1), {}),
+        "turned": (rgb, np.rot90(rgb, -1), {"exif": exif}),
     }[kind]
-    made.save(tmp_path / "a.png")
+    Image.fromarray(made).save(tmp_path / "a.png", **options)
     Image.fromarray(same).save(tmp_path / "b.png")
     for name in "ab":
         done(icm("encode", tmp_path / f"{name}.png", tmp_path / f"{name}.icm"))
-    assert (tmp_path / "a.icm").read_bytes() == (tmp_path / "b.icm").read_bytes()
-
-
-def test_photographs_come_upright(icm, tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees, clockwise
-    Image.fromarray(pixels()).save(tmp_path / "a.png", exif=exif)
-    Image.fromarray(np.rot90(pixels(), -1)).save(tmp_path / "b.png")
-    for name in "ab":
-        out = done(icm("encode", tmp_path / f"{name}.png", tmp_path / f"{name}.icm"))
-        assert "24x40 px" in out
     assert (tmp_path / "a.icm").read_bytes() == (tmp_path / "b.icm").read_bytes()
 
 
@@ -163,8 +148,6 @@ def test_what_is_no_image(icm, file, tmp_path):
     assert_error(icm("encode", file, out), "photo.icm cannot be read")
     Image.fromarray(pixels(5, 3)).save(tmp_path / "small.png")
     assert_error(icm("encode", tmp_path / "small.png", out), "small.png: image is 5x3 px; the")
-    Image.fromarray(np.ones((24, 40), np.float32)).save(tmp_path / "floats.tif")
-    assert_error(icm("encode", tmp_path / "floats.tif", out), "32-bit pixels, mode F")
     assert not out.exists()
 
 
@@ -273,30 +256,16 @@ def test_broken_bitstream_in_a_folder(icm, album, tmp_path):
     done(icm("encode", album, coded, "--workers", 0))
     (coded / "b.icm").write_bytes((coded / "b.icm").read_bytes()[:-3])
     result = icm("decode", coded, back, "--workers", 0)
-    assert result.exit_code == 1
-    assert "b.icm: bitstream of" in result.stderr and "damaged" in result.stderr
+    assert result.exit_code == 1 and "b.icm: bitstream of" in result.stderr
     assert below(back) == ["a.png", "sub/a.png"]
-
-
-def test_images_that_would_become_one_file(icm, album, tmp_path):
-    Image.fromarray(pixels()).save(album / "a.bmp")
-    coded = tmp_path / "coded"
-    assert_error(icm("encode", album, coded), "a.bmp and ")
-    assert not coded.exists()
 
 
 def test_folders_that_hold_nothing_or_cannot_be(icm, album, photo, tmp_path):
     assert_error(icm("decode", album, tmp_path / "out"), "holds no .icm file")
     assert_error(icm("encode", album, photo), "album is a folder and ")
-
-
-def test_full_disk_ends_a_folder(icm, album, tmp_path):
-    (tmp_path / "coded").mkdir()
-    (tmp_path / "coded" / f".a.icm.{os.getpid()}.half").symlink_to("/dev/full")
-    result = icm("encode", album, tmp_path / "coded", "--workers", 0)
-    assert result.exit_code == 2 and isinstance(result.exception, SystemExit)
-    assert "error: " in result.stderr and "(No space left on device)" in result.stderr
-    assert below(tmp_path / "coded") == []
+    (album / "a.bmp").write_bytes((album / "a.png").read_bytes())
+    assert_error(icm("encode", album, tmp_path / "coded"), "a.bmp and ")
+    assert not (tmp_path / "coded").exists()
 
 
 # --- info ---------------------------------------------------------------------------------------
@@ -369,9 +338,8 @@ def test_what_is_found_again(scene):
 
 @pytest.mark.parametrize(
     "crop, text",
-    [("1,2", "is not of the form"), ("a,b,c", "is not of the form"), ("-1,0,9", "not of the form"),
-     ("40,0,32", "is not inside the image of 64x64 px"), ("0,0,0", "is not inside")],
-)  # fmt: skip
+    [("a,b,c", "is not of the form"), ("40,0,32", "is not inside the image of 64x64 px")],
+)
 def test_crops_that_are_none(icm, scene, tmp_path, crop, text):
     out = tmp_path / "out.png"
     assert_error(icm("compare", scene, "--out", out, f"--crop={crop}"), text)

@@ -120,8 +120,7 @@ def test_the_bridge_is_judged_at_its_own_rate(profile, finished):
     assert found["box_AP_change"] == pytest.approx(-2)
     assert found["box_AP_change_high"] == pytest.approx(1)
     outside = rate_task.bridge(profile, "q1", measured | {"bpp": 0.05})
-    assert outside["psnr_baseline"] == 20.0
-    assert outside["back"] == pytest.approx(6 / 5)
+    assert (outside["psnr_baseline"], outside["back"]) == (20.0, pytest.approx(6 / 5))
 
 
 def test_nothing_lost_nothing_to_give_back(profile, finished):
