@@ -28,7 +28,7 @@ def notebook(tmp_path):
 
 
 def test_executed_notebook_is_whole_at_every_moment(notebook, tmp_path, monkeypatch):
-    """A save that does not come to its end leaves the one before."""
+    """A run that does not come to its end leaves the one before."""
     executed = tmp_path / "executed.ipynb"
     notebooks.run_notebook(notebook, executed, {})
     whole = executed.read_text()

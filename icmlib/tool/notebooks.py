@@ -1,28 +1,12 @@
 """Run notebooks headlessly."""
 
-import os
 from difflib import get_close_matches
 from pathlib import Path
 
 import papermill
 import yaml
-from papermill.iorw import LocalHandler, papermill_io
 
 from icmlib.io import InputError
-
-
-class WholeFiles(LocalHandler):
-    """Notebooks that are whole on disk at every moment: papermill's own way empties the file at
-    each save, and a kill at that moment leaves it so."""
-
-    def write(self, text: str, path: str) -> None:
-        super().write(text, f"{path}.part")
-        os.replace(f"{path}.part", path)
-
-
-# absolute paths, which executed notebooks have; no `io.written`, whose half files the run in the
-# notebook would take for those of a killed process
-papermill_io.register("/", WholeFiles())
 
 
 def run_notebook(notebook: str | Path, executed: str | Path, parameters: dict) -> None:
