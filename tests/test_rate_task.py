@@ -67,11 +67,6 @@ def test_a_bridge_has_its_controls(profile):
         rate_task.bridge_config(profile, "q2", "control")
 
 
-def test_labels_say_what_is_trained():
-    assert rate_task.label("C-FT", ["entropy", "decoder", "encoder"]) == "C-FT (codec)"
-    assert rate_task.label("x", ["encoder", "task"]) == "x (encoder + task)"
-
-
 def test_anchors_are_made_at_each_quality(profile):
     made = rate_task.anchor_codecs(profile, "JPEG")
     assert [codec.options["quality"] for codec in made.values()] == [10, 30]

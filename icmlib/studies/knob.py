@@ -29,9 +29,9 @@ def ways(decoders: Decoders) -> dict[str, Turn]:
 
 
 def same_pattern(turn: Turn, excess: float, data, halvings: int = 6) -> float:
-    """The first place on the way, of 2^halvings, that leaves no more than `excess` of the pattern
-    over `data` (excess PRMS, grey levels), by bisection: the pattern falls along the way. 1, where
-    the human decoder leaves more, too."""
+    """The first of 2^halvings places on the way that leaves at most `excess` of the pattern (excess
+    PRMS over `data`, grey levels), by bisection: the pattern falls along the way. 1 if none does.
+    """
     parts = 2**halvings
 
     def weak_enough(part: int) -> bool:

@@ -22,12 +22,6 @@ from icmlib.studies.runs import load_codec, read_summary, run_folder
 from icmlib.studies.verdicts import FINDING, finding, with_interval
 
 MEASURES = ("box_AP", "psnr")  # of the curves that carry intervals
-DESCRIBED = {
-    frozenset({"task"}): "task network",
-    frozenset({"encoder", "decoder", "entropy"}): "codec",
-    frozenset({"encoder", "decoder", "entropy", "task"}): "codec and task network",
-}
-
 
 # --- runs --------------------------------------------------------------------------------------
 
@@ -55,11 +49,6 @@ def anchor_codecs(profile: Profile, name: str) -> dict[str, ConventionalCodec]:
         f"q{quality}": codecs.anchor(name, **options | {"quality": quality})
         for quality in options["quality"]
     }
-
-
-def label(configuration: str, parts: list[str]) -> str:
-    """`C-FT (codec)`: a configuration and what it trains."""
-    return f"{configuration} ({DESCRIBED.get(frozenset(parts), ' + '.join(parts))})"
 
 
 def codec_config(profile: Profile, point: str) -> CodecConfig:

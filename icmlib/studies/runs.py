@@ -2,7 +2,7 @@
 
 results/<profile>/<stage>/<name>/
     run.json       parameters, versions, device, git commit, fingerprints, start, end
-    log.csv        a row a step          summary.json   what later notebooks read
+    log.csv        one row per step      summary.json   what later notebooks read
     last.pt        the resume point      final.safetensors   the weights
     figures/       pictures, each with the table it was drawn from
     notebook.ipynb the executed notebook; notebook.unfinished.ipynb while it runs, or if it failed

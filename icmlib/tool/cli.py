@@ -61,10 +61,9 @@ def main() -> None:
 def encode(source: Path, target: Path, weights: str, workers: int, force: bool) -> None:
     """Images to .icm files.
 
-    One, or all below a folder to files below another folder. Photographs are turned upright, as
-    their EXIF orientation says; 16 bits become 8, transparency is dropped. In a folder, images that
-    cannot be read are named at the end (exit code 1), and those whose .icm file is there already
-    are left.
+    One image, or all below a folder to files below another folder. Photographs are turned upright,
+    as their EXIF orientation says. 16 bits become 8; transparency is dropped. In a folder, images
+    that already have a .icm file are skipped; unreadable images are named at the end (exit code 1).
     """
     from icmlib.codecs import files
 
@@ -90,8 +89,8 @@ def decode(
 ) -> None:
     """Pictures of .icm files.
 
-    One, in the format of its suffix (.png, .jpg, .webp, .bmp, .tif), or all below a folder to PNG
-    files below another folder.
+    One file, in the format of the suffix (.png, .jpg, .webp, .bmp, .tif), or all below a folder to
+    PNG files below another folder.
     """
     from icmlib.codecs import files
 
@@ -153,9 +152,9 @@ def _decoders(weights: str | None):
 @click.argument("file", metavar="FILE", type=PATH)
 @WEIGHTS
 def info(file: Path, weights: str) -> None:
-    """What a .icm file holds.
+    """Show what a .icm file holds.
 
-    And whether the weights at hand read it, with which decoders.
+    And whether these weights can read it, and with which decoders.
     """
     from icmlib.codecs.files import read_bitstream
 
@@ -192,10 +191,9 @@ def info(file: Path, weights: str) -> None:
 def compare(photo: Path, out: Path, crop: str, weights: str, task: Path) -> None:
     """Every decoder of one bitstream, side by side.
 
-    A picture, and a table of rate, fidelity, pattern and detections. Beside the decoders of the
-    weights there is the machine's with a Gaussian filter (sigma 1) after it, and with a bilateral
-    one (sigma 2). bpp is of the payload, bpp_total of the whole file; the original's are those of a
-    PNG.
+    Writes a picture, and a table of rate, fidelity, pattern and detections. Two rows show the
+    machine's decoder followed by a filter: Gaussian (sigma 1) and bilateral (sigma 2). bpp is of
+    the payload, bpp_total of the whole file. The original's are those of a PNG.
     """
     from icmlib.tool import photograph
 
@@ -242,7 +240,7 @@ def run(notebook: Path, executed: Path, parameters: tuple[str, ...], quiet: bool
 @click.option("--cores", type=click.IntRange(min=1), help="[default: those there are]")
 @click.option("--target", "targets", multiple=True, help="A file to make, instead of the report.")
 def reproduce(profile: str, study: str, cores: int, targets: tuple[str, ...]) -> None:
-    """All notebooks of a study, and their report; what is there already stays."""
+    """Run all notebooks of a study that are missing, and write their report."""
     from icmlib.device import cores as available
     from icmlib.tool.reproduce import reproduce
 
@@ -274,7 +272,7 @@ def publish(profile: str) -> None:
 @main.command()
 @click.argument("root", type=PATH)
 @click.argument("split", type=click.Choice(["train", "validation", "test"]))
-@click.option("--images", type=PATH, metavar="LIST", help="Only these: CSV, or a line an id.")
+@click.option("--images", type=PATH, metavar="LIST", help="Only these: CSV, or one id per line.")
 def openimages(root: Path, split: str, images: Path) -> None:
     """Masks of Open Images to COCO instances.
 

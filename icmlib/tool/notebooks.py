@@ -10,8 +10,8 @@ from icmlib.io import InputError
 
 
 def run_notebook(notebook: str | Path, executed: str | Path, parameters: dict) -> None:
-    """Execute a notebook with parameters. While it runs, and if it fails, the executed copy is
-    `<executed>.unfinished.ipynb`, with the traceback; it gets its name once it came to its end.
+    """Execute a notebook with parameters. The executed copy is `<executed>.unfinished.ipynb` until
+    it is complete; if a cell fails, this copy holds the traceback.
 
     Raises:
         ValueError: a parameter that the notebook does not have (papermill only warns), or one of
@@ -36,7 +36,7 @@ def run_notebook(notebook: str | Path, executed: str | Path, parameters: dict) -
 
 
 def unfinished(executed: Path) -> Path:
-    """Where an executed notebook lies until it came to its end."""
+    """Where an executed notebook is until it is complete."""
     return executed.with_name(f"{executed.stem}.unfinished.ipynb")
 
 

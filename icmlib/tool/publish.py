@@ -34,10 +34,10 @@ HEAD = """# Results
 This page is written by `make publish` from the tables in [`reference/`](reference): do not edit it.
 A run writes to `results/<profile>/`, which git ignores. Nothing reads the reference as an answer.
 
-Intervals bound 95 % of a bootstrap over the test images. They say nothing about another training:
-where no seeds are listed, a finding rests on one. Another processor or another number of threads is
-another training, too, since sums are rounded in another order. Tables of a profile may come from
-different runs: `git log results/reference` says when each was published.
+Intervals bound 95 % of a bootstrap over the test images. They do not cover the spread between
+trainings: without seeds listed, a finding rests on one training. Another processor or number of
+threads also gives another training, because sums are rounded in another order. Tables of a profile
+may come from different runs: `git log results/reference` says when each was published.
 """
 
 
