@@ -11,8 +11,6 @@ from icmlib.studies import table1, verdicts
 from icmlib.studies.profile import Profile, load_profile
 from icmlib.studies.verdicts import finding
 
-GONE = "removed >= 90 and peak < 5"
-
 
 def row(ap, change, excess, lpp, psnr=0.5, ssim=0.01, feature=0.0):
     """A row as a run's summary gives it; AP's change +- 0.01, LPP +- 0.5 dB, PSNR +- 0.2 dB."""
@@ -54,14 +52,6 @@ def test_the_peak_is_the_highest_of_all_periods(table):
     assert other.loc["p3x64", ["peak", "period"]].tolist() == [30.0, 8]
 
 
-def test_the_best_row_beyond_the_paper_meets_the_criterion(table):
-    """Of highest AP: neither a filter, nor one of the paper's, nor one whose PSNR fell."""
-    assert table1.choose(table, f"{GONE} and psnr_difference > 0") == "extra"
-    assert table1.choose(table, GONE) == "best"
-    assert table1.choose(table, "removed > 99") is None
-    assert table1.choose(table.assign(mask_AP=np.nan), GONE) is None
-
-
 def test_an_aim_holds_where_its_whole_interval_does(table):
     aims = table1.aims(table, "p3x64", removed=90, peak=5, change=-1.6).set_index("finding")
     assert aims["verdict"].to_dict() == {
@@ -85,7 +75,6 @@ def test_a_row_that_was_not_run_has_no_aims(table):
 def test_without_masks_boxes_are_what_counts(table):
     """The same rows by the same figures, named for what they are."""
     boxes = table.rename(columns=lambda name: name.replace("mask", "box"))
-    assert table1.choose(boxes, GONE) == table1.choose(table, GONE)
     made = table1.aims(boxes, "extra", change=0)
     expected = table1.aims(table, "extra", change=0).replace({"mask AP": "box AP"}, regex=True)
     pd.testing.assert_frame_equal(made, expected)

@@ -128,14 +128,6 @@ def differing_crop(a: torch.Tensor, b: torch.Tensor, size: int) -> tuple[int, in
     return *divmod(int(sums.argmax()), sums.shape[-1]), size
 
 
-def differences(variants: dict[str, torch.Tensor], gain: float = 4.0) -> Figure:
-    """What each version takes from or adds to the first one, times `gain`; grey means nothing."""
-    (_, original), *others = variants.items()
-    images = [(image - original) * gain + 0.5 for _, image in others]
-    titles = [f"{name}, difference x {gain:g}" for name, _ in others]
-    return gallery(images, titles, columns=len(images))
-
-
 def training_curves(log: pd.DataFrame, columns: list[str], window: int = 25) -> Figure:
     """One panel for each column of log.csv: every step faintly, a running median on top."""
     present = [c for c in columns if c in log]

@@ -6,11 +6,9 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from icmlib import codecs
-from icmlib.codecs import Decoders
-from icmlib.evaluate import Evaluation, compare, evaluate, save_evaluation, summarize
+from icmlib.evaluate import Evaluation, compare, evaluate, summarize
 from icmlib.studies.profile import Profile
-from icmlib.studies.runs import Run, read_summary
+from icmlib.studies.runs import read_summary
 from icmlib.studies.verdicts import FINDING, finding, with_interval
 
 MEASURES = {  # name, and which is better: more, or less
@@ -20,17 +18,14 @@ MEASURES = {  # name, and which is better: more, or less
     "ssim": ("SSIM", "at_least"),
     "feature": ("feature distance", "at_most"),
 }
-Turn = Callable[[float], object]  # place between the decoders, 0 to 1 -> codec
 
 
-def ways(decoders: Decoders) -> dict[str, Turn]:
-    """From machine (0) to human (1): by the decoder's weights, or by mixing both pictures."""
-    return {"knob": decoders.turn, "blend": lambda place: codecs.Blend(decoders, place)}
-
-
-def same_pattern(turn: Turn, excess: float, data, halvings: int = 6) -> float:
+def same_pattern(turn: Callable[[float], object], excess: float, data, halvings: int = 6) -> float:
     """The first of 2^halvings places on the way that leaves at most `excess` of the pattern (excess
     PRMS over `data`, grey levels), by bisection: the pattern falls along the way. 1 if none does.
+
+    Args:
+        turn: place between the decoders, machine 0 to human 1 -> codec.
     """
     parts = 2**halvings
 
@@ -41,18 +36,6 @@ def same_pattern(turn: Turn, excess: float, data, halvings: int = 6) -> float:
     return bisect_left(range(parts), True, key=weak_enough) / parts
 
 
-def trace(
-    turns: dict[str, Turn], places: dict[str, list[float]], task, data, run: Run
-) -> dict[tuple[str, float], Evaluation]:
-    """Every way at each of its places, measured; what the detections were goes to `run`."""
-    evaluations = {}
-    for way, turn in turns.items():
-        for place in places[way]:
-            evaluations[way, place] = evaluate(turn(place), task, data)
-            save_evaluation(evaluations[way, place], run.folder, f"{way}_{place:g}")
-    return evaluations
-
-
 def table(
     profile: Profile,
     human: str,
@@ -60,8 +43,8 @@ def table(
     evaluations: dict[tuple[str, float], Evaluation],
     base: Evaluation,
 ) -> pd.DataFrame:
-    """One row for each evaluation of `trace`, the base codec and the two finetuned rows: all
-    measures, and paired differences from the base codec with their 95 % intervals.
+    """One row for each evaluation (of a way and a place), the base codec and the two finetuned
+    rows: all measures, and paired differences from the base codec with their 95 % intervals.
 
     Columns `way` (knob, blend, or the low-impact row) and `place` (0 to 1; none for that row) say
     which.

@@ -281,13 +281,6 @@ def measure(
     return evaluations, others, summary
 
 
-def same_bits(evaluation: Evaluation, before: Evaluation) -> bool:
-    """Whether all bitstreams are those of `before`, byte for byte; raises AssertionError if not."""
-    same = evaluation.per_image["sha256"].equals(before.per_image["sha256"])
-    assert same, "the encoder or the entropy model was changed"
-    return same
-
-
 @device.main_only
 def write_table(table: pd.DataFrame, profile: Profile, name: str) -> None:
     """A table of the study, `results/<profile>/<name>.csv`, with profile, seed and data in it."""

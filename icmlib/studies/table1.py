@@ -1,5 +1,5 @@
-"""Study 1 as tables: the rows that were run, what is chosen on val, whether the aims hold on test,
-and the paper's rows beside them."""
+"""Study 1 as tables: the rows that were run, whether the aims hold on test, and the paper's
+rows beside them."""
 
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -87,14 +87,6 @@ def relative(table: pd.DataFrame) -> pd.DataFrame:
         table[f"removed{end}"] = 100 * (1 - left)
     table["period"] = np.take(periods, table[[f"lpp{p}" for p in periods]].to_numpy().argmax(1))
     return table
-
-
-def choose(val: pd.DataFrame, criterion: str) -> str | None:
-    """The row of highest AP on val among the finetuned ones that are not the paper's and meet the
-    criterion, a query of the table; None where no row does."""
-    theirs = ["base", *codecs.FILTERS, *paper().index]
-    rows = val.drop(index=theirs, errors="ignore").query(criterion).dropna(subset=task_measure(val))
-    return None if rows.empty else rows[task_measure(val)].idxmax()
 
 
 def aims(
