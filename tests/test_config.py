@@ -138,7 +138,9 @@ def test_another_seed_trains_the_base_codec_too(named):
     seeded = named("given-seed2")
     assert (seeded.name, seeded.seed, seeded.base_weights) == ("given-seed2", 2, None)
     assert seeded.task == named("given").task
-    assert {seeded.base.seed, seeded.finetune.seed, seeded.rate_task.chain.seed} == {2}
+    study = seeded.rate_task
+    trained = (seeded.base, seeded.finetune, study.base, study.chain, study.bridge)
+    assert [config.seed for config in trained] == [2] * 5
     both = named("given-scratch-seed2")
     assert (both.name, both.seed, both.task.weights) == ("given-scratch-seed2", 2, None)
 

@@ -75,13 +75,7 @@ def test_anchors_are_made_at_each_quality(profile):
         rate_task.anchor_codecs(profile, "VVC")
 
 
-def test_a_seed_reaches_every_training_and_nothing_else(profile):
-    other = load_profile("tiny-seed3")
-    assert other.name == "tiny-seed3" and other.seed == 3
-    study = other.rate_task
-    trained = (other.base, other.finetune, study.base, study.chain, study.bridge)
-    assert {config.seed for config in trained} == {3}
-    assert (other.data, other.task) == (profile.data, profile.task)
+def test_a_seed_is_1_or_more(profile):
     for name in ("none-seed3", "tiny-seed0", "tiny-seed01"):  # 0 is the profile itself
         with pytest.raises(FileNotFoundError, match=r"there are: tiny; .*-seed1"):
             load_profile(name)
