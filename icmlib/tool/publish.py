@@ -62,8 +62,7 @@ def publish(profile: Profile) -> list[Path]:
     _write(target / ANSWERS, json.dumps(answers, indent=1))
     _write(root / "results" / "README.md", _results_page(target.parent))
     if profile.name == "quick":
-        table = _markdown(main_rows(_read(target / "table1.csv").set_index("row")).reset_index())
-        _fill(root / "README.md", "table1", f"{table}\n\n{LEGEND}")
+        _fill(root / "README.md", "table1", _table1(target / "table1.csv"))
     return [*copies, target / ANSWERS]
 
 
@@ -90,33 +89,31 @@ def _results_page(reference: Path) -> str:
         for picture in ("photograph", "headline", "knob", "rate_task_pictures", "rate_task"):
             if (folder / f"{picture}.png").exists():
                 parts.append(f"\n![{picture}](reference/{folder.name}/{picture}.png)")
-        for name, title in TABLES.items():
-            if (folder / name).exists():
-                parts += [f"\n### {title}\n", _facts(folder / name), "", _shown(folder / name), ""]
+        sections = [_section(folder / name, title) for name, title in TABLES.items()]
+        parts += filter(None, sections)
     return "\n".join(parts) + "\n"
 
 
-def _read(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path, dtype={"row": str})
-
-
-def _facts(path: Path) -> str:
-    table = _read(path)
-    facts = [f"{name} {table[name].iloc[0]}" for name in FACTS if name in table]
-    return f"{', '.join(facts)} ([{path.name}](reference/{path.parent.name}/{path.name}))"
-
-
-def _shown(path: Path) -> str:
-    """Columns that fit a page, an interval beside its value."""
-    table = _read(path).drop(columns=[*FACTS, "numbers"], errors="ignore")
+def _section(path: Path, title: str) -> str:
+    """A published table, with columns that fit a page and an interval beside its value."""
+    if not path.exists():
+        return ""
+    table = pd.read_csv(path, dtype={"row": str})
+    facts = ", ".join(f"{name} {table[name].iloc[0]}" for name in FACTS if name in table)
+    facts += f" ([{path.name}](reference/{path.parent.name}/{path.name}))"
     if path.name == "table1.csv":
-        rows = main_rows(table.set_index("row"), all_rows=True).reset_index()
-        return f"{_markdown(rows)}\n\n{LEGEND}"
+        return f"\n### {title}\n\n{facts}\n\n{_table1(path, all_rows=True)}\n"
+    table = table.drop(columns=[*FACTS, "numbers"], errors="ignore")
     for name in [each for each in table if f"{each}_low" in table]:
         ends = table[[name, f"{name}_low", f"{name}_high"]].to_numpy(float)
         table[name] = ["{:.3g} [{:.3g}, {:.3g}]".format(*row) for row in ends]
         table = table.drop(columns=[f"{name}_low", f"{name}_high"])
-    return _markdown(table)
+    return f"\n### {title}\n\n{facts}\n\n{_markdown(table)}\n"
+
+
+def _table1(path: Path, all_rows: bool = False) -> str:
+    table = pd.read_csv(path, index_col="row", dtype={"row": str})
+    return f"{_markdown(main_rows(table, all_rows).reset_index())}\n\n{LEGEND}"
 
 
 def _markdown(table: pd.DataFrame) -> str:
