@@ -284,6 +284,10 @@ def test_help_is_there_without_pytorch():
 # --- compare ------------------------------------------------------------------------------------
 
 
+def test_crop_is_top_left_size():
+    assert photograph.read_crop("8,4,32", height=40, width=36) == (8, 4, 32)
+
+
 @pytest.fixture
 def scene(scenes):
     return scenes("test").path(0)
@@ -291,7 +295,7 @@ def scene(scenes):
 
 def test_compare(icm, decoders, scene, tmp_path):
     out = tmp_path / "made" / "picture.png"
-    printed = done(icm("compare", scene, "--out", out, "--crop", "8,4,32"))
+    printed = done(icm("compare", scene, "--out", out))
     table = pd.read_csv(out.with_suffix(".csv"), index_col="decoder")
     names = ["machine", "human", "other", "machine + gaussian", "machine + bilateral"]
     assert list(table.index) == ["original", *names]

@@ -81,7 +81,6 @@ def test_findings_hold_where_they_should():
     ("curve_", "worse", "finding"),
     [
         ("T-FT", np.subtract(BASELINE, 0.1), "T-FT beats the baseline"),
-        ("J-FT", (0.20, 0.40, 0.47, 0.53), "J-FT is best at the lowest rate"),
         ("baseline", (0.10, 0.20, 0.30, 0.40), "off the shelf, the learned codec is at least as"),
     ],
 )
