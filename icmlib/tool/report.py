@@ -14,14 +14,7 @@ from icmlib.studies.runs import git_state
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 GIVEN = ("data", "task_network")  # stages whose answers are no findings
-QUESTIONS = {  # stage of a notebook that is in the report: what is asked there
-    "ablations": "A codec trained for a machine leaves checkerboards in its pictures. Can the "
-    "first layers of its decoder be finetuned so that people see a better picture of the same "
-    "bits, and the machine loses nothing?",
-    "rate_task": "A codec and a task network do not know each other. Which of them should be "
-    "finetuned for the other, for the best accuracy at a rate?",
-    "zoo_table": "Does the finetuning do the same for codecs of other architectures?",
-}
+ASKED = ("ablations", "rate_task", "zoo_table")  # stages whose questions are those of the report
 STYLE = """<style>
 @page { margin: 15mm }
 .trial { position: sticky; top: 0; z-index: 9; padding: 6px; color: #fff; background: #b00 }
@@ -82,12 +75,12 @@ def _chapter(path: Path, number: int) -> list:
     return cells
 
 
-def heading(notebook: Path) -> str:
-    """The first heading of a notebook."""
-    for cell in nbformat.read(notebook, as_version=4).cells:
-        if cell.cell_type == "markdown" and (found := re.search(r"^# (.*)$", cell.source, re.M)):
-            return found[1]
-    return notebook.stem
+def heading(notebook: Path, pattern: str = r"^# (.*)$") -> str:
+    """The first heading of a notebook, or the first match of another pattern."""
+    cells = nbformat.read(notebook, as_version=4).cells
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    found = re.search(pattern, text, re.M)
+    return found[1] if found else notebook.stem
 
 
 # --- the first page -------------------------------------------------------------------------
@@ -103,7 +96,8 @@ def _first_page(profile: Profile, notebooks: list[Path]) -> str:
     facts["date"] = date.today().isoformat()
     page = ["# Image coding for machines, and for the people who look at the same bits"]
     page += [" · ".join(f"{name} {value}" for name, value in facts.items())]
-    page += [text for stage, text in QUESTIONS.items() if stage in stages]
+    asked = [path for path, stage in zip(notebooks, stages) if stage in ASKED]
+    page += [heading(path, r"^\*\*Question\.\*\* (.*)$") for path in asked]
     if profile.meaningless:
         page.insert(0, TRIAL)
     if (picture := folder / "photograph.png").exists() and "figures" in stages:
