@@ -286,13 +286,7 @@ def openimages(root: Path, split: str, images: Path) -> None:
 @main.command()
 @click.argument("profile")
 @click.option("--size", default=554, show_default=True, help="Height and width in px.")
-@click.option(
-    "--batch",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Images of a measured step.",
-)
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Per step.")
 @click.option("--tflops", default=15.0, show_default=True, help="That a GPU sustains.")
 def cost(profile: str, **settings: float) -> None:
     """Hours and disk of a profile, from measured steps."""
