@@ -14,6 +14,8 @@ from itertools import accumulate, pairwise
 
 import torch
 
+from icmlib.io import InputError
+
 MAGIC = b"ICM1"
 HEADER = struct.Struct(">4s8sHHIB")
 CRC = struct.Struct(">I")
@@ -21,7 +23,7 @@ MAX_SIDE = 65535  # px
 MAX_PIXELS = 2**25  # a little over 8K UHD; raise `bitstream.MAX_PIXELS` for trusted senders
 
 
-class BitstreamError(ValueError):
+class BitstreamError(InputError):
     """The bitstream is damaged, or is not for this codec."""
 
 
@@ -77,7 +79,7 @@ class Bitstream:
         return cls(codec.hex(), height, width, symbols_crc, strings)
 
 
-def check_size(height: int, width: int, error: type[ValueError] = ValueError) -> None:
+def check_size(height: int, width: int, error: type[InputError] = InputError) -> None:
     """Raises `error` for an image that no bitstream holds: sixty bytes may state any size, and the
     decoder needs memory for it."""
     if not 0 < min(height, width) <= max(height, width) <= MAX_SIDE or height * width > MAX_PIXELS:
@@ -90,10 +92,10 @@ def check_size(height: int, width: int, error: type[ValueError] = ValueError) ->
 def check_image(image: torch.Tensor) -> None:
     """Raises ValueError: no image (3, H, W) of floats in [0, 1], or one too large."""
     if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
-        raise ValueError(
+        raise InputError(
             f"image is {tuple(image.shape)} of {image.dtype}; need (3, H, W) of floats in [0, 1]"
         )
     check_size(*image.shape[1:])
     low, high = (value.item() for value in image.aminmax())
     if not (low >= 0 and high <= 1):  # NaN fails, too; a range coder never ends on it
-        raise ValueError(f"image runs from {low:.4g} to {high:.4g}; need [0, 1]")
+        raise InputError(f"image runs from {low:.4g} to {high:.4g}; need [0, 1]")

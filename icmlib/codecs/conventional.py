@@ -16,10 +16,10 @@ import torch
 from PIL import Image, features
 
 from icmlib.codecs.bitstream import Bitstream, BitstreamError, check_image
-from icmlib.io import fingerprint
+from icmlib.io import InputError, UserError, fingerprint
 
 
-class NotMeasured(RuntimeError):
+class NotMeasured(UserError, RuntimeError):
     """This codec cannot run here; the message says why, and what to do."""
 
 
@@ -49,7 +49,7 @@ class ConventionalCodec:
             template = _template(self, *pixels.shape[:2])
             body = file[_body_at(self.format, file) :]
             if _with_container(self.format, body, template) != file:
-                raise ValueError(f"{self.label}: unknown container; code with container=True")
+                raise InputError(f"{self.label}: unknown container; code with container=True")
         return Bitstream(self.fingerprint, *image.shape[-2:], zlib.crc32(file), (body,))
 
     def decode(self, bitstream: Bitstream) -> torch.Tensor:
@@ -175,9 +175,9 @@ class HEVC(ConventionalCodec):
 def check_settings(name: str, quality: int, lowest: int, highest: int, chroma: str) -> None:
     """ValueError for a quality out of range and for an unknown chroma format."""
     if not isinstance(quality, int) or not lowest <= quality <= highest:
-        raise ValueError(f"{name} quality is {quality!r}; need an integer, {lowest} to {highest}")
+        raise InputError(f"{name} quality is {quality!r}; need an integer, {lowest} to {highest}")
     if chroma not in ("4:4:4", "4:2:0"):
-        raise ValueError(f"{name} chroma is {chroma!r}; need one of 4:4:4, 4:2:0")
+        raise InputError(f"{name} chroma is {chroma!r}; need one of 4:4:4, 4:2:0")
 
 
 def check_stated(format: str, size: tuple[int, int], height: int, width: int) -> None:

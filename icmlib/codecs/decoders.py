@@ -18,7 +18,7 @@ from icmlib.codecs.bitstream import Bitstream
 from icmlib.codecs.learned import TABLES, LearnedCodec
 from icmlib.codecs.zoo import create
 from icmlib.config import CodecConfig, from_dict
-from icmlib.io import fingerprint, load_state, written
+from icmlib.io import InputError, fingerprint, load_state, written
 
 MACHINE, HUMAN = "machine", "human"
 SHIPPED = Path(__file__).parents[2] / "data" / "weights" / "quick_codec.safetensors"
@@ -57,7 +57,7 @@ class Decoders:
                 return self.codec.with_decoder(weights)
         known = ", ".join(self.names)
         between = ", or a number from 0 (machine) to 1 (human)" if human is not None else ""
-        raise ValueError(f"unknown decoder {to!r}; these weights have: {known}{between}")
+        raise InputError(f"unknown decoder {to!r}; these weights have: {known}{between}")
 
     @classmethod
     def of(cls, codec: LearnedCodec, finetuned: dict[str, LearnedCodec]) -> "Decoders":
@@ -65,7 +65,7 @@ class Decoders:
         own, changed = codec.g_s.state_dict(), {}
         for name, other in finetuned.items():
             if other.fingerprint != codec.fingerprint:
-                raise ValueError(
+                raise InputError(
                     f"decoder {name} is of another codec ({other.fingerprint}, this one is "
                     f"{codec.fingerprint}), whose bits it reads; finetune it from this one"
                 )
@@ -126,4 +126,4 @@ def read_decoders(path: str | Path = SHIPPED) -> Decoders:
         return decoders
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
         where = "notebook 08 makes one, and a run folder serves, too"
-        raise ValueError(f"{path} is no whole file of decoders ({error!r}); {where}") from error
+        raise InputError(f"{path} is no whole file of decoders ({error!r}); {where}") from error

@@ -15,7 +15,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from icmlib.codecs.bitstream import Bitstream
-from icmlib.io import IMAGE_SUFFIXES, read_image, written
+from icmlib.io import IMAGE_SUFFIXES, InputError, UserError, read_image, written
 
 SUFFIX = ".icm"
 QUALITY = 95  # of decoded pictures that are written as JPEG or WebP
@@ -55,7 +55,7 @@ def read_bitstream(path: Path) -> Bitstream:
     except FileNotFoundError:
         raise FileNotFoundError(f"bitstream {path} does not exist") from None
     except OSError as error:
-        raise ValueError(f"bitstream {path} cannot be read ({error.strerror})") from error
+        raise InputError(f"bitstream {path} cannot be read ({error.strerror})") from error
     with _about(path):
         return Bitstream.from_bytes(data)
 
@@ -64,7 +64,7 @@ def check_suffix(path: Path, suffixes: set[str], what: str) -> None:
     """Raises ValueError, before anything is done."""
     if path.suffix.lower() not in suffixes:
         known = ", ".join(sorted(suffixes))
-        raise ValueError(f"cannot write {what} to {path}: its name has to end in {known}")
+        raise InputError(f"cannot write {what} to {path}: its name has to end in {known}")
 
 
 @contextlib.contextmanager
@@ -83,8 +83,8 @@ def _about(path: Path) -> Iterator[None]:
     """The codec's errors, with the name of the file."""
     try:
         yield
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 # --- many at once ------------------------------------------------------------------------
@@ -96,15 +96,15 @@ def pairs(source: Path, target: Path, suffixes: set[str], suffix: str) -> list[P
     Raises ValueError: there is none, two would become the same file, or `target` is a file.
     """
     if target.exists() and not target.is_dir():
-        raise ValueError(f"{source} is a folder and {target} is none; name another folder")
+        raise InputError(f"{source} is a folder and {target} is none; name another folder")
     files = sorted(f for f in source.rglob("*") if f.suffix.lower() in suffixes and f.is_file())
     if not files:
-        raise ValueError(f"folder {source} holds no {', '.join(sorted(suffixes))} file")
+        raise InputError(f"folder {source} holds no {', '.join(sorted(suffixes))} file")
     sources: dict[Path, Path] = {}
     for file in files:
         made = target / file.relative_to(source).with_suffix(suffix)
         if (other := sources.setdefault(made, file)) != file:
-            raise ValueError(f"{other} and {file} would both become {made}; rename one of them")
+            raise InputError(f"{other} and {file} would both become {made}; rename one of them")
     return [(file, made) for made, file in sources.items()]
 
 
@@ -147,7 +147,7 @@ def _on_all_cores(function: Callable, codec, items: Sequence, workers: int | Non
 def _attempt(code: Callable, codec, job: Pair) -> Bitstream | Exception:
     try:
         return code(codec, *job)
-    except (ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         return error
 
 

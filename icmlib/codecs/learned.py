@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from icmlib.codecs.bitstream import Bitstream, BitstreamError, check_image
 from icmlib.codecs.rans import Tables
 from icmlib.device import exact, one_thread
-from icmlib.io import fingerprint, load_weights
+from icmlib.io import InputError, fingerprint, load_weights
 
 # buffers with the entropy coder's tables: their size depends on the training
 TABLES = ("_quantized_cdf", "_offset", "_cdf_length", "scale_table")
@@ -99,7 +99,7 @@ class LearnedCodec(nn.Module):
         least = stride // 4  # what one latent covers
         if min(height, width) < least:
             need = f"the codec needs at least {least}x{least}"
-            raise ValueError(f"image is {height}x{width} px; {need}")
+            raise InputError(f"image is {height}x{width} px; {need}")
         return F.pad(x, (0, -width % stride, 0, -height % stride), mode="replicate")
 
     def train(self, mode: bool = True) -> "LearnedCodec":

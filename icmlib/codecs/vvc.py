@@ -16,7 +16,7 @@ from compressai.utils.bench.codecs import get_vtm_decoder_path, get_vtm_encoder_
 
 from icmlib.codecs import conventional
 from icmlib.codecs.conventional import ConventionalCodec, NotMeasured, check_settings
-from icmlib.io import fingerprint
+from icmlib.io import InputError, fingerprint
 
 HOW = (
     "build VTM (https://vcgit.hhi.fraunhofer.de/jvet/VVCSoftware_VTM) and name its folder: "
@@ -106,5 +106,5 @@ def anchor(name: str, **options) -> ConventionalCodec:
     Raises ValueError: an unknown name; NotMeasured: the codec cannot run here.
     """
     if name not in ANCHORS:
-        raise ValueError(f"unknown anchor {name!r}; known: {', '.join(ANCHORS)}")
+        raise InputError(f"unknown anchor {name!r}; known: {', '.join(ANCHORS)}")
     return ANCHORS[name](**options)

@@ -15,6 +15,7 @@ from icmlib import device
 from icmlib.codecs.learned import LearnedCodec
 from icmlib.config import CodecConfig, replace
 from icmlib.downloads import read_state
+from icmlib.io import InputError
 
 
 class ScaleHyperpriorS8(ScaleHyperprior):
@@ -48,7 +49,7 @@ def create(config: CodecConfig, seed: int = 0) -> LearnedCodec:
     if config.name not in MODELS:
         near = get_close_matches(config.name, MODELS, 1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise ValueError(f"unknown codec {config.name!r}{hint}; known: {', '.join(MODELS)}")
+        raise InputError(f"unknown codec {config.name!r}{hint}; known: {', '.join(MODELS)}")
     widths = [config.N] if config.name.startswith("cheng2020") else [config.N, config.M]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -91,5 +92,5 @@ def _url(name: str, quality: int) -> str:
     urls = model_urls.get(KEYS.get(name), {}).get("mse", {})
     if quality not in urls:
         known = ", ".join(map(str, urls)) or "none"
-        raise ValueError(f"{name} has no weights of quality {quality!r}; there are: {known}")
+        raise InputError(f"{name} has no weights of quality {quality!r}; there are: {known}")
     return urls[quality]
