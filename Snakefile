@@ -2,36 +2,29 @@
 
 `study=main` (the default) is study 1 with the profile's `main_rows`; `finetuning`, `rate_task` and
 `zoo` are one study each, with everything in it; `all` is all of them. Each rule runs one notebook.
-Its output is the executed notebook, which is whole or not there; while it runs, or if it failed, it
-is the rule's log. What an edit of the library runs again is stated by `lib(...)`: an edit of
-studies/figures.py draws again and retrains nothing.
+Its output is the executed notebook; an unfinished or failed one is its log. `lib(...)` states which
+edits of the library run a rule again: one of studies/figures.py draws again and retrains nothing.
 """
 
-import dataclasses
 import shlex
 import sys
 from glob import glob
 
+from icmlib.io import plain
 from icmlib.studies.profile import load_profile
 
 PROFILE = str(config.get("profile", "quick"))
 STUDY = config.get("study", "main")
 OUT = f"results/{PROFILE}"
-FILTERS = ("gaussian", "bilateral")
-KNOB = ("p3x64", "low_impact")  # rows of notebook 08
+FILTERS, KNOB = ("gaussian", "bilateral"), ("p3x64", "low_impact")  # KNOB: rows of notebook 08
 profile = load_profile(PROFILE)
 study2 = profile.rate_task
 rows = profile.main_rows if STUDY == "main" and profile.main_rows else list(profile.rows)
-chains = [f"chain/{p}-{name}" for name in study2.configurations for p in study2.points_of(name)]
-bridges = ["bridge/" + "-".join(each) for each in study2.bridges()]
-has = {"finetuning": rows, "rate_task": study2.points, "zoo": profile.zoo.codecs}
-if STUDY not in ("main", "all", *has):
-    raise WorkflowError(f"unknown study {STUDY!r}; known: main, all, {', '.join(has)}")
-STUDIES = [name for name in has if has[name] and STUDY in (name, "all")]
-if STUDY == "main":
-    STUDIES = [name for name in has if has[name]][:1]
+studies = {"finetuning": rows, "rate_task": study2.points, "zoo": profile.zoo.codecs}
+STUDIES = [name for name in studies if studies[name] and STUDY in (name, "main", "all")]
+STUDIES = STUDIES[:1] if STUDY == "main" else STUDIES  # study 1, where the profile has it
 if not STUDIES:
-    raise WorkflowError(f"profile {PROFILE} has no rows, points or codecs of study {STUDY!r}")
+    raise WorkflowError(f"profile {PROFILE} has nothing of study {STUDY!r}; known: main, all, {', '.join(studies)}")
 
 
 def lib(*parts):
@@ -39,23 +32,18 @@ def lib(*parts):
     return sorted(f for part in parts for f in glob(f"icmlib/{part}") + glob(f"icmlib/{part}/*.py"))
 
 
-def run(name):
-    """The executed notebook of a run; the one before stays until there is a new one."""
-    return update(f"{OUT}/{name}/notebook.ipynb")
-
-
-def unfinished(name):
-    return f"{OUT}/{name}/notebook.unfinished.ipynb"
+def loop(name):
+    """A training loop, and what all of them use."""
+    return lib(f"training/{name}.py", "training/steps.py", "training/journal.py", "device.py", "losses.py")
 
 
 def section(*parts):
     """What of the profile a rule depends on; an edit there runs it again."""
-    return [dataclasses.asdict(p) if dataclasses.is_dataclass(p) else p for p in parts]
+    return plain(parts)
 
 
-def loop(name):
-    """A training loop, and what all of them use."""
-    return lib(f"training/{name}.py", "training/steps.py", "training/journal.py", "device.py", "losses.py")
+def book(name, state=""):  # the executed notebook of a run
+    return f"{OUT}/{name}/notebook{state}.ipynb"
 
 
 TASK, CODEC = lib("datasets", "tasks"), lib("codecs")
@@ -81,78 +69,78 @@ rule notebook:  # what all below share; never run itself
 
 use rule notebook as data with:
     input: lib("datasets"), notebook="notebooks/00_data.ipynb"
-    output: run("data/scenes")
-    log: unfinished("data/scenes")
+    output: update(book("data/scenes"))
+    log: book("data/scenes", ".unfinished")
     params: section(profile.data)
     threads: workflow.cores
 
 use rule notebook as task_network with:
     input: TASK, METRICS, FILES, loop("task_network"), rules.data.output, notebook="notebooks/01_task_network.ipynb"
-    output: run("task_network/given")
-    log: unfinished("task_network/given")
+    output: update(book("task_network/given"))
+    log: book("task_network/given", ".unfinished")
     params: common
     threads: workflow.cores
 
 use rule notebook as base_codec with:
     input: CODEC, METRICS, loop("base_codec"), rules.task_network.output, notebook="notebooks/02_base_codec.ipynb"
-    output: run("base_codec/base")
-    log: unfinished("base_codec/base")
+    output: update(book("base_codec/base"))
+    log: book("base_codec/base", ".unfinished")
     params: common, section(profile.codec, profile.base, profile.base_weights)
     threads: workflow.cores
 
 use rule notebook as finetune with:
     input: PATCHGAN, rules.base_codec.output, notebook="notebooks/03_patchgan_finetuning.ipynb"
-    output: run("finetune/{row}")
-    log: unfinished("finetune/{row}")
+    output: update(book("finetune/{row}"))
+    log: book("finetune/{row}", ".unfinished")
     params: section(profile.finetune), lambda w: profile.rows[w.row]
 
 use rule notebook as post_filter with:
     input: rules.base_codec.output, notebook="notebooks/03b_post_filters.ipynb"
-    output: run("post_filter/{filter}")
-    log: unfinished("post_filter/{filter}")
+    output: update(book("post_filter/{filter}"))
+    log: book("post_filter/{filter}", ".unfinished")
 
 use rule notebook as ablations with:
     input:
         lib("studies"), "data/le2022_table1.csv", sorted(glob(f"results/{PROFILE}-seed*/aims.csv")),
         expand(rules.finetune.output, row=rows), expand(rules.post_filter.output, filter=FILTERS),
         notebook="notebooks/04_ablations.ipynb",
-    output: run("ablations/table1")
-    log: unfinished("ablations/table1")
+    output: update(book("ablations/table1"))
+    log: book("ablations/table1", ".unfinished")
 
 use rule notebook as zoo_codec with:
     input: CODEC, METRICS, PATCHGAN, loop("base_codec"), rules.task_network.output, notebook="notebooks/04b_codec_zoo.ipynb"
-    output: run("zoo/{codec}")
-    log: unfinished("zoo/{codec}")
+    output: update(book("zoo/{codec}"))
+    log: book("zoo/{codec}", ".unfinished")
     params: common, section(profile.base, profile.finetune, profile.zoo.finetune), lambda w: section(profile.zoo.codecs[w.codec])
 
 use rule notebook as zoo with:
     input: lib("studies"), expand(rules.zoo_codec.output, codec=profile.zoo.codecs), notebook="notebooks/04c_codec_zoo_table.ipynb"
-    output: run("zoo_table/all")
-    log: unfinished("zoo_table/all")
+    output: update(book("zoo_table/all"))
+    log: book("zoo_table/all", ".unfinished")
 
 use rule notebook as mse_codec with:
     input: CODEC, METRICS, loop("base_codec"), rules.task_network.output, notebook="notebooks/05a_rate_points.ipynb"
-    output: run("mse_codec/{point}")
-    log: unfinished("mse_codec/{point}")
+    output: update(book("mse_codec/{point}"))
+    log: book("mse_codec/{point}", ".unfinished")
     params: common, section(study2.codec, study2.base), lambda w: section(study2.points[w.point])
 
 use rule notebook as chain with:
-    input: loop("chain"), f"{OUT}/mse_codec/{{point}}/notebook.ipynb", notebook="notebooks/05b_chain_finetuning.ipynb"
-    output: run("chain/{point}-{configuration}")
-    log: unfinished("chain/{point}-{configuration}")
+    input: loop("chain"), book("mse_codec/{point}"), notebook="notebooks/05b_chain_finetuning.ipynb"
+    output: update(book("chain/{point}-{configuration}"))
+    log: book("chain/{point}-{configuration}", ".unfinished")
     params: section(study2.chain), lambda w: study2.configurations[w.configuration]
     wildcard_constraints: point="|".join(study2.points) or "none"
 
 use rule notebook as anchor with:
     input: CODEC, METRICS, rules.task_network.output, notebook="notebooks/05c_anchors.ipynb"
-    output: run("anchor/{anchor}")
-    log: unfinished("anchor/{anchor}")
+    output: update(book("anchor/{anchor}"))
+    log: book("anchor/{anchor}", ".unfinished")
     params: common, lambda w: study2.anchors[w.anchor]
 
 use rule notebook as bridge with:
-    input: PATCHGAN, expand(rules.mse_codec.output, point=study2.points), f"{OUT}/chain/{{point}}-C-FT/notebook.ipynb", notebook="notebooks/05d_bridge.ipynb"
-    output: run("bridge/{point}-{row}")
-    log: unfinished("bridge/{point}-{row}")
+    input: PATCHGAN, expand(rules.mse_codec.output, point=study2.points), book("chain/{point}-C-FT"), notebook="notebooks/05d_bridge.ipynb"
+    output: update(book("bridge/{point}-{row}"))
+    log: book("bridge/{point}-{row}", ".unfinished")
     params: section(study2.bridge), lambda w: study2.bridge_rows.get(w.row)
     wildcard_constraints: point="|".join(study2.points) or "none"
 
@@ -161,53 +149,50 @@ use rule notebook as rate_task with:
         lib("studies"), "data/chamain2020_table.csv",
         sorted(glob(f"results/{PROFILE}-seed*/rate_task_findings.csv")),
         expand(rules.mse_codec.output, point=study2.points), expand(rules.anchor.output, anchor=study2.anchors),
-        [f"{OUT}/{name}/notebook.ipynb" for name in (*chains, *bridges)],
+        [book(f"chain/{p}-{name}") for name in study2.configurations for p in study2.points_of(name)],
+        [book("bridge/" + "-".join(each)) for each in study2.bridges()],
         notebook="notebooks/05_rate_task_study.ipynb",
-    output: run("rate_task/curves")
-    log: unfinished("rate_task/curves")
+    output: update(book("rate_task/curves"))
+    log: book("rate_task/curves", ".unfinished")
     params: section(study2)
     threads: workflow.cores
 
 use rule notebook as figures with:
     input: lib("studies"), rules.ablations.output, notebook="notebooks/06_figures.ipynb"
-    output: run("figures/photographs")
-    log: unfinished("figures/photographs")
+    output: update(book("figures/photographs"))
+    log: book("figures/photographs", ".unfinished")
     params: section(profile.evaluation)
     threads: workflow.cores
 
 use rule notebook as speed with:
     input: CODEC, METRICS, PATCHGAN, lib("bench"), rules.base_codec.output, notebook="notebooks/07_speed.ipynb"
-    output: run("speed/side_by_side")
-    log: unfinished("speed/side_by_side")
+    output: update(book("speed/side_by_side"))
+    log: book("speed/side_by_side", ".unfinished")
     params: section(profile.speed, profile.finetune), profile.rows
     threads: workflow.cores
 
 use rule notebook as knob with:
     input: lib("studies"), expand(rules.finetune.output, row=KNOB), notebook="notebooks/08_one_bitstream_two_decoders.ipynb"
-    output: run("knob/p3x64")
-    log: unfinished("knob/p3x64")
+    output: update(book("knob/p3x64"))
+    log: book("knob/p3x64", ".unfinished")
     threads: workflow.cores
 
 use rule notebook as explorer with:
     input: lib("explorer"), expand(rules.finetune.output, row=rows[:1]), notebook="notebooks/09_explorer.ipynb"
-    output: run("explorer/knob")
-    log: unfinished("explorer/knob")
+    output: update(book("explorer/knob"))
+    log: book("explorer/knob", ".unfinished")
     params: given=f"weights={shlex.quote(f'{PROFILE}/finetune/{rows[0] if rows else None}')}"
 
-chapters = {  # in the order of the notebooks; the first row and the filter to beat stand for all
-    "": [*rules.data.output, *rules.task_network.output],
-    "finetuning": [
-        *rules.base_codec.output, *expand(rules.finetune.output, row=rows[:1]),
-        *expand(rules.post_filter.output, filter=FILTERS[1]), *rules.ablations.output,
-    ],
-    "zoo": rules.zoo.output,
-    "rate_task": rules.rate_task.output,
-}
-chapters = [each for name, files in chapters.items() if name in ("", *STUDIES) for each in files]
+# in the order of the notebooks; the first row and the filter to beat stand for all
+chapters = [*rules.data.output, *rules.task_network.output]
+if "finetuning" in STUDIES:
+    chapters += [*rules.base_codec.output, *expand(rules.finetune.output, row=rows[:1])]
+    chapters += [*expand(rules.post_filter.output, filter=FILTERS[1]), *rules.ablations.output]
+chapters += rules.zoo.output if "zoo" in STUDIES else []
+chapters += rules.rate_task.output if "rate_task" in STUDIES else []
 if "finetuning" in STUDIES:
     chapters += rules.figures.output
-    if STUDY != "main" and set(KNOB) <= set(rows):
-        chapters += rules.knob.output
+    chapters += rules.knob.output if STUDY != "main" and {*KNOB} <= {*rows} else []
 
 rule report:
     input: lib("tool/report.py"), chapters=chapters

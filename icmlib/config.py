@@ -10,6 +10,8 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from pydantic_core import to_json
 
+from icmlib.io import InputError
+
 STRICT = ConfigDict(extra="forbid", strict=True)  # no text, no bool for a number
 
 # of a training; bf16 is faster on GPUs and processors with instructions for it, float32 gives the
@@ -68,7 +70,7 @@ class CodecConfig:
 def _precision() -> str:
     value = os.environ.get("ICMLIB_PRECISION", "float32")
     if value not in get_args(Precision):
-        raise ValueError(f"ICMLIB_PRECISION is {value!r}; known: {', '.join(get_args(Precision))}")
+        raise InputError(f"ICMLIB_PRECISION is {value!r}; known: {', '.join(get_args(Precision))}")
     return value
 
 
@@ -154,7 +156,7 @@ def from_dict(kind: type, values: dict, where: str = ""):
         return TypeAdapter(kind).validate_json(to_json(values))
     except ValidationError as error:
         errors = [_explained(where or kind.__name__, kind, each) for each in error.errors()]
-        raise ValueError("\n".join(errors)) from None
+        raise InputError("\n".join(errors)) from None
 
 
 def _explained(where: str, kind: type, error: dict) -> str:

@@ -14,8 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from icmlib.io import UserError
 
-class WeightsUnavailable(RuntimeError):
+
+class WeightsUnavailable(UserError, RuntimeError):
     """Pretrained weights are not on this machine; the message says why and what to put where."""
 
 

@@ -17,6 +17,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from safetensors.torch import load_file, save_file
 
 
+class UserError(Exception):
+    """An error that a user can mend, and whose message says how; `icm` prints it as one line."""
+
+
+class InputError(UserError, ValueError):
+    """What was given cannot be used: a file, a setting, a name."""
+
+
 def project_root() -> Path:
     """The folder that holds `notebooks/profiles`, from here upwards (or `ICM_ROOT`)."""
     if "ICM_ROOT" in os.environ:
@@ -126,7 +134,7 @@ def load_weights(module: torch.nn.Module, path: str | Path, resizable: tuple = (
     try:
         state = load_file(path)
     except Exception as error:
-        raise ValueError(f"weights {path} are not a whole safetensors file ({error})") from error
+        raise InputError(f"weights {path} are not a whole safetensors file ({error})") from error
     load_state(module, state, path, resizable)
 
 
@@ -142,7 +150,7 @@ def load_state(
         ours = tuple(own[name].shape) if name in own else "no such tensor"
         theirs = tuple(state[name].shape) if name in state else "no such tensor"
         if ours != theirs:
-            raise ValueError(
+            raise InputError(
                 f"weights {path} are of another architecture than {type(module).__name__}: "
                 f"{name} is {theirs} in the file and {ours} in the network; "
                 f"set the profile's architecture to the one they were trained with"
@@ -187,7 +195,7 @@ def read_image(
         raise FileNotFoundError(f"image {path} does not exist") from None
     except UNREADABLE as error:
         reason = str(error).partition(" <_io.")[0]  # no addresses in memory
-        raise ValueError(
+        raise InputError(
             f"image {path} cannot be read ({reason}); replace it or remove it"
         ) from error
     return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255

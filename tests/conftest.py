@@ -47,6 +47,15 @@ def scenes(scenes_folder):
     )
 
 
+def picture(height: int = 64, width: int = 64, seed: int = 0) -> torch.Tensor:
+    """(3, H, W): smooth shapes with a little noise, at 8 bits."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(1, 3, height // 8 + 1, width // 8 + 1, generator=generator)
+    smooth = torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear")[0]
+    noise = torch.randn(3, height, width, generator=generator)
+    return ((smooth + 0.05 * noise).clamp(0, 1) * 255).round() / 255
+
+
 def tiny_codec(seed: int = 0, name: str = "scale_hyperprior_s8"):
     """An untrained codec of that architecture, ready to code; its analysis is scaled up, since an
     untrained one rounds every latent to zero, and medians are moved, as training moves them."""

@@ -1,7 +1,9 @@
-"""The Slurm profile: what every notebook run would ask of a cluster. Nothing is submitted."""
+"""What Snakemake would run: on a cluster, by default, and after an edit. Nothing is submitted."""
 
 import importlib.util
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -32,10 +34,11 @@ def folder(tmp_path) -> Path:
     return tmp_path
 
 
-def dry_run(folder: Path, profile: str, study: str) -> list[tuple[str, str]]:
-    """Rule and description of each job that Snakemake would start, from nothing."""
-    command = [sys.executable, "-m", "snakemake", "--profile", folder, "--dry-run", "--forceall"]
-    command += ["--nolock", "--config", f"profile={profile}", f"study={study}"]
+def dry_run(profile: str, study: str, *options, root: Path = ROOT) -> list[tuple[str, str]]:
+    """Rule and description of each job that Snakemake would start."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--dry-run"]
+    command += ["--directory", root, "--nolock", *options]
+    command += ["--config", f"profile={profile}", f"study={study}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return re.findall(r"^(?:local)?rule (\w+):\n((?: {4}.*\n)+)", done.stdout + done.stderr, re.M)
@@ -59,7 +62,7 @@ ALWAYS = {"data", "task_network", "report", "all"}
     [("coco", "rate_task", STUDY2), ("openimages", "finetuning", STUDY1 | {"knob"})],
 )
 def test_every_run_of_a_study_is_a_job_with_the_profiles_resources(folder, profile, study, rules):
-    jobs = dry_run(folder, profile, study)
+    jobs = dry_run(profile, study, "--profile", folder, "--forceall")
     assert {name for name, _ in jobs} == rules | ALWAYS
     for name, job in jobs:
         if name in notebook_rules():
@@ -76,9 +79,40 @@ def test_by_default_a_study_is_short(folder):
     """Study 1 with the profile's main rows; with every row, when it is asked for."""
     profile = load_profile("quick")
     for study, rows in (("main", profile.main_rows), ("finetuning", list(profile.rows))):
-        jobs = dry_run(folder, "quick", study)
+        jobs = dry_run("quick", study, "--profile", folder, "--forceall")
         finetuned = [job for name, job in jobs if name == "finetune"]
         assert len(finetuned) == len(rows) > 0
         for row in rows:
             assert any(f"finetune/{row}/notebook.ipynb" in job for job in finetuned)
         assert ("knob" in {name for name, _ in jobs}) == (study != "main")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A project in which every notebook of the profile `smoke` was run; all files are as old."""
+    root = tmp_path_factory.mktemp("project")
+    for name in ("icmlib", "notebooks", "data"):
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("deadleaves*"))
+    for _, job in dry_run("smoke", "all", "--cores", "1", root=root):
+        for output in re.findall(r"output: (\S+?)(?: \(update\))?\n", job):
+            (root / output).parent.mkdir(parents=True, exist_ok=True)
+            (root / output).touch()
+    for path in root.rglob("*"):
+        os.utime(path, (1e9, 1e9))
+    return root
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("edited", "again", "stay"),
+    [
+        ("studies/figures.py", {"ablations", "rate_task", "figures"}, {"base_codec", "finetune"}),
+        ("evaluate.py", {"base_codec", "finetune", "mse_codec", "ablations"}, {"data"}),
+        ("config.py", set(), notebook_rules()),
+    ],
+)
+def test_an_edit_runs_again_what_depends_on_it(finished, edited, again, stay):
+    os.utime(finished / "icmlib" / edited, (1.1e9, 1.1e9))
+    rules = {name for name, _ in dry_run("smoke", "all", "--cores", "1", root=finished)}
+    os.utime(finished / "icmlib" / edited, (1e9, 1e9))
+    assert again <= rules and not stay & rules

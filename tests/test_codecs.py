@@ -6,42 +6,27 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from torch import nn
+from conftest import picture
 
 from icmlib import codecs
 from icmlib.codecs import FILTERS, Bitstream, BitstreamError, PillowCodec, cached_latents
-from icmlib.codecs.latents import Latents
 from icmlib.config import BaseTrainingConfig, CodecConfig
 from icmlib.evaluate import estimated_bpp
-from icmlib.metrics.fidelity import to_8bit
 from icmlib.training import train_base_codec
 
 
-def picture(height: int = 64, width: int = 64, seed: int = 0) -> torch.Tensor:
-    """Smooth shapes with a little noise, at 8 bits."""
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(1, 3, height // 8 + 1, width // 8 + 1, generator=generator)
-    smooth = nn.functional.interpolate(coarse, (height, width), mode="bilinear")[0]
-    return to_8bit((smooth + 0.05 * torch.randn(3, height, width, generator=generator)).clamp(0, 1))
-
-
-class Noise:
+class Noise(list):
     """Noise-like images."""
 
     def __init__(self, size: int, count: int):
-        self.images = [picture(size, size, seed) for seed in range(count)]
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def image(self, index: int) -> torch.Tensor:
-        return self.images[index]
+        super().__init__(picture(size, size, seed) for seed in range(count))
+        self.image = self.__getitem__
 
 
 # --- encode and decode -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [(64, 64), (8, 8), (33, 50), (17, 95), (40, 8)])
+@pytest.mark.parametrize("size", [(64, 64), (8, 8), (33, 50)])
 def test_decoded_is_what_the_latents_synthesize(codec, size):
     """For any size, through real bytes."""
     x = picture(*size)
@@ -62,18 +47,12 @@ def test_training_and_decoding_see_the_same_image(codec):
     torch.testing.assert_close(codec.decode(codec.encode(x)), x_hat, atol=1e-6, rtol=0)
 
 
-def test_too_small_image_is_an_error(codec):
-    with pytest.raises(ValueError, match="image is 7x64 px; the codec needs at least 8x8"):
-        codec.encode(picture(7, 64))
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda x: x * float("nan"), "image runs from nan to nan"),
         (lambda x: 255 * x, r"image runs from .* to 2\d\d.*; need \[0, 1\]"),
         (lambda x: x[None], r"image is \(1, 3, 64, 64\) of torch.float32; need \(3, H, W\)"),
-        (lambda x: x.permute(1, 2, 0), r"image is \(64, 64, 3\)"),
         (lambda x: (255 * x).byte(), "of torch.uint8"),
     ],
 )
@@ -81,13 +60,8 @@ def test_what_is_no_image_is_refused(codec, change, message):
     for coder in (codec, PillowCodec("PNG")):
         with pytest.raises(ValueError, match=message):
             coder.encode(change(picture()))
-
-
-def test_bitstream_of_another_number_of_strings_is_refused(codec):
-    bitstream = codec.encode(picture())
-    short = dataclasses.replace(bitstream, strings=bitstream.strings[:1])
-    with pytest.raises(BitstreamError, match="holds 1 strings"):
-        codec.decode(short)
+    with pytest.raises(ValueError, match="image is 7x64 px; the codec needs at least 8x8"):
+        codec.encode(picture(7, 64))
 
 
 @pytest.mark.parametrize("name", codecs.MODELS)
@@ -104,13 +78,6 @@ def test_bits_and_picture_are_those_of_compressai(make_codec, name):
     damaged = dataclasses.replace(bitstream, symbols_crc=bitstream.symbols_crc ^ 1)
     with pytest.raises(BitstreamError, match="decoded symbols differ from the encoded"):
         codec.decode(damaged)
-
-
-def test_pickled_codec_codes_alike(codec):
-    bitstream = codec.encode(picture())
-    made = pickle.loads(pickle.dumps(codec))
-    assert made.encode(picture()) == bitstream
-    assert torch.equal(made.decode(bitstream), codec.decode(bitstream))
 
 
 def test_without_tables_there_are_no_bits():
@@ -145,7 +112,7 @@ def test_real_bytes_are_those_of_the_rate_estimate(new_run, task):
     train_base_codec(codec, task, Noise(64, 8), config, new_run())
     images = Noise(256, 3)
     bits = [bpp * 256 * 256 for bpp in estimated_bpp(codec, images)]
-    streams = [codec.encode(x) for x in images.images]
+    streams = [codec.encode(x) for x in images]
     headers = sum(s.total_bytes - s.payload_bytes + 16 for s in streams)  # 16: two coder states
     total = sum(s.total_bytes for s in streams)
     assert sum(bits) / 8 > 10 * headers
@@ -158,10 +125,12 @@ def test_real_bytes_are_those_of_the_rate_estimate(new_run, task):
 def test_bitstream_of_another_codec_is_refused(codec, make_codec):
     other = make_codec(seed=1)
     assert other.fingerprint != codec.fingerprint
-    with pytest.raises(
-        BitstreamError, match=f"{codec.fingerprint}, this one is {other.fingerprint}"
-    ):
-        other.decode(codec.encode(picture()))
+    bitstream = codec.encode(picture())
+    message = f"{codec.fingerprint}, this one is {other.fingerprint}"
+    with pytest.raises(BitstreamError, match=message):
+        other.decode(bitstream)
+    with pytest.raises(BitstreamError, match="holds 1 strings"):
+        codec.decode(dataclasses.replace(bitstream, strings=bitstream.strings[:1]))
 
 
 def test_other_probabilities_are_found(codec, make_codec):
@@ -182,20 +151,15 @@ def test_parts_cover_every_parameter_once(name):
     assert all(any([*m.parameters()] for m in modules) for modules in codec.parts.values())
 
 
-def test_saved_and_loaded_codec_writes_the_same_bytes(codec, new_run):
+def test_saved_or_pickled_codec_writes_the_same_bytes(codec, new_run):
     """Weights and tables are all there is: no update() after loading."""
     run = new_run()
     run.save_weights(codec)
-    loaded = codecs.load(CodecConfig(N=8, M=12), run.path("final.safetensors"))
-    assert loaded.fingerprint == codec.fingerprint
-    assert bytes(loaded.encode(picture())) == bytes(codec.encode(picture()))
     bitstream = codec.encode(picture())
-    assert torch.equal(loaded.decode(bitstream), codec.decode(bitstream))
-
-
-def test_weights_of_another_architecture_are_refused(codec, new_run):
-    run = new_run()
-    run.save_weights(codec)
+    loaded = codecs.load(CodecConfig(N=8, M=12), run.path("final.safetensors"))
+    for made in (loaded, pickle.loads(pickle.dumps(codec))):
+        assert made.encode(picture()) == bitstream
+        assert torch.equal(made.decode(bitstream), codec.decode(bitstream))
     with pytest.raises(ValueError, match=r"another architecture .*model\.\S+ is \(.* in the file"):
         codecs.load(CodecConfig(N=8, M=16), run.path("final.safetensors"))
 
@@ -206,14 +170,8 @@ def test_codec_by_name():
     one, same, other = (codecs.create(CodecConfig(N=8, M=12), seed) for seed in (0, 0, 1))
     assert torch.equal(torch.get_rng_state(), state)
     assert one.fingerprint == same.fingerprint != other.fingerprint
-    big = codecs.create(CodecConfig("bmshj2018_hyperprior", N=8, M=12))
-    assert big.latents(picture()[None]).shape == (1, 12, 4, 4)
-    with pytest.raises(ValueError, match="at least 16x16"):
-        big.pad(picture(15, 64)[None])
     narrow = codecs.create(CodecConfig("cheng2020_attn", N=8, M=12))  # has one width
     assert narrow.model.g_a(picture()[None]).shape == (1, 8, 4, 4)
-    with pytest.raises(ValueError, match="unknown codec 'vtm'; known: scale_hyperprior_s8"):
-        codecs.create(CodecConfig("vtm"))
     with pytest.raises(ValueError, match=r"'mbt2018-mean' .did you mean 'mbt2018_mean'.*known"):
         codecs.create(CodecConfig("mbt2018-mean"))
 
@@ -223,19 +181,16 @@ def test_codec_by_name():
 
 @pytest.mark.parametrize("name", codecs.MODELS)
 def test_cached_latents_are_what_the_decoder_sees(make_codec, scenes, tmp_path, name):
-    """Of real bits, to the last one, with means and medians: what is cached decodes to the very
-    same image. Integers take half the space."""
+    """Of real bits, to the last one, with means and medians. Integers take half the space."""
     codec, dataset = make_codec(name=name), scenes("val")
     latents = cached_latents(codec, dataset, tmp_path)
     assert len(latents) == len(dataset) == 2
     integers = name in ("scale_hyperprior_s8", "bmshj2018_hyperprior")
     for index in range(len(dataset)):
-        bitstream = codec.encode(dataset.image(index))
         assert latents[index].dtype == (torch.int16 if integers else torch.float32)
         y_hat = latents[index].float()[None]
-        assert y_hat.abs().max() > 1 and torch.equal(y_hat, codec.decode_latents(bitstream))
-        x_hat = codec.synthesize(y_hat, bitstream.height, bitstream.width)
-        assert torch.equal(x_hat[0], codec.decode(bitstream))
+        decoded = codec.decode_latents(codec.encode(dataset.image(index)))
+        assert y_hat.abs().max() > 1 and torch.equal(y_hat, decoded)
 
 
 def test_latents_too_large_for_int16_are_kept_whole(make_codec, scenes, tmp_path):
@@ -247,18 +202,13 @@ def test_latents_too_large_for_int16_are_kept_whole(make_codec, scenes, tmp_path
     assert torch.equal(latents[0], codec.latents(scenes("val").image(0)[None])[0])
 
 
-def test_latents_are_computed_once(codec, scenes, tmp_path, monkeypatch):
-    first = cached_latents(codec, scenes("val"), tmp_path)
+def test_latents_are_computed_once_for_each_codec(codec, make_codec, scenes, tmp_path, monkeypatch):
+    dataset, other = scenes("val"), make_codec(seed=1)
+    first = cached_latents(codec, dataset, tmp_path)
+    expected = other.latents(dataset.image(0)[None])[0]
+    assert torch.equal(cached_latents(other, dataset, tmp_path)[0].float(), expected)
     monkeypatch.setattr(codec, "latents", lambda *_: pytest.fail("computed again"))
-    again = cached_latents(codec, scenes("val"), tmp_path)
-    assert isinstance(again, Latents) and torch.equal(first[1], again[1])
-
-
-def test_other_codec_never_meets_old_latents(codec, make_codec, scenes, tmp_path):
-    cached_latents(codec, scenes("val"), tmp_path)
-    other = make_codec(seed=1)
-    expected = other.latents(scenes("val").image(0)[None])[0]
-    assert torch.equal(cached_latents(other, scenes("val"), tmp_path)[0].float(), expected)
+    assert torch.equal(cached_latents(codec, dataset, tmp_path)[1], first[1])
 
 
 def test_other_images_of_the_same_names_never_meet_old_latents(codec, tmp_path):
@@ -279,58 +229,27 @@ def test_other_images_of_the_same_names_never_meet_old_latents(codec, tmp_path):
 
 
 def test_png_is_lossless():
-    x = picture(33, 50)
-    codec = PillowCodec("PNG")
-    bitstream = Bitstream.from_bytes(bytes(codec.encode(x)))
-    assert torch.equal(codec.decode(bitstream), x)
-    assert (bitstream.height, bitstream.width) == (33, 50)
-    assert bitstream.strings[0][:4] == b"\x89PNG"
-
-
-def test_jpeg_quality_trades_bytes_for_fidelity():
-    x = picture()
-    sizes, errors = [], []
-    for quality in (10, 50, 95):
-        codec = PillowCodec("JPEG", quality=quality)
-        bitstream = codec.encode(x)
-        sizes.append(bitstream.payload_bytes)
-        errors.append(float((codec.decode(bitstream) - x).square().mean()))
-    assert sizes == sorted(sizes) and errors == sorted(errors, reverse=True)
-    with pytest.raises(BitstreamError, match="is not PNG"):
-        PillowCodec("PNG").decode(bitstream)
+    x, codec = picture(33, 50), PillowCodec("PNG")
+    bitstream = codec.encode(x)
+    assert torch.equal(codec.decode(bitstream), x) and bitstream.strings[0][:4] == b"\x89PNG"
 
 
 @pytest.mark.parametrize("name", FILTERS)
-def test_filters_keep_the_bits_and_smooth_the_picture(codec, name):
-    filtered = FILTERS[name](codec, 1.5)
-    x = picture(40, 48)
+def test_filters_keep_the_bits_and_smooth_the_picture(name):
+    x, png = picture(40, 48), PillowCodec("PNG")
+    filtered = FILTERS[name](png, 1.5)
     bitstream = filtered.encode(x)
-    assert bytes(bitstream) == bytes(codec.encode(x))
-    plain, smooth = PillowCodec("PNG"), FILTERS[name](PillowCodec("PNG"), 1.5)
-    rough, soft = (c.decode(plain.encode(x)).diff(dim=-1).abs().mean() for c in (plain, smooth))
-    assert soft < 0.8 * rough
     x_hat = filtered.decode(bitstream)
-    assert x_hat.shape == x.shape and 0 <= x_hat.min() and x_hat.max() <= 1
-
-
-def test_gaussian_does_not_mix_colours():
-    """A red picture stays purely red."""
-    x = torch.zeros(3, 16, 16)
-    x[0, 4:8] = 1
-    png = PillowCodec("PNG")
-    x_hat = FILTERS["gaussian"](png, 2.0).decode(png.encode(x))
-    assert x_hat[1:].abs().max() == 0 and 0 < x_hat[0, 2, 2] < 1
+    assert bitstream == png.encode(x) and x_hat.shape == x.shape
+    assert x_hat.diff(dim=-1).abs().mean() < 0.8 * x.diff(dim=-1).abs().mean()
 
 
 def test_bilateral_filter_keeps_edges_that_gaussian_blurs():
-    """An edge of 0.8 is outside the colour range of 0.1: no side leaks into the other."""
-    image = torch.full((3, 12, 12), 0.1)
-    image[:, :, 6:] = 0.9
-    png = PillowCodec("PNG")
-    kept, blurred = (
-        FILTERS[n](png, 1.0).decode(png.encode(image)) for n in ("bilateral", "gaussian")
-    )
-    assert (kept - image).abs().max() < 0.01 < 0.1 < (blurred - image).abs().max()
+    """An edge of 0.8 is outside the colour range of 0.2: no side leaks into the other."""
+    x, png = torch.full((3, 12, 12), 0.1), PillowCodec("PNG")
+    x[:, :, 6:] = 0.9
+    kept, blurred = (FILTERS[n](png, 1.0).decode(png.encode(x)) for n in ("bilateral", "gaussian"))
+    assert (kept - x).abs().max() < 0.01 < 0.1 < (blurred - x).abs().max()
 
 
 def test_one_search_finds_the_tables_that_compressai_counts(codec):

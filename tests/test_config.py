@@ -1,7 +1,5 @@
 """Profiles: what is mistyped is refused, with the nearest right name."""
 
-import dataclasses
-
 import pytest
 
 from icmlib.config import BaseTrainingConfig, ChainConfig, FinetuneConfig, from_dict, replace
@@ -28,54 +26,25 @@ def test_profile_holds_what_the_file_says(profile):
     assert replace(loaded.finetune, loaded.rows["long"]).steps == 9
 
 
-def test_empty_profile_is_all_defaults(profile):
-    assert profile("") == Profile("quick")
-
-
-@pytest.mark.parametrize(
-    ("text", "key", "right"),
-    [
-        ("finetun: {steps: 3}", "finetun", "finetune"),
-        ("finetune: {lambda_mes: 3.0}", "finetune.lambda_mes", "lambda_mse"),
-        ("rows: {long: {stesp: 3}}", "rows.long.stesp", "steps"),
-        ("rate_task: {points: {q1: {lamda_mse: 3.0}}}", "rate_task.points.q1.lamda_mse", "lambda_"),
-        ("rate_task: {configurations: {X: {pats: []}}}", "configurations.X.pats", "parts"),
-        ("rate_task: {bridge_rows: {X: {lambda_tsk: 1.0}}}", "bridge_rows.X.lambda_tsk", "lambda_"),
-        ("zoo: {finetune: {layer: 3}}", "zoo.finetune.layer", "layers"),
-        ("zoo: {codecs: {a: {codecs: {N: 3}}}}", "zoo.codecs.a.codecs", "codec"),
-        ("zoo: {codecs: {a: {base: {step: 3}}}}", "zoo.codecs.a.step", "steps"),
-    ],
-)
-def test_unknown_key_gets_the_nearest_name(profile, text, key, right):
-    """At the top, in a stage, and in what a row, a point or a codec of the zoo changes."""
-    with pytest.raises(ValueError, match=rf"quick.yaml.*{key}: unknown key .did you mean '{right}"):
-        profile(text)
-
-
-def test_unknown_key_without_a_near_name_lists_all(profile):
-    with pytest.raises(ValueError, match=r"finetune.zzz: unknown key; known: .*patch_size"):
-        profile("finetune: {zzz: 1}")
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("base: {steps: many}", "base.steps is 'many': .*integer"),
+        ("finetun: {steps: 3}", "finetun: unknown key .did you mean 'finetune'"),
+        ("rows: {long: {stesp: 3}}", "rows.long.stesp: unknown key .did you mean 'steps'"),
+        ("rate_task: {points: {q1: {lamda_mse: 3.0}}}", "points.q1.lamda_mse: .*'lambda_mse'"),
+        ("zoo: {codecs: {a: {base: {step: 3}}}}", "zoo.codecs.a.step: .*did you mean 'steps'"),
+        ("finetune: {zzz: 1}", "finetune.zzz: unknown key; known: .*patch_size"),
         ("base: {steps: 1.5}", "base.steps is 1.5: .*integer"),
         ("base: {steps: true}", "base.steps is True: .*integer"),  # an int to Python
         ("base: {lr: 1e-3}", "base.lr is '1e-3': .*number .YAML reads 1e-3 as text"),
-        ("data: 3", "Profile.data is 3"),
         ("data: null", "Profile.data is None"),
-        ("rows: {long: {lr: fast}}", "rows.long.lr is 'fast': .*number"),
         ("rows: {long: 3}", "Profile.rows.long is 3"),
-        ("evaluation: {vgg: maybe}", "evaluation.vgg is 'maybe': .*boolean"),
         ("finetune: {adversarial: hinges}", "adversarial is 'hinges': .*'hinge', 'least_sq"),
-        ("rate_task: {configurations: {X: {parts: [encodr]}}}", "X.parts.0 is 'encodr'.*'encoder'"),
-        ("base: {vgg16_layers: [relu6_1]}", "vgg16_layers.0 is 'relu6_1'.*'relu1_1'"),
         ("base: {vgg16_layers: []}", "vgg16_layers is .*at least 1 item"),
     ],
 )
-def test_wrong_value_is_named_with_its_path(profile, text, message):
+def test_what_is_mistyped_is_named_with_its_path(profile, text, message):
+    """At the top, in a stage, and in what a row, a point or a codec of the zoo changes."""
     with pytest.raises(ValueError, match=f"quick.yaml.*{message}"):
         profile(text)
 
@@ -90,11 +59,8 @@ def test_all_mistakes_are_told_at_once(profile):
     [
         ("rows: {base: {}}", "names of other rows: base"),
         ("{main_rows: [a], rows: {b: }}", "main_rows that are no rows .there are: b.: a"),
-        ("rate_task: {points: {q1: {lambda_mse: 1.0, quality: 2}}}", "q1: .*lambda_mse or quality"),
         ("rate_task: {points: {q1: {}}}", "points.q1: give either lambda_mse or quality"),
         ("rate_task: {configurations: {X: {}}}", "without parts: X"),
-        ("rate_task: {configurations: {baseline: {parts: [task]}}}", "other curves: baseline"),
-        ("rate_task: {bridge_rows: {finetuned: {}}}", "names of other runs: finetuned"),
         ("rate_task: {only_at: {X: []}}", "only_at of no configuration or bridge row: X"),
         ("rate_task: {bridge_at: [q8, q9]}", "no points .*: q8, q9"),
         ("rate_task: {anchors: {JPEG: {quality: 30}}}", "without a list of qualities: JPEG"),
@@ -102,11 +68,6 @@ def test_all_mistakes_are_told_at_once(profile):
             "rate_task: {points: {q1: {quality: 1}, q2: {quality: 2}}, only_at: {C-FT: [q1]},"
             " configurations: {C-FT: {parts: [encoder]}}, bridge_at: [q2]}",
             "bridge_at where C-FT is not trained .*: q2",
-        ),
-        (
-            "rate_task: {points: {q1: {quality: 1}, q2: {quality: 2}}, only_at: {X: [q2]},"
-            " configurations: {C-FT: {parts: [encoder]}}, bridge_at: [q1], bridge_rows: {X: {}}}",
-            "only_at of X outside bridge_at: q2",
         ),
     ],
 )
@@ -123,7 +84,7 @@ def test_whole_number_serves_as_float():
     assert from_dict(BaseTrainingConfig, {"lambda_mse": 60}) == BaseTrainingConfig(lambda_mse=60.0)
 
 
-@pytest.mark.parametrize("text", ["a: [1", "- a\n- b\n", "just words", b"\x89PNG\x00\xff"])
+@pytest.mark.parametrize("text", ["a: [1", "just words", b"\x89PNG\x00\xff"])
 def test_file_that_is_no_profile_is_named(profile, text):
     """Broken YAML, YAML that is no mapping, a picture."""
     with pytest.raises(ValueError, match=r"quick\.yaml"):
@@ -137,18 +98,6 @@ def test_missing_profile_lists_those_there_are(tmp_path):
         load_profile(tmp_path / "quick.yaml")
     with pytest.raises(FileNotFoundError, match="there are: none"):
         load_profile(tmp_path / "nowhere" / "quick.yaml")
-
-
-def test_replace_changes_only_what_it_is_told():
-    changed = replace(FinetuneConfig(), {"patches": 5})
-    assert dataclasses.asdict(changed) == dataclasses.asdict(FinetuneConfig()) | {"patches": 5}
-    with pytest.raises(ValueError, match="did you mean 'patches'"):
-        replace(FinetuneConfig(), {"patchs": 5})
-
-
-def test_configs_are_frozen():
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        FinetuneConfig().steps = 3
 
 
 # --- profiles that follow from others -------------------------------------------------------
@@ -189,7 +138,9 @@ def test_another_seed_trains_the_base_codec_too(named):
     seeded = named("given-seed2")
     assert (seeded.name, seeded.seed, seeded.base_weights) == ("given-seed2", 2, None)
     assert seeded.task == named("given").task
-    assert {seeded.base.seed, seeded.finetune.seed, seeded.rate_task.chain.seed} == {2}
+    study = seeded.rate_task
+    trained = (seeded.base, seeded.finetune, study.base, study.chain, study.bridge)
+    assert [config.seed for config in trained] == [2] * 5
     both = named("given-scratch-seed2")
     assert (both.name, both.seed, both.task.weights) == ("given-scratch-seed2", 2, None)
 
@@ -217,7 +168,7 @@ def test_trainings_are_float32_unless_asked(monkeypatch, profile):
     assert rows == ["bf16", "float32"]
 
 
-@pytest.mark.parametrize("value", ["fp16", "", "BF16"])
+@pytest.mark.parametrize("value", ["fp16", ""])
 def test_unknown_precision_is_refused(monkeypatch, profile, value):
     with pytest.raises(ValueError, match=f"precision is {value!r}: .*'float32' or 'bf16'"):
         profile(f"finetune: {{precision: '{value}'}}")

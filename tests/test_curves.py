@@ -37,12 +37,8 @@ def test_at_rate_goes_through_the_points_and_no_further():
     assert between == pytest.approx(np.full(51, 0.25))  # straight over the log of the rate
     assert np.isnan(curves.at_rate(line, "box_AP", 0.09)).all()
     assert np.isnan(curves.at_rate(line, "box_AP", 0.81)).all()
-
-
-def test_points_may_come_in_any_order():
-    ordered, mixed = curve(BASELINE), curve(BASELINE[::-1], rates=RATES[::-1])
-    at = [curves.at_rate(each, "box_AP", 0.3)[0] for each in (ordered, mixed)]
-    assert at[0] == at[1]
+    backwards = curve((0.4, 0.3, 0.2, 0.1), rates=RATES[::-1])
+    assert curves.at_rate(backwards, "box_AP", 0.3)[0] == curves.at_rate(line, "box_AP", 0.3)[0]
 
 
 def test_lowest_common_rate_is_the_highest_of_the_lowest():
@@ -65,20 +61,11 @@ def test_deltas_of_shifted_curves():
     assert table.loc["BD-rate (%)", "value"] < -20
 
 
-def test_no_delta_without_overlap():
-    far = {"baseline": curve(BASELINE), "far": curve(BASELINE, rates=20 * RATES)}
-    row = curves.deltas(far, "baseline").set_index("what").loc["BD-mAP"]
-    assert np.isnan(row["value"]) and "overlap" in row["reason"]
-
-
 def test_deltas_are_shown_with_interval_or_reason():
-    far = {"baseline": STUDY["baseline"], "far": curve(BASELINE, rates=20 * RATES)}
-    shown = curves.readable(
-        pd.concat([curves.deltas(STUDY, "baseline"), curves.deltas(far, "baseline")])
-    )
-    assert shown.loc[("baseline", "T-FT"), "BD-mAP"].startswith("+")
-    assert "[" in shown.loc[("baseline", "T-FT"), "BD-mAP"]
-    assert "overlap" in shown.loc[("baseline", "far"), "BD-mAP"]
+    far = {**STUDY, "far": curve(BASELINE, rates=20 * RATES)}
+    shown = curves.readable(curves.deltas(far, "baseline"))["BD-mAP"]
+    assert shown["baseline", "T-FT"].startswith("+4.") and "[" in shown["baseline", "T-FT"]
+    assert "overlap" in shown["baseline", "far"]
 
 
 def test_findings_hold_where_they_should():
@@ -94,7 +81,6 @@ def test_findings_hold_where_they_should():
     ("curve_", "worse", "finding"),
     [
         ("T-FT", np.subtract(BASELINE, 0.1), "T-FT beats the baseline"),
-        ("J-FT", (0.20, 0.40, 0.47, 0.53), "J-FT is best at the lowest rate"),
         ("baseline", (0.10, 0.20, 0.30, 0.40), "off the shelf, the learned codec is at least as"),
     ],
 )
@@ -104,9 +90,8 @@ def test_findings_that_do_not_hold(curve_, worse, finding):
     assert list(rows["verdict"]) == ["does not hold"]
 
 
-def test_findings_that_cannot_be_said():
-    """No overlap, no verdict."""
-    far = STUDY | {"HEVC": curve(BASELINE, rates=50 * RATES)}
+def test_without_overlap_nothing_can_be_said():
+    far = {"baseline": STUDY["baseline"], "HEVC": curve(BASELINE, rates=50 * RATES)}
     row = curves.findings(far).iloc[0]
     assert row["verdict"] == "cannot be said" and "overlap" in row["reason"]
 
@@ -136,9 +121,9 @@ def test_a_finding_holds_where_its_whole_interval_does(low, high, said):
 
 
 def test_vvc_is_the_anchor_where_it_was_measured():
-    with_vvc = STUDY | {"VVC": STUDY["HEVC"]}
-    assert curves.findings(with_vvc).iloc[0]["finding"].endswith("as VVC")
-    assert curves.findings(STUDY).iloc[0]["finding"].endswith("as HEVC")
+    pair = {"baseline": STUDY["baseline"], "HEVC": STUDY["HEVC"]}
+    assert curves.findings(pair)["finding"].item().endswith("as HEVC")
+    assert curves.findings(pair | {"VVC": pair["HEVC"]})["finding"].item().endswith("as VVC")
 
 
 def test_bridge_findings_follow_the_aims():

@@ -6,6 +6,7 @@ import re
 
 import pytest
 import torch
+from conftest import picture
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -14,15 +15,11 @@ from icmlib.codecs import Decoders
 from icmlib.codecs.patches import decoder_layers
 from icmlib.config import CodecConfig
 from icmlib.datasets import deadleaves
+from icmlib.io import save_weights
 from icmlib.metrics import fidelity
 from icmlib.studies.runs import load_decoders
 
-CONFIG = CodecConfig(N=8, M=12)
-
-
-@pytest.fixture
-def image():
-    return torch.rand(3, 40, 56, generator=torch.Generator().manual_seed(0))
+CONFIG, IMAGE = CodecConfig(N=8, M=12), picture(40, 56)
 
 
 def finetuned(codec, seed: int, layers: int = 2):
@@ -46,17 +43,17 @@ def decoders(codec, others):
     return Decoders.of(codec, others)
 
 
-def test_every_decoder_reads_the_same_bits(codec, others, decoders, image):
+def test_every_decoder_reads_the_same_bits(codec, others, decoders):
     """By name or by the ends of the knob, the pictures are exactly those of the whole codecs, and
     the bits never change, nor what was turned before."""
-    bitstream = codec.encode(image)
+    bitstream = codec.encode(IMAGE)
     pictures = {name: each.decode(bitstream) for name, each in {"machine": codec, **others}.items()}
     assert decoders.names == list(pictures) and not pictures["machine"].equal(pictures["human"])
     ends = {"0": "machine", 1: "human", "low_impact": "low_impact", 0.0: "machine"}
     turned = {to: decoders.turn(to) for to in (*pictures, *ends)}
     for to, each in turned.items():
         assert each.decode(bitstream).equal(pictures[ends.get(to, to)])
-        assert each.encode(image) == bitstream
+        assert each.encode(IMAGE) == bitstream
 
 
 def test_between_the_ends_weights_are_interpolated(codec, others, decoders):
@@ -75,19 +72,16 @@ def test_only_what_differs_is_kept(codec, decoders):
     assert {each.dtype for each in codec.parameters()} == {torch.float32}
 
 
-@pytest.mark.parametrize("to", ["people", -0.1, 1.01, "nan", "2"])
+@pytest.mark.parametrize("to", ["people", -0.1, "nan", "2"])
 def test_unknown_decoders_are_named(decoders, to):
     known = r"these weights have: machine, human, low_impact, or a number from 0 .* to 1 \(human\)"
     with pytest.raises(ValueError, match=f"unknown decoder '?{to}'?; {known}"):
         decoders.turn(to)
 
 
-def test_without_a_human_decoder_there_is_no_knob(codec):
+def test_what_does_not_fit_together(codec, make_codec):
     with pytest.raises(ValueError, match=r"unknown decoder 0\.5; these weights have: machine$"):
         Decoders(codec, {}).turn(0.5)
-
-
-def test_decoder_of_another_codec_is_refused(codec, make_codec):
     with pytest.raises(ValueError, match="decoder human is of another codec"):
         Decoders.of(codec, {"human": make_codec(seed=1)})
 
@@ -102,43 +96,32 @@ def file(decoders, tmp_path):
     return path
 
 
-def test_one_file_holds_them_all(codec, others, file, image):
+def test_one_file_holds_them_all(codec, others, file):
     """As small as may be: the codec once, and of the others what differs."""
-    bitstream = codec.encode(image)
+    bitstream = codec.encode(IMAGE)
     read = load_decoders(file)
-    assert read.codec.encode(image) == bitstream
+    assert read.codec.encode(IMAGE) == bitstream
     for name, each in {"machine": codec, **others}.items():
         assert read.turn(name).decode(bitstream).equal(each.decode(bitstream))
     assert len(load_file(file)) == len(codec.state_dict()) + sum(map(len, read.finetuned.values()))
 
 
-def rewritten(file, header: dict | None = None, **changes: torch.Tensor) -> None:
-    """The file with other tensors, or another header."""
+@pytest.mark.parametrize(
+    ("header", "name", "change", "message"),
+    [
+        ({}, "human/0.weight", torch.clone, "KeyError"),
+        ({"codec": '{"nam": 3}'}, "human/0.weight", torch.clone, "CodecConfig.nam"),
+        (None, "human/0.weight", lambda w: w[:3], r"g_s\.0\.weight"),
+        (None, "human/0.weight", lambda w: 1.001 * w, "not those that its header states"),
+        (None, "model.h_a.0.weight", lambda w: 1.001 * w, "not those that its header states"),
+    ],
+)
+def test_what_is_no_file_of_decoders(file, header, name, change, message):
     with safe_open(file, framework="pt") as old:
         header = old.metadata() if header is None else header
-    save_file(load_file(file) | changes, file, header)
-
-
-@pytest.mark.parametrize("part", ["model.h_a.0.weight", "human/0.weight", "model.g_s.4.bias"])
-def test_changed_tensors_are_found(file, part):
-    rewritten(file, **{part: load_file(file)[part] * (1 + 1e-3)})
-    with pytest.raises(ValueError, match="are not those that its header states; get it again"):
-        load_decoders(file)
-
-
-@pytest.mark.parametrize(
-    "header", [{}, {"codec": "no JSON"}, {"fingerprints": "{}"}, {"codec": '{"nam": 3}'}]
-)
-def test_what_is_no_file_of_decoders(file, header):
-    rewritten(file, header)
-    with pytest.raises(ValueError, match=r"decoders\.safetensors is no whole file of decoders"):
-        load_decoders(file)
-
-
-@pytest.mark.parametrize("name, shape", [("foo.weight", (3,)), ("0.weight", (3, 3))])
-def test_weights_that_the_codec_does_not_have(file, name, shape):
-    rewritten(file, **{f"human/{name}": torch.zeros(shape)})
-    with pytest.raises(ValueError, match=rf"{file} is no whole file of .*g_s\.{name}"):
+    tensors = load_file(file)
+    save_file(tensors | {name: change(tensors[name]).contiguous()}, file, header)
+    with pytest.raises(ValueError, match=f"{file} is no whole file of decoders .*{message}"):
         load_decoders(file)
 
 
@@ -169,8 +152,6 @@ def test_shipped_weights_are_those_of_their_card():
 @pytest.fixture
 def project(codec, others, tmp_path, monkeypatch):
     """Runs of notebooks 02 and 03 in a project of its own."""
-    from icmlib.io import save_weights
-
     (tmp_path / "notebooks" / "profiles").mkdir(parents=True)
     (tmp_path / "notebooks" / "profiles" / "tiny.yaml").write_text("codec: {N: 8, M: 12}\n")
     results = tmp_path / "results" / "tiny"
@@ -181,7 +162,7 @@ def project(codec, others, tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_run_by_its_name_or_folder(project, decoders, image, monkeypatch):
+def test_a_run_by_its_name_or_folder(project, decoders, monkeypatch):
     for name in ("tiny/finetune/mine", project / "results" / "tiny" / "finetune" / "mine"):
         read = load_decoders(name)
         assert read.names == ["machine", "human"]

@@ -3,26 +3,74 @@
 import dataclasses
 import random
 import struct
+import zlib
+from functools import cache
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 from compressai.ans import RansDecoder
-from fuzz_bitstream import CODECS, LEARNED, check, codec, decoded, mutated, right_crc
+from conftest import picture, tiny_codec
 
 from icmlib.codecs import Bitstream, BitstreamError, PillowCodec, anchor, learned, rans
 
+CODECS = ("scale_hyperprior_s8", "mbt2018", "PNG", "JPEG", "WebP", "AVIF", "HEVC", "JPEG body")
+LEARNED = CODECS[:2]
+LARGEST = 64 * 64  # px that are decoded; larger images are only parsed
 CORPUS = sorted((Path(__file__).parent / "fuzz_corpus").iterdir())
 STATE = struct.pack("<Q", 2**62)
 
 
-def picture(height: int, width: int) -> torch.Tensor:
-    return torch.rand(3, height, width, generator=torch.Generator().manual_seed(0))
+@cache
+def codec(name: str):
+    if name in LEARNED:
+        return tiny_codec(name=name)
+    if name == "PNG":
+        return PillowCodec("PNG")
+    format, *body = name.split()
+    return anchor(format, quality=50, **({"container": False} if body else {}))
+
+
+def check(data: bytes) -> str:
+    """Parse and decode: what comes of it, in a word. Any other error than BitstreamError fails."""
+    try:
+        bitstream = Bitstream.from_bytes(data)
+    except BitstreamError:
+        return "refused"
+    assert bytes(bitstream) == data
+    if bitstream.height * bitstream.width > LARGEST:
+        return "large"
+    name = CODECS[bytes.fromhex(bitstream.codec)[0] % len(CODECS)]  # whatever weights these are
+    return decoded(name, dataclasses.replace(bitstream, codec=codec(name).fingerprint))
+
+
+def decoded(name: str, bitstream: Bitstream) -> str:
+    """As it is, and then with the checksum that fits what is decoded."""
+    for attempt in ("as stated", "forged"):
+        if attempt == "forged":
+            bitstream = forged(name, bitstream)
+        try:
+            x_hat = codec(name).decode(bitstream)
+        except BitstreamError:
+            continue
+        assert x_hat.shape == (3, bitstream.height, bitstream.width)
+        assert x_hat.isfinite().all() and 0 <= x_hat.min() and x_hat.max() <= 1
+        return attempt
+    return "no picture"
 
 
 def forged(name: str, bitstream: Bitstream) -> Bitstream:
-    """Under the checksum that fits."""
-    return dataclasses.replace(bitstream, symbols_crc=right_crc(name, bitstream))
+    """With the checksum of the file, or of the symbols that the strings decode to."""
+    crc = zlib.crc32(b"".join(bitstream.strings[:1]))
+    if name in LEARNED:
+        with mock.patch.object(learned, "_crc", wraps=learned._crc) as computed:
+            try:
+                codec(name).decode_latents(bitstream)
+            except BitstreamError:
+                pass
+        crc = learned._crc(*computed.call_args.args) if computed.call_args else 0
+    return dataclasses.replace(bitstream, symbols_crc=crc)
 
 
 def shaken(data: bytes, rng: random.Random) -> bytes:
@@ -39,26 +87,41 @@ def shaken(data: bytes, rng: random.Random) -> bytes:
     return bytes(data)
 
 
+def mutated(data: bytes, rng: random.Random) -> bytes:
+    """The bytes, the size or one string changed, mostly under right checksums."""
+    changed = shaken(data, rng)
+    if rng.random() < 0.5:
+        return changed if rng.random() < 0.5 else sealed(changed[:-4])
+    bitstream = Bitstream.from_bytes(data)
+    if rng.random() < 0.3 or not bitstream.strings:
+        size = {"height": rng.randint(1, 64), "width": rng.randint(1, 64)}
+        return bytes(dataclasses.replace(bitstream, **size))
+    strings = list(bitstream.strings)
+    index = rng.randrange(len(strings))
+    string = shaken(strings[index], rng)
+    strings[index] = string[: len(string) // 4 * 4]  # as the entropy decoder needs it
+    return bytes(dataclasses.replace(bitstream, strings=tuple(strings)))
+
+
+def sealed(body: bytes) -> bytes:
+    return body + struct.pack(">I", zlib.crc32(body))
+
+
 @pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.stem)
 def test_corpus(path):
-    assert path.stat().st_size < 1000
     outcome = check(path.read_bytes())
     assert outcome == "as stated" or not path.stem.endswith("good")
 
 
-def test_corpus_is_small_and_reaches_everything():
-    assert len(CORPUS) <= 30
+def test_corpus_reaches_everything():
     outcomes = {check(path.read_bytes()) for path in CORPUS}
     assert outcomes == {"as stated", "forged", "no picture", "refused", "large"}
 
 
 @pytest.mark.slow
 def test_mutations():
-    rng = random.Random(0)
-    outcomes = [
-        check(mutated(rng.choice(CORPUS).read_bytes(), rng, lambda data, _: shaken(data, rng)))
-        for _ in range(200)
-    ]
+    rng, good = random.Random(0), [path for path in CORPUS if path.stem.endswith("good")]
+    outcomes = [check(mutated(rng.choice(good).read_bytes(), rng)) for _ in range(200)]
     assert {"refused", "no picture", "forged", "as stated"} <= set(outcomes)
 
 
@@ -127,17 +190,12 @@ def test_padding_covers_all_that_is_read(escape_rows):
 
 
 @pytest.mark.parametrize("name", LEARNED)
-def test_every_string_is_padded(name, monkeypatch):
-    seen, padded = [], rans.padded
-
-    def counted(string, count, escape):
-        seen.append((string, count))
-        return padded(string, count, escape)
-
-    monkeypatch.setattr(rans, "padded", counted)
+def test_every_string_is_padded(name):
     bitstream = codec(name).encode(picture(32, 48))
-    y_hat = codec(name).decode_latents(bitstream)
+    with mock.patch.object(rans, "padded", wraps=rans.padded) as padded:
+        y_hat = codec(name).decode_latents(bitstream)
     z_symbols = 8 * 1 * 2 if name == LEARNED[0] else 8  # N channels, stride 32; or 64: one
+    seen = [call.args[:2] for call in padded.call_args_list]
     assert seen == [(bitstream.strings[1], z_symbols), (bitstream.strings[0], y_hat.numel())]
 
 
@@ -145,8 +203,7 @@ def test_every_string_is_padded(name, monkeypatch):
 @pytest.mark.parametrize(
     ("string", "message"),
     [
-        (b"", "a string of 0 bytes is stated for"),
-        (STATE[:4], "a string of 4 bytes"),
+        (b"", "a string of 0 bytes is for"),
         (STATE + b"\xff", "a string of 9 bytes .* need a multiple of 4"),
         (STATE + bytes(100_000), "a string of 100008 bytes"),
         (bytes(8), "a string starts with 0000000000000000, as no encoder's does"),
@@ -174,11 +231,8 @@ def test_longest_string_of_an_encoder_is_read():
 # --- no picture of what is none ----------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("name", "where", "message"),
-    [(LEARNED[0], "g_s", "to no picture"), (LEARNED[1], "h_s", "latents that are not finite")],
-)
-def test_what_is_not_finite_is_an_error(make_codec, monkeypatch, name, where, message):
+@pytest.mark.parametrize(("name", "where"), [(LEARNED[0], "g_s"), (LEARNED[1], "h_s")])
+def test_what_is_not_finite_is_an_error(make_codec, monkeypatch, name, where):
     """Symbols run up to 2^30: whatever layer they overflow, no NaN is given out as a picture."""
     tested = make_codec(name=name)
     bitstream = tested.encode(picture(32, 32))
@@ -187,7 +241,7 @@ def test_what_is_not_finite_is_an_error(make_codec, monkeypatch, name, where, me
     tested.eval()  # the fingerprint is of these weights
     bitstream = dataclasses.replace(bitstream, codec=tested.fingerprint)
     monkeypatch.setattr(learned, "_crc", lambda _: bitstream.symbols_crc)
-    with pytest.raises(BitstreamError, match=message):
+    with pytest.raises(BitstreamError, match="to no picture"):
         tested.decode(bitstream)
 
 

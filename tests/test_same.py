@@ -16,7 +16,7 @@ from icmlib.config import TaskConfig
 from icmlib.datasets import deadleaves
 from icmlib.evaluate import evaluate, summarize
 from icmlib.studies.runs import load_decoders
-from icmlib.tool.comparison import Photograph, Received
+from icmlib.tool.photograph import Photograph, Received
 
 STORED = Path(__file__).with_name("same.json")
 CASES = ["scene 0", "scene 1", "scene 2", "scene 3", "photograph", *codecs.MODELS]

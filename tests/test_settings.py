@@ -8,11 +8,10 @@ import sys
 import pytest
 import skimage.data
 import torch
-from conftest import tiny_codec
+from conftest import picture, tiny_codec
 
 from icmlib.codecs import Bitstream, BitstreamError, decode_all
 from icmlib.datasets import deadleaves
-from icmlib.io import read_image
 from icmlib.studies.runs import load_decoders
 
 NAMES = ["scale_hyperprior_s8", "mbt2018_mean", "mbt2018"]
@@ -33,31 +32,13 @@ def threads(count: int):
 
 
 precision = torch.get_float32_matmul_precision, torch.set_float32_matmul_precision
-deterministic = torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms
 # a setting, and whether the picture is the same to the last bit; else its symbols are
 SETTINGS = {
     "2 threads": (lambda: threads(2), False),
     "bf16 autocast": (lambda: torch.autocast("cpu", torch.bfloat16), True),
-    "fp16 autocast": (lambda: torch.autocast("cpu", torch.float16), True),
     "bf16 matmul": (lambda: switched(*precision, "medium"), True),
-    "deterministic": (lambda: switched(*deterministic, True), True),
     "no oneDNN": (lambda: torch.backends.mkldnn.flags(enabled=False), False),
 }
-
-
-def picture(height: int = 64, width: int = 80) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(0)
-    coarse = torch.rand(1, 3, height // 8, width // 8, generator=generator)
-    return torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear")[0]
-
-
-@pytest.mark.parametrize("name", ["kodim01", "kodim11"])
-def test_threads_read_what_other_numbers_of_threads_wrote(shared, name):
-    """With h_s in float32, one thread could not read what three wrote of these photographs."""
-    codec = load_decoders().codec
-    bitstream = codec.encode(read_image(shared / "kodak" / f"{name}.png"))
-    with threads(3):
-        codec.decode_latents(bitstream)
 
 
 def test_bits_do_not_depend_on_the_number_of_threads():
@@ -99,7 +80,7 @@ def test_older_processors_read_what_newer_ones_wrote(tmp_path, oldest):
 @pytest.mark.parametrize("name", NAMES)
 def test_settings_decode_alike_or_not_at_all(name, setting):
     """Encoded plainly and decoded so, and the other way round."""
-    codec, x = tiny_codec(name=name), picture()
+    codec, x = tiny_codec(name=name), picture(64, 80)
     changed, exactly = SETTINGS[setting]
     plain = codec.encode(x)
     expected = codec.decode(plain)
@@ -111,41 +92,15 @@ def test_settings_decode_alike_or_not_at_all(name, setting):
             with inside():
                 decoded = codec.decode(bitstream)
         except BitstreamError as error:
-            assert not exactly and "symbols differ" in str(error)
+            assert name == "mbt2018" and not exactly and "symbols differ" in str(error)
         else:
             torch.testing.assert_close(decoded, expected, atol=0 if exactly else 1e-4, rtol=0)
     assert bytes(other) == bytes(plain) or not exactly
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_channels_last_weights_decode_alike_or_not_at_all(name):
-    codec = tiny_codec(name=name)
-    bitstream = codec.encode(picture())
-    expected = codec.decode(bitstream)
-    codec.to(memory_format=torch.channels_last)
-    with contextlib.suppress(BitstreamError):
-        torch.testing.assert_close(codec.decode(bitstream), expected, atol=1e-4, rtol=0)
-
-
-def test_other_precision_is_an_error_not_a_picture():
-    """What `device.exact` prevents: probabilities in bf16 are others."""
-    codec = tiny_codec(name="mbt2018")
-    bitstream = codec.encode(picture(96, 160))
-    with torch.no_grad():
-        for part in (codec.model.h_s, codec.model.entropy_parameters):
-            for parameter in part.parameters():
-                parameter.copy_(parameter.bfloat16())
-    with pytest.raises(BitstreamError):
-        codec.decode(bitstream)
-
-
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
-def test_alone_in_a_batch_and_in_other_processes(workers):
+def test_alone_and_in_other_processes(workers):
     codec = tiny_codec()
     files = [bytes(codec.encode(picture(64, side))) for side in (64, 96, 64)]
     alone = [codec.decode(Bitstream.from_bytes(file)) for file in files]
     assert all(map(torch.equal, decode_all(codec, files, workers), alone))
-    y_hat = torch.cat([codec.decode_latents(Bitstream.from_bytes(files[i])) for i in (0, 2)])
-    with torch.no_grad():
-        together = codec.synthesize(y_hat, 64, 64)
-    torch.testing.assert_close(together, torch.stack([alone[0], alone[2]]), atol=1e-5, rtol=0)

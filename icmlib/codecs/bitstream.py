@@ -3,45 +3,39 @@
     magic "ICM1" | codec 8 B | height, width 2 B each | crc of the symbols 4 B
     | number of strings 1 B | their lengths 4 B each | strings | crc of all before 4 B
 
-The last checksum finds damage before anything is decoded. The one over the decoded symbols finds
-a decoder that computes other probabilities than the encoder did (another machine, say): an error,
-never a garbage picture.
+The last checksum finds damage before anything is decoded. The one over the symbols finds a decoder
+that computes other probabilities than the encoder (on another machine, say).
 """
 
 import struct
 import zlib
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import torch
 
+from icmlib.io import InputError
+
 MAGIC = b"ICM1"
 HEADER = struct.Struct(">4s8sHHIB")
-LENGTH = CRC = struct.Struct(">I")
-MAX_STRINGS = 8
+CRC = struct.Struct(">I")
 MAX_SIDE = 65535  # px
-MAX_PIXELS = 2**25  # a little over 8K UHD; who trusts the senders may set `bitstream.MAX_PIXELS`
+MAX_PIXELS = 2**25  # a little over 8K UHD; raise `bitstream.MAX_PIXELS` for trusted senders
 
 
-class BitstreamError(ValueError):
+class BitstreamError(InputError):
     """The bitstream is damaged, or is not for this codec."""
 
 
 @dataclass(frozen=True)
 class Bitstream:
-    """One coded image.
+    """One coded image."""
 
-    Attributes:
-        codec: fingerprint of the codec that wrote it, 16 hex digits.
-        height, width: size of the image in px.
-        symbols_crc: CRC-32 of the symbols that a right decoder sees.
-        strings: the entropy-coded payload.
-    """
-
-    codec: str
-    height: int
+    codec: str  # fingerprint of the codec that wrote it, 16 hex digits
+    height: int  # of the image, px
     width: int
-    symbols_crc: int
-    strings: tuple[bytes, ...]
+    symbols_crc: int  # CRC-32 of the encoder's symbols
+    strings: tuple[bytes, ...]  # the entropy-coded payload
 
     @property
     def payload_bytes(self) -> int:
@@ -55,7 +49,7 @@ class Bitstream:
         check_size(self.height, self.width)
         fields = (MAGIC, bytes.fromhex(self.codec), self.height, self.width, self.symbols_crc)
         head = HEADER.pack(*fields, len(self.strings))
-        lengths = b"".join(LENGTH.pack(len(string)) for string in self.strings)
+        lengths = struct.pack(f">{len(self.strings)}I", *map(len, self.strings))
         body = head + lengths + b"".join(self.strings)
         return body + CRC.pack(zlib.crc32(body))
 
@@ -73,43 +67,35 @@ class Bitstream:
                 f"bitstream of {len(data)} bytes is damaged (checksum differs); transfer it again"
             )
         _, codec, height, width, symbols_crc, count = HEADER.unpack_from(body)
-        strings_at = HEADER.size + count * LENGTH.size
-        if not height or not width:
-            raise BitstreamError(f"bitstream states an image of {height}x{width} px")
         check_size(height, width, BitstreamError)
-        if count > MAX_STRINGS or strings_at > len(body):
+        start = HEADER.size + 4 * count
+        if start > len(body):
             raise BitstreamError(f"bitstream states {count} strings, which it cannot hold")
-        lengths = [LENGTH.unpack_from(body, HEADER.size + i * LENGTH.size)[0] for i in range(count)]
-        if strings_at + sum(lengths) != len(body):
-            raise BitstreamError(
-                f"bitstream states {sum(lengths)} bytes of strings and holds "
-                f"{len(body) - strings_at}"
-            )
-        strings = []
-        for length in lengths:
-            strings.append(body[strings_at : strings_at + length])
-            strings_at += length
-        return cls(codec.hex(), height, width, symbols_crc, tuple(strings))
+        ends = [*accumulate(struct.unpack_from(f">{count}I", body, HEADER.size), initial=start)]
+        if ends[-1] != len(body):
+            stated, held = ends[-1] - start, len(body) - start
+            raise BitstreamError(f"bitstream states {stated} bytes of strings and holds {held}")
+        strings = tuple(body[a:b] for a, b in pairwise(ends))
+        return cls(codec.hex(), height, width, symbols_crc, strings)
 
 
-def check_size(height: int, width: int, error: type[ValueError] = ValueError) -> None:
-    """Raises `error` for an image that no bitstream holds: sixty bytes may state any size, and
-    whoever decodes them has to have the memory."""
-    if max(height, width) > MAX_SIDE or height * width > MAX_PIXELS:
+def check_size(height: int, width: int, error: type[InputError] = InputError) -> None:
+    """Raises `error` for an image that no bitstream holds: sixty bytes may state any size, and the
+    decoder needs memory for it."""
+    if not 0 < min(height, width) <= max(height, width) <= MAX_SIDE or height * width > MAX_PIXELS:
         raise error(
-            f"image is {height}x{width} px; a bitstream holds up to {MAX_SIDE} px a side and "
+            f"image is {height}x{width} px; a bitstream holds 1 to {MAX_SIDE} px a side and up to "
             f"{MAX_PIXELS} px in all (icmlib.codecs.bitstream.MAX_PIXELS)"
         )
 
 
 def check_image(image: torch.Tensor) -> None:
-    """Raises ValueError for what is no image (3, H, W) of floats in [0, 1], and for one too large;
-    NaN is none (a range coder would never come to its end)."""
+    """Raises ValueError: no image (3, H, W) of floats in [0, 1], or one too large."""
     if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
-        raise ValueError(
+        raise InputError(
             f"image is {tuple(image.shape)} of {image.dtype}; need (3, H, W) of floats in [0, 1]"
         )
     check_size(*image.shape[1:])
     low, high = (value.item() for value in image.aminmax())
-    if not (low >= 0 and high <= 1):  # so phrased, NaN fails too
-        raise ValueError(f"image runs from {low:.4g} to {high:.4g}; need [0, 1]")
+    if not (low >= 0 and high <= 1):  # NaN fails, too; a range coder never ends on it
+        raise InputError(f"image runs from {low:.4g} to {high:.4g}; need [0, 1]")

@@ -1,13 +1,13 @@
-"""One bitstream, several decoders: a codec's own, for the machine, those that finetuning made of
-it, for people, and all that lies between.
+"""One bitstream, several decoders: the codec's own for the machine, finetuned ones for people, and
+interpolations between them.
 
-A file of decoders is safetensors: the codec under its own names, of each other decoder only the
-tensors that differ, as `<decoder>/<name>`, and in the header the architecture and fingerprints.
+A file of decoders is safetensors: the codec under its own names; of each other decoder only the
+tensors that differ, as `<decoder>/<name>`; in the header the architecture and the fingerprints.
 """
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,8 +16,9 @@ from safetensors.torch import save_file
 
 from icmlib.codecs.bitstream import Bitstream
 from icmlib.codecs.learned import TABLES, LearnedCodec
+from icmlib.codecs.zoo import create
 from icmlib.config import CodecConfig, from_dict
-from icmlib.io import fingerprint, load_state, written
+from icmlib.io import InputError, fingerprint, load_state, written
 
 MACHINE, HUMAN = "machine", "human"
 SHIPPED = Path(__file__).parents[2] / "data" / "weights" / "quick_codec.safetensors"
@@ -30,7 +31,7 @@ class Decoders:
 
     Args:
         finetuned: name -> the weights of `codec.g_s` which that decoder has in place of the
-            codec's own. Where there is a knob, its far end is `human`.
+            codec's own. Interpolation goes from `machine` to `human`.
     """
 
     def __init__(self, codec: LearnedCodec, finetuned: dict[str, Weights]):
@@ -42,25 +43,21 @@ class Decoders:
 
     def turn(self, to: str | float) -> LearnedCodec:
         """A codec with this decoder, which shares all other weights with this one: a name, or a
-        place on the way from `machine` (0) to `human` (1), where each weight is interpolated (Wang
-        et al., Deep Network Interpolation for Continuous Imagery Effect Transition, CVPR 2019).
+        number from 0 (`machine`) to 1 (`human`), where each weight is interpolated (Wang et al.,
+        Deep Network Interpolation for Continuous Imagery Effect Transition, CVPR 2019).
 
-        Raises:
-            ValueError: no such decoder, or a place out of [0, 1].
+        Raises ValueError: no such decoder, or a number outside of [0, 1].
         """
         if to in self.names:
             return self.codec.with_decoder(self.finetuned.get(to, {}))
-        try:
-            place = float(to)
-        except ValueError:
-            place = float("nan")
-        if HUMAN not in self.finetuned or not 0 <= place <= 1:
-            known = ", ".join(self.names)
-            between = ", or a number from 0 (machine) to 1 (human)" * (HUMAN in self.finetuned)
-            raise ValueError(f"unknown decoder {to!r}; these weights have: {known}{between}")
-        own, human = self.codec.g_s.state_dict(), self.finetuned[HUMAN]
-        between = {name: own[name].lerp(human[name].to(own[name]), place) for name in human}
-        return self.codec.with_decoder(between)
+        own, human = self.codec.g_s.state_dict(), self.finetuned.get(HUMAN)
+        with contextlib.suppress(ValueError):  # no number
+            if human is not None and 0 <= float(to) <= 1:
+                weights = {n: own[n].lerp(human[n].to(own[n]), float(to)) for n in human}
+                return self.codec.with_decoder(weights)
+        known = ", ".join(self.names)
+        between = ", or a number from 0 (machine) to 1 (human)" if human is not None else ""
+        raise InputError(f"unknown decoder {to!r}; these weights have: {known}{between}")
 
     @classmethod
     def of(cls, codec: LearnedCodec, finetuned: dict[str, LearnedCodec]) -> "Decoders":
@@ -68,7 +65,7 @@ class Decoders:
         own, changed = codec.g_s.state_dict(), {}
         for name, other in finetuned.items():
             if other.fingerprint != codec.fingerprint:
-                raise ValueError(
+                raise InputError(
                     f"decoder {name} is of another codec ({other.fingerprint}, this one is "
                     f"{codec.fingerprint}), whose bits it reads; finetune it from this one"
                 )
@@ -86,14 +83,14 @@ class Decoders:
         tensors = self.codec.state_dict()
         for decoder, weights in self.finetuned.items():
             tensors |= {f"{decoder}/{name}": weight for name, weight in weights.items()}
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         header = {"codec": dataclasses.asdict(config), "fingerprints": self.fingerprints()}
         with written(Path(path)) as half:
-            contiguous = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-            save_file(contiguous, half, {name: json.dumps(v) for name, v in header.items()})
+            save_file(tensors, half, {name: json.dumps(value) for name, value in header.items()})
 
 
 class Blend:
-    """The knob's rival: both decoders run, and their pictures are mixed, `place` of the human's."""
+    """Interpolation of pictures, not of weights; `place` is the share of the human's."""
 
     def __init__(self, decoders: Decoders, place: float):
         self.machine, self.human = decoders.turn(MACHINE), decoders.turn(HUMAN)
@@ -103,14 +100,15 @@ class Blend:
         return self.machine.decode(bitstream).lerp(self.human.decode(bitstream), self.place)
 
 
-def decoders_of_file(path: Path, create: Callable[[CodecConfig], LearnedCodec]) -> Decoders:
-    """What `Decoders.save` wrote; the codec is on the CPU, ready to encode and decode.
+def read_decoders(path: str | Path = SHIPPED) -> Decoders:
+    """What `Decoders.save` wrote, on the CPU, ready to encode and decode; by default the shipped
+    file of the profile `quick`.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: broken, no file of decoders, or its tensors are not those that it states.
     """
-    if not path.exists():
+    if not Path(path).exists():
         raise FileNotFoundError(f"file of decoders {path} does not exist")
     finetuned: dict[str, Weights] = {}
     try:
@@ -123,12 +121,9 @@ def decoders_of_file(path: Path, create: Callable[[CodecConfig], LearnedCodec]) 
         codec = create(from_dict(CodecConfig, header["codec"]))
         load_state(codec, tensors, path, resizable=TABLES)
         decoders = Decoders(codec.eval(), finetuned)
-        changed = decoders.fingerprints() != header["fingerprints"]
+        if decoders.fingerprints() != header["fingerprints"]:
+            raise ValueError("its tensors are not those that its header states; get it again")
+        return decoders
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"{path} is no whole file of decoders ({error!r}); notebook 08 makes one, and a run "
-            f"folder serves, too"
-        ) from error
-    if changed:
-        raise ValueError(f"tensors of {path} are not those that its header states; get it again")
-    return decoders
+        where = "notebook 08 makes one, and a run folder serves, too"
+        raise InputError(f"{path} is no whole file of decoders ({error!r}); {where}") from error

@@ -1,44 +1,37 @@
-"""Image files to .icm files and back: one of them, or all below a folder.
+"""Images to bitstreams and back: files, folders and data sets, on all cores.
 
-Photographs come upright, as their EXIF orientation says. Whatever is written is written whole or
-not at all.
+Photographs come upright, as their EXIF orientation says. Files are written whole or not at all.
 """
 
 import contextlib
-import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from icmlib.codecs.bitstream import Bitstream
-from icmlib.codecs.folders import on_all_cores
-from icmlib.io import IMAGE_SUFFIXES, read_image, written
+from icmlib.io import IMAGE_SUFFIXES, InputError, UserError, read_image, written
 
 SUFFIX = ".icm"
 QUALITY = 95  # of decoded pictures that are written as JPEG or WebP
 
-Pair = tuple[Path, Path]  # what is read, and what is made of it
+Pair = tuple[Path, Path]  # a file to read, a file to write
 
 
 def encode_file(codec, source: Path, target: Path) -> Bitstream:
-    """An image file to a .icm file.
-
-    Raises:
-        FileNotFoundError: no such image.
-        ValueError: no image, or one that the codec does not take; a target of another name.
-        OSError: the target cannot be written.
-    """
+    """An image file to a .icm file. Raises FileNotFoundError: no such image; ValueError: no image,
+    one that the codec does not take, or another suffix; OSError: the target cannot be written."""
     check_suffix(target, {SUFFIX}, "a bitstream")
     image = read_image(source, upright=True)
     with _about(source):
         bitstream = codec.encode(image)
-        data = bytes(bitstream)
     with whole(target) as half:
-        half.write_bytes(data)
+        half.write_bytes(bytes(bitstream))
     return bitstream
 
 
@@ -57,88 +50,110 @@ def decode_file(codec, source: Path, target: Path) -> Bitstream:
 
 def read_bitstream(path: Path) -> Bitstream:
     """Raises FileNotFoundError: no such file; ValueError: damaged, or no bitstream."""
-    if not path.exists():
-        raise FileNotFoundError(f"bitstream {path} does not exist")
     try:
         data = path.read_bytes()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"bitstream {path} does not exist") from None
     except OSError as error:
-        raise ValueError(f"bitstream {path} cannot be read ({error.strerror})") from error
+        raise InputError(f"bitstream {path} cannot be read ({error.strerror})") from error
     with _about(path):
         return Bitstream.from_bytes(data)
-
-
-def pairs(source: Path, target: Path, suffixes: set[str], suffix: str) -> list[Pair]:
-    """Every file below `source` with one of the suffixes, and its place below `target`.
-
-    Raises:
-        ValueError: there is none, two would be made into the same file, or `target` is a file.
-    """
-    if target.exists() and not target.is_dir():
-        raise ValueError(f"{source} is a folder and {target} is none; name another folder")
-    files = sorted(f for f in source.rglob("*") if f.suffix.lower() in suffixes and f.is_file())
-    if not files:
-        raise ValueError(f"folder {source} holds no {', '.join(sorted(suffixes))} file")
-    sources: dict[Path, Path] = {}
-    for file in files:
-        made = target / file.relative_to(source).with_suffix(suffix)
-        if made in sources:
-            raise ValueError(
-                f"{sources[made]} and {file} would both become {made}; rename one of them"
-            )
-        sources[made] = file
-    return [(file, made) for made, file in sources.items()]
-
-
-def code_folder(
-    code: Callable, codec, jobs: list[Pair], workers: int | None = None
-) -> Iterator[tuple[Path, Bitstream | Exception]]:
-    """`encode_file` or `decode_file` of each pair, on all cores; a file that cannot be read or
-    coded comes with its error, and the others go on.
-
-    Raises:
-        OSError: a file cannot be written; the others could not be, either.
-    """
-    results = on_all_cores(codec, partial(_attempt, code, codec), jobs, workers)
-    for (source, _), result in zip(jobs, results):
-        if isinstance(result, OSError) and not isinstance(result, FileNotFoundError):
-            raise result
-        yield source, result
-
-
-def _attempt(code: Callable, codec, job: Pair) -> Bitstream | Exception:
-    try:
-        return code(codec, *job)
-    except (ValueError, OSError) as error:
-        return error
 
 
 def check_suffix(path: Path, suffixes: set[str], what: str) -> None:
     """Raises ValueError, before anything is done."""
     if path.suffix.lower() not in suffixes:
         known = ", ".join(sorted(suffixes))
-        raise ValueError(f"cannot write {what} to {path}: its name has to end in {known}")
+        raise InputError(f"cannot write {what} to {path}: its name has to end in {known}")
 
 
 @contextlib.contextmanager
-def whole(target: Path):
-    """`icmlib.studies.runs.written`, with errors that name the target.
-
-    Raises:
-        OSError: it cannot be written.
-    """
+def whole(target: Path) -> Iterator[Path]:
+    """As `icmlib.io.written`; raises OSError, which names the target."""
     try:
         with written(target) as half:
             yield half
     except OSError as error:
-        full = error.errno == errno.ENOSPC
-        reason = os.strerror(errno.ENOSPC) if full else error.strerror or error
+        reason = os.strerror(error.errno) if error.errno else error
         raise OSError(f"{target} cannot be written ({reason})") from error
 
 
 @contextlib.contextmanager
-def _about(path: Path):
+def _about(path: Path) -> Iterator[None]:
     """The codec's errors, with the name of the file."""
     try:
         yield
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+# --- many at once ------------------------------------------------------------------------
+
+
+def pairs(source: Path, target: Path, suffixes: set[str], suffix: str) -> list[Pair]:
+    """Every file below `source` with one of the suffixes, and its place below `target`.
+
+    Raises ValueError: there is none, two would become the same file, or `target` is a file.
+    """
+    if target.exists() and not target.is_dir():
+        raise InputError(f"{source} is a folder and {target} is none; name another folder")
+    files = sorted(f for f in source.rglob("*") if f.suffix.lower() in suffixes and f.is_file())
+    if not files:
+        raise InputError(f"folder {source} holds no {', '.join(sorted(suffixes))} file")
+    sources: dict[Path, Path] = {}
+    for file in files:
+        made = target / file.relative_to(source).with_suffix(suffix)
+        if (other := sources.setdefault(made, file)) != file:
+            raise InputError(f"{other} and {file} would both become {made}; rename one of them")
+    return [(file, made) for made, file in sources.items()]
+
+
+def code_folder(
+    code: Callable, codec, jobs: list[Pair], workers: int | None = None
+) -> Iterator[tuple[Path, Bitstream | Exception]]:
+    """`encode_file` or `decode_file` of each pair, or the error of a file that cannot be read or
+    coded. Raises OSError: a file cannot be written; the others could not be, either."""
+    results = _on_all_cores(partial(_attempt, code), codec, jobs, workers)
+    for (source, _), result in zip(jobs, results):
+        if isinstance(result, OSError) and not isinstance(result, FileNotFoundError):
+            raise result
+        yield source, result
+
+
+def encode_all(codec, images, workers: int | None = None) -> Iterator[bytes]:
+    """The bitstream of each image of a data set (a length and `image(index)`), in order.
+
+    `workers` are processes of one thread each, by default as many as PyTorch has threads; 0: none
+    but this one. Raises ValueError: the codec is on a GPU, which processes cannot share.
+    """
+    return _on_all_cores(partial(_encoded, images), codec, range(len(images)), workers)
+
+
+def decode_all(codec, files: list[bytes], workers: int | None = None) -> Iterator[torch.Tensor]:
+    """The image (3, H, W) of each bitstream, in order; raises as `codec.decode`."""
+    return map(torch.from_numpy, _on_all_cores(_decoded, codec, files, workers))
+
+
+def _on_all_cores(function: Callable, codec, items: Sequence, workers: int | None) -> Iterator:
+    """`function(codec, item)` of each item, in order."""
+    device = getattr(codec, "device", torch.device("cpu"))
+    if device.type != "cpu":
+        raise ValueError(f"codec is on {device}; move it to the CPU to code on all cores")
+    workers = min(torch.get_num_threads() if workers is None else workers, len(items))
+    call = partial(function, codec)
+    return iter(DataLoader(items, batch_size=None, num_workers=workers, collate_fn=call))
+
+
+def _attempt(code: Callable, codec, job: Pair) -> Bitstream | Exception:
+    try:
+        return code(codec, *job)
+    except (UserError, OSError) as error:
+        return error
+
+
+def _encoded(images, codec, index: int) -> bytes:
+    return bytes(codec.encode(images.image(index)))
+
+
+def _decoded(codec, file: bytes) -> np.ndarray:  # whose bytes a pipe carries fastest
+    return codec.decode(Bitstream.from_bytes(file)).numpy()

@@ -13,15 +13,11 @@ from icmlib.io import fingerprint, written
 
 
 class Latents:
-    """Cached latents by index: `latents[i]` is y_hat (M, h, w) of the i-th image, just as the
-    decoder sees it: int16 where all its values are integers, float32 where the means or medians
-    of an entropy model are in them."""
+    """Cached latents by index: `latents[i]` is y_hat (M, h, w) of the i-th image, as the decoder
+    sees it: int16 where all values are integers, else float32."""
 
     def __init__(self, path: Path):
-        self._path, self._file = path, safe_open(path, framework="pt")
-
-    def __reduce__(self):
-        return Latents, (self._path,)
+        self._file = safe_open(path, framework="pt")
 
     def __len__(self) -> int:
         return len(self._file.keys())
@@ -31,11 +27,8 @@ class Latents:
 
 
 def cached_latents(codec: LearnedCodec, dataset, folder: str | Path) -> Latents:
-    """Compute and store what is not stored yet.
-
-    The file's name is the fingerprint of encoder, entropy model and images: a changed codec or data
-    set never meets old latents. Autoregressive models are to be updated before.
-    """
+    """The stored latents, or new ones: the file's name is the fingerprint of encoder, entropy model
+    and images. Call `codec.update()` before for autoregressive models."""
     images = [dataset.path(index) for index in range(len(dataset))]  # their bytes, not their names
     content = fingerprint(codec.fingerprint_of("encoder", "entropy"), *images)
     path = Path(folder) / f"latents-{content}.safetensors"
@@ -44,14 +37,10 @@ def cached_latents(codec: LearnedCodec, dataset, folder: str | Path) -> Latents:
         if not path.exists():
             tensors = {}
             for index in tqdm(range(len(dataset)), "latents"):
-                y_hat = codec.latents(dataset.image(index)[None])[0]
-                tensors[str(index)] = _lossless(y_hat).cpu().contiguous()
+                y_hat = codec.latents(dataset.image(index)[None])[0].cpu().contiguous()
+                integers = y_hat.to(torch.int16)  # half the space
+                lossless = torch.equal(integers.to(y_hat.dtype), y_hat)
+                tensors[str(index)] = integers if lossless else y_hat
             with written(path) as half:
                 save_file(tensors, half)
     return Latents(path)
-
-
-def _lossless(y_hat: torch.Tensor) -> torch.Tensor:
-    """As int16, which takes half the space, where no value changes."""
-    integers = y_hat.to(torch.int16)
-    return integers if torch.equal(integers.to(y_hat.dtype), y_hat) else y_hat

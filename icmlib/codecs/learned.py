@@ -11,36 +11,16 @@ import torch
 import torch.nn.functional as F
 from compressai import models
 from compressai.entropy_models import EntropyModel
-from compressai.layers import GDN
-from compressai.models.utils import conv, deconv
 from torch import Tensor, nn
 
 from icmlib.codecs.bitstream import Bitstream, BitstreamError, check_image
 from icmlib.codecs.rans import Tables
 from icmlib.device import exact, one_thread
-from icmlib.io import fingerprint, load_weights
+from icmlib.io import InputError, fingerprint, load_weights
 
-# entropy coder tables: their size depends on the training
+# buffers with the entropy coder's tables: their size depends on the training
 TABLES = ("_quantized_cdf", "_offset", "_cdf_length", "scale_table")
-CACHED = ("fingerprint", "_tables", "_h_s_in_float64")  # what is made of the weights at first use
-
-
-class ScaleHyperpriorS8(models.ScaleHyperprior):
-    """The scale hyperprior (Ballé et al. 2018) with three stages in place of four: stride 8.
-
-    That suits scenes of about 128x128, where stride 16 needs ten times the training. The decoder
-    upsamples with ConvTranspose2d(k=5, s=2): a kernel that its stride does not divide covers
-    pixels unevenly, which is where checkerboards come from (Odena et al. 2016).
-    """
-
-    downsampling_factor = 32
-
-    def __init__(self, N: int, M: int):
-        super().__init__(N, M)
-        self.g_a = nn.Sequential(conv(3, N), GDN(N), conv(N, N), GDN(N), conv(N, M))
-        self.g_s = nn.Sequential(
-            deconv(M, N), GDN(N, inverse=True), deconv(N, N), GDN(N, inverse=True), deconv(N, 3)
-        )
+CACHED = ("fingerprint", "_tables", "_h_s_in_float64")  # computed from the weights at first use
 
 
 class LearnedCodec(nn.Module):
@@ -60,20 +40,20 @@ class LearnedCodec(nn.Module):
         EB = Entropy bottleneck, GC = Gaussian conditional: which table codes a symbol
 
     In `Ballé et al. 2018 <https://arxiv.org/abs/1802.01436>`_ the means are 0; their factorized
-    prior has y in the place of z. In `Minnen et al. 2018 <https://arxiv.org/abs/1809.02736>`_ they
-    are h_s's, too; in mbt2018 and cheng2020 they also depend on the y_hat before them.
+    prior has y in the place of z. In `Minnen et al. 2018 <https://arxiv.org/abs/1809.02736>`_ h_s
+    makes the means, too; in mbt2018 and cheng2020 they also depend on the y_hat before them.
 
-    The fingerprint in the bitstream is of the entropy model, on which sender and receiver must
-    agree: codecs that share it read each other's bits, each with its own encoder and decoder.
+    The fingerprint in the bitstream is of the entropy model: codecs that share it read each
+    other's bits, each with its own encoder and decoder.
     """
 
     def __init__(self, model: models.CompressionModel):
         super().__init__()
         self.model = model
-        for coder in entropy_models(model):
-            coder.forward = partial(in_float32, coder.forward)
+        for coder in _entropy_models(model):
+            coder.forward = partial(_in_float32, coder.forward)
 
-    def __getstate__(self) -> dict:  # a copy, or another process, makes the rest anew
+    def __getstate__(self) -> dict:  # copies and other processes compute the rest again
         return {name: value for name, value in self.__dict__.items() if name not in CACHED}
 
     @property
@@ -83,8 +63,8 @@ class LearnedCodec(nn.Module):
 
     @property
     def parts(self) -> dict[str, list[nn.Module]]:
-        """What can be trained apart: the `encoder` (all that only the sender runs), the `decoder`
-        (from y_hat to x_hat), and the `entropy` model, on which both sides must agree."""
+        """What can be trained apart: the `encoder` (which only the sender runs), the `decoder`
+        (from y_hat to x_hat), and the `entropy` model (which both sides run)."""
         parts = {"encoder": [], "decoder": [], "entropy": []}
         names = {"g_a": "encoder", "h_a": "encoder", "g_s": "decoder"}
         for name, module in self.model.named_children():
@@ -96,8 +76,8 @@ class LearnedCodec(nn.Module):
         return next(self.parameters()).device
 
     def with_decoder(self, weights: dict[str, Tensor]) -> "LearnedCodec":
-        """Another codec, with these weights in its `g_s`; all others are the same, in the same
-        memory (until `to` moves one of the two). Raises RuntimeError: weights of no such layer."""
+        """Another codec with these weights in its `g_s`, which shares the memory of all others
+        (until `to` moves one of the two). Raises RuntimeError: weights of no such layer."""
         tensors = [*self.parameters(), *self.buffers()]
         other = copy.deepcopy(self, {id(tensor): tensor for tensor in tensors})  # copies none
         changed = {f"model.g_s.{name}": weight.to(self.device) for name, weight in weights.items()}
@@ -118,9 +98,8 @@ class LearnedCodec(nn.Module):
         stride = self.model.downsampling_factor
         least = stride // 4  # what one latent covers
         if min(height, width) < least:
-            raise ValueError(
-                f"image is {height}x{width} px; the codec needs at least {least}x{least}"
-            )
+            need = f"the codec needs at least {least}x{least}"
+            raise InputError(f"image is {height}x{width} px; {need}")
         return F.pad(x, (0, -width % stride, 0, -height % stride), mode="replicate")
 
     def train(self, mode: bool = True) -> "LearnedCodec":
@@ -134,7 +113,7 @@ class LearnedCodec(nn.Module):
         self.train(self.training)
 
     def load(self, path: str | Path) -> None:
-        """Weights and tables from safetensors; raises as `icmlib.studies.runs.load_weights`."""
+        """Weights and tables from safetensors; raises as `icmlib.io.load_weights`."""
         load_weights(self, path, resizable=TABLES)
         self.train(self.training)
 
@@ -162,39 +141,31 @@ class LearnedCodec(nn.Module):
     @torch.no_grad()
     @exact()
     def decode_latents(self, bitstream: Bitstream) -> Tensor:
-        """Bitstream -> y_hat (1, M, h, w).
-
-        Raises:
-            BitstreamError: written by another codec, made up, or its symbols do not decode as
-                encoded.
-        """
-        if bitstream.codec != self.fingerprint:
-            raise BitstreamError(
-                f"bitstream was written by codec {bitstream.codec}, this one is "
-                f"{self.fingerprint}; load the weights it was written with"
-            )
-        held, written = len(bitstream.strings), len(self._tables)
-        if held != written:
-            raise BitstreamError(f"bitstream holds {held} strings; this codec writes {written}")
+        """Bitstream -> y_hat (1, M, h, w); BitstreamError: written by another codec, or its
+        symbols do not decode as encoded."""
+        written, own = bitstream.codec, self.fingerprint
+        if written != own:
+            what = f"bitstream was written by codec {written}, this one is {own}"
+            raise BitstreamError(f"{what}; load the weights it was written with")
+        held, writes = len(bitstream.strings), len(self._tables)
+        if held != writes:
+            raise BitstreamError(f"bitstream holds {held} strings; this codec writes {writes}")
         symbols, y_hat = self._decompress(bitstream)
         if _crc(symbols) != bitstream.symbols_crc:
             raise BitstreamError(
                 "the decoded symbols differ from the encoded ones: the payload was changed, or "
-                "this machine computes other probabilities than the encoder's; decode on a device "
-                "of its kind"
+                "this device computes other probabilities; decode on one like the encoder's"
             )
-        if not y_hat.isfinite().all():
-            raise BitstreamError("the symbols decode to latents that are not finite")
         return y_hat
 
     @torch.no_grad()
     @exact()
     def decode(self, bitstream: Bitstream) -> Tensor:
         """Bitstream -> image (3, H, W) RGB in [0, 1], not yet rounded to 8 bits; raises as
-        `decode_latents`, and where the latents are too large for the decoder."""
+        `decode_latents`, and where made-up latents overflow the decoder."""
         y_hat = self.decode_latents(bitstream)
         image = self.synthesize(y_hat, bitstream.height, bitstream.width)[0].cpu()
-        if image.isnan().any():  # infinite, it is clamped
+        if image.isnan().any():  # infinite values are clamped
             raise BitstreamError(f"latents up to {y_hat.abs().max():.3g} decode to no picture")
         return image
 
@@ -206,11 +177,8 @@ class LearnedCodec(nn.Module):
     @exact()
     @one_thread()
     def latents(self, x: Tensor) -> Tensor:
-        """x (B, 3, H, W) -> y_hat (B, M, h, w), what the decoder would see."""
-        x = self.pad(x.to(self.device))
-        if type(self.model) in (models.ScaleHyperprior, ScaleHyperpriorS8):  # means are 0: no h_s
-            return self.model.g_a(x).round()
-        return self._compress(x)[-1]
+        """x (B, 3, H, W) -> y_hat (B, M, h, w), as the decoder sees it."""
+        return self._compress(self.pad(x.to(self.device)))[-1]
 
     # --- latents <-> symbols -------------------------------------------------------------
 
@@ -280,10 +248,10 @@ class LearnedCodec(nn.Module):
     def _h_s(self, z_hat: Tensor) -> Tensor:
         """z_hat -> scales, or what scales and means are made of (B, 2 M, h, w).
 
-        On these sender and receiver must agree. Float64, rounded, gives the same float32 on
-        processors that add in different orders; in float32 the last bits differ, and a symbol's
-        table now and then: of 12 photographs written with AVX-512, 6 could not be read with AVX2.
-        (What follows it in mbt2018 and cheng2020 is float32: there the checksum finds it.)
+        Float64, rounded, gives the same float32 on processors that add in different orders. In
+        float32 the last bits differ, and now and then a symbol's table: of 12 photographs written
+        with AVX-512, 6 could not be read with AVX2. (What follows in mbt2018 and cheng2020 is
+        float32: there the checksum finds it.)
         """
         return self._h_s_in_float64.to(z_hat.device)(z_hat.double()).to(z_hat.dtype)
 
@@ -292,22 +260,21 @@ class LearnedCodec(nn.Module):
         return copy.deepcopy(self.model.h_s).double()
 
     def table_indexes(self, scales: Tensor) -> Tensor:
-        """Which table each scale is coded with: what CompressAI's `build_indexes` counts in a loop
-        over the scale table, by one binary search."""
+        """Which table each scale is coded with: CompressAI's `build_indexes` as a binary search."""
         coder = self.model.gaussian_conditional
         scales = coder.lower_bound_scale(scales).contiguous()
         return torch.bucketize(scales, coder.scale_table[:-1], out_int32=True)
 
     @cached_property
     def _tables(self) -> list[Tables]:
-        return [Tables(coder) for coder in entropy_models(self.model)]  # of z, then of y
+        return [Tables(coder) for coder in _entropy_models(self.model)]  # of z, then of y
 
 
-def entropy_models(model: models.CompressionModel) -> list[EntropyModel]:
+def _entropy_models(model: models.CompressionModel) -> list[EntropyModel]:
     return [module for module in model.modules() if isinstance(module, EntropyModel)]
 
 
-def in_float32(forward, *inputs: Tensor, **options):
+def _in_float32(forward, *inputs: Tensor, **options):
     """An entropy model's forward outside of autocast: likelihoods need the precision."""
     inputs = [x.float() for x in inputs]
     options = {k: v.float() if isinstance(v, Tensor) else v for k, v in options.items()}

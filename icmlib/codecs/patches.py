@@ -3,9 +3,9 @@
     y_hat ─ child 0 ─ map ─ child 1 ─ map ─ ... ─ image      the decoder g_s, a Sequential
     window  <───────  window  <───────  ... <───  patch
 
-Backwards: of each map, the window that the patch sees. Forwards: each child runs on its window
-alone. A window that meets the border of its map ends there, so that padding is the full decode's.
-So patches equal those cut from the full decode, at a cost that does not grow with the image.
+Backwards, the window of each map that the patch sees. Forwards, each child on its window alone. A
+window that meets the border of its map ends there, so padding is as in the full decode. Patches
+equal those of the full decode, at a cost that does not grow with the image.
 """
 
 import copy
@@ -17,13 +17,13 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 SIDE = 16  # px, of the maps on which children are measured
 
 
 class Layer(NamedTuple):
-    """A child of g_s; its input q is seen by its outputs scale q - before ... scale q + after."""
+    """A child of g_s; its outputs from scale q - before to scale q + after see its input q."""
 
     run: nn.Module
     scale: int
@@ -31,34 +31,32 @@ class Layer(NamedTuple):
     after: int
 
 
-def patch_decoder(g_s: nn.Module) -> Callable[..., torch.Tensor]:
+def patch_decoder(g_s: nn.Module) -> Callable[..., Tensor]:
     """`decode(y_hats, corners, size)`: patches of decoded images, as cut from the full decode.
 
-    Of each patch, `y_hats` has its image's latents (M, h, w) and `corners` (P, 2) top and left in
-    px; `size` is the height and width of all. Returns (P, 3, *size), not clamped, differentiable
-    in the weights, which it follows. Raises ValueError: a patch reaches beyond its image.
+    `y_hats` holds the latents (M, h, w) of each patch's image, `corners` (P, 2) top and left in
+    px; all patches have one `size` (height, width). Returns (P, 3, *size), not clamped,
+    differentiable in the weights, which it follows. Raises ValueError: a patch reaches beyond its
+    image.
 
-    Of a decoder that cannot run on windows, whole images are decoded; a warning says why.
+    If the decoder cannot run on windows, whole images are decoded; a warning says why.
     """
     try:
-        return partial(_decode_patches, _measured(g_s))
+        return partial(_decode_patches, _layers(g_s))
     except ValueError as error:
         warnings.warn(f"{error}; whole images are decoded, which is slow", stacklevel=2)
         return partial(decode_whole, g_s)
 
 
-def decode_whole(
-    g_s: nn.Module, y_hats: list[torch.Tensor], corners: torch.Tensor, size: tuple[int, int]
-) -> torch.Tensor:
+def decode_whole(g_s: Callable, y_hats: list[Tensor], corners: Tensor, size: tuple) -> Tensor:
     """The same by the full decode, of each image once."""
-    images = {id(y_hat): y_hat for y_hat in y_hats}
-    images = {key: g_s(y_hat[None])[0] for key, y_hat in images.items()}
-    return _cut([images[id(y_hat)] for y_hat in y_hats], corners, torch.tensor(size))
+    images = {y_hat: g_s(y_hat[None])[0] for y_hat in dict.fromkeys(y_hats)}
+    return _cut([images[y_hat] for y_hat in y_hats], corners, torch.tensor(size))
 
 
 def decoder_layers(g_s: nn.Module) -> list[nn.Sequential]:
-    """The decoder's layers counted from the latents: each a child that upsamples, or holds what
-    does, with those after it. What comes before all upsampling belongs to the first."""
+    """The decoder's layers, from the latents on: each is a child that upsamples and those after it;
+    children before the first upsampling belong to the first layer."""
     children = list(g_s.children())
     starts = [i for i, child in enumerate(children) if any(map(_upsamples, child.modules()))]
     ends = [0, *starts[1:], len(children)]
@@ -71,8 +69,8 @@ def _upsamples(layer: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def _measured(g_s: nn.Module) -> list[Layer]:
-    """Raises ValueError, where the decoder cannot run on windows."""
+def _layers(g_s: nn.Module) -> list[Layer]:
+    """Raises ValueError: the decoder cannot run on windows."""
     if type(g_s).forward is not nn.Sequential.forward:
         raise ValueError(f"decoder {type(g_s).__name__} is no nn.Sequential")
     channels = next((m.in_channels for m in g_s.modules() if hasattr(m, "in_channels")), 1)
@@ -81,18 +79,18 @@ def _measured(g_s: nn.Module) -> list[Layer]:
     layers = []
     for index, child in enumerate(g_s):
         try:
-            layer, x = _measure(copy.deepcopy(child).cpu().double(), x[..., :SIDE, :SIDE])
-        except Exception as error:  # whatever the child makes of these maps
+            layer, x = _measured(copy.deepcopy(child).cpu().double(), x[..., :SIDE, :SIDE])
+        except Exception as error:  # any, of any layer
             name = f"{index} ({type(child).__name__})"
             raise ValueError(f"decoder layer {name} cannot run on windows: {error}") from error
         layers.append(layer._replace(run=child))
     return layers
 
 
-def _measure(child: nn.Module, x: torch.Tensor) -> tuple[Layer, torch.Tensor]:
+def _measured(child: nn.Module, x: Tensor) -> tuple[Layer, Tensor]:
     """The child as a layer, checked at borders and neighbouring places, and its output."""
     middle, marked = SIDE // 2, x.clone()
-    marked[..., middle, middle] = math.nan  # and so becomes all that sees it
+    marked[..., middle, middle] = math.nan  # which spreads to every output that sees it
     y, seen = child(x.clone()), child(marked)[0].isnan().any(0).nonzero()
     scale = y.shape[-1] // SIDE
     if y.shape[-2:] != (scale * SIDE, scale * SIDE) or not seen.all():
@@ -101,15 +99,14 @@ def _measure(child: nn.Module, x: torch.Tensor) -> tuple[Layer, torch.Tensor]:
     layer = Layer(child, scale, int(before), int(after))
     at = torch.tensor([0, *range(middle * scale, (middle + 1) * scale + 1), SIDE * scale - 1])
     pixels = _decode([layer], [x[0]] * len(at), at[:, None].expand(-1, 2), at.new_ones(2))
-    difference = pixels[..., 0, 0] - y[0, :, at, at].T
-    if not difference.abs().max() <= 1e-9 * y.abs().max():
-        raise ValueError("what it makes of a window depends on where that is")
+    if not (pixels[..., 0, 0] - y[0, :, at, at].T).abs().max() <= 1e-9 * y.abs().max():
+        raise ValueError("its output depends on the place of the window")
     return layer, y
 
 
 def _decode_patches(
-    layers: list[Layer], y_hats: list[torch.Tensor], corners: torch.Tensor, size: tuple[int, int]
-) -> torch.Tensor:
+    layers: list[Layer], y_hats: list[Tensor], corners: Tensor, size: tuple
+) -> Tensor:
     patches = {}
     for shape in dict.fromkeys(y_hat.shape for y_hat in y_hats):
         group = [i for i, y_hat in enumerate(y_hats) if y_hat.shape == shape]
@@ -118,9 +115,7 @@ def _decode_patches(
     return torch.stack([patches[i] for i in range(len(y_hats))])
 
 
-def _decode(
-    layers: list[Layer], y_hats: list[torch.Tensor], corners: torch.Tensor, size: torch.Tensor
-) -> torch.Tensor:
+def _decode(layers: list[Layer], y_hats: list[Tensor], corners: Tensor, size: Tensor) -> Tensor:
     """Patches of images of one size."""
     extent = torch.tensor(y_hats[0].shape[-2:]) * math.prod(layer.scale for layer in layers)
     if (corners < 0).any() or (corners + size > extent).any():
@@ -142,12 +137,10 @@ def _decode(
     return x
 
 
-def _cut(
-    maps: torch.Tensor | list[torch.Tensor], corners: torch.Tensor, size: torch.Tensor
-) -> torch.Tensor:
+def _cut(maps: Tensor | list[Tensor], corners: Tensor, size: Tensor) -> Tensor:
     """Of each map (C, h, w) the window at its corner -> (P, C, *size)."""
     height, width = size.tolist()
-    if isinstance(maps, torch.Tensor) and maps.shape[-2:] == (height, width):
+    if isinstance(maps, Tensor) and maps.shape[-2:] == (height, width):
         return maps
     pieces = zip(maps, corners.tolist(), strict=True)
     return torch.stack([map_[:, r : r + height, c : c + width] for map_, (r, c) in pieces])

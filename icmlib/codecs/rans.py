@@ -1,8 +1,8 @@
 """CompressAI's range coder, made safe for strings from strangers.
 
-The decoder (rANS, compressai/cpp_exts/rans/rans_interface.cpp) is never told how long its string
-is: it reads on behind the end of one that is cut short or made up. So each string gets zeros
-behind it, as many as the decoder can read at most (`padded`).
+The decoder (rANS, compressai/cpp_exts/rans/rans_interface.cpp) does not know the length of its
+string and reads beyond the end of a wrong one. So each string is padded with zeros, as many as the
+decoder can read at most.
 """
 
 from collections.abc import Callable
@@ -20,11 +20,7 @@ SYMBOL_BYTES = 7  # at most: 16 bits of a table, 4 bits of a length, 32 bits of 
 
 class Tables:
     """An entropy model's tables as the range coder takes them: lists of cumulative frequencies,
-    each without its padding (64 rows of up to 3,133 entries are copied at every call).
-
-    Raises:
-        ValueError: the model has none yet.
-    """
+    without padding (they are copied at every call). Raises ValueError: the model has none yet."""
 
     def __init__(self, model: EntropyModel):
         rows, lengths = model.quantized_cdf.tolist(), model.cdf_length.tolist()
@@ -41,7 +37,7 @@ class Tables:
         return RansEncoder().encode_with_indexes(*integers, *self.tables)
 
     def reader(self, string: bytes, count: int) -> Callable[[torch.Tensor], torch.Tensor]:
-        """What decodes the next of the string's `count` symbols at each call: their indexes ->
+        """A function that decodes the string's next symbols (`count` in all): their indexes ->
         int32 of the same shape. Raises as `padded`."""
         decoder = RansDecoder()
         decoder.set_stream(padded(string, count, self.largest_escape))
@@ -63,19 +59,13 @@ def padded(string: bytes, count: int, escape: int) -> bytes:
     ends the unary number; before it come the nibbles that are left in the state: it is below
     escape * 2^47 after the symbol, and is refilled below 2^31. Rounding takes less than 1 %.
 
-    Args:
-        count: symbols to decode.
-        escape: largest frequency, of 65536, of the symbol for what is beyond a table.
-
-    Raises:
-        BitstreamError: no encoder has written this string.
+    `escape` is the largest frequency, of 65536, of the symbol for what is beyond a table.
+    Raises BitstreamError: no encoder has written this string.
     """
     longest = STATE_BYTES + SYMBOL_BYTES * count
     if len(string) % WORD_BYTES or not STATE_BYTES <= len(string) <= longest:
-        raise BitstreamError(
-            f"a string of {len(string)} bytes is stated for {count} symbols; need a multiple of "
-            f"{WORD_BYTES}, {STATE_BYTES} to {longest}"
-        )
+        need = f"need a multiple of {WORD_BYTES}, {STATE_BYTES} to {longest}"
+        raise BitstreamError(f"a string of {len(string)} bytes is for {count} symbols; {need}")
     if int.from_bytes(string[:STATE_BYTES], "little") not in STATES:
         raise BitstreamError(f"a string starts with {string[:8].hex()}, as no encoder's does")
     left = -(-(16 + (escape - 1).bit_length()) // 4)  # nibbles in the state

@@ -1,46 +1,96 @@
-"""CompressAI's image zoo: architectures by the name of their function, MSE weights by quality."""
+"""Learned codecs by name: those of CompressAI's zoo, and one of stride 8."""
+
+from difflib import get_close_matches
+from pathlib import Path
 
 import torch
+from compressai.layers import GDN
+from compressai.models import ScaleHyperprior
+from compressai.models.utils import conv, deconv
 from compressai.zoo.image import cfgs, model_architectures, model_urls
 from compressai.zoo.pretrained import load_pretrained
+from torch import nn
 
+from icmlib import device
+from icmlib.codecs.learned import LearnedCodec
 from icmlib.config import CodecConfig, replace
 from icmlib.downloads import read_state
+from icmlib.io import InputError
 
-_KEYS = {name.replace("-", "_"): name for name in model_architectures}  # function -> zoo's key
-ARCHITECTURES = {name: model_architectures[key] for name, key in _KEYS.items()}
+
+class ScaleHyperpriorS8(ScaleHyperprior):
+    """The scale hyperprior (Ballé et al. 2018) with three stages instead of four: stride 8.
+
+    It suits scenes of about 128x128, where stride 16 needs ten times the training. The decoder
+    upsamples with ConvTranspose2d(k=5, s=2), which covers pixels unevenly: a source of
+    checkerboards (Odena et al. 2016).
+    """
+
+    downsampling_factor = 32
+
+    def __init__(self, N: int, M: int):
+        super().__init__(N, M)
+        self.g_a = nn.Sequential(conv(3, N), GDN(N), conv(N, N), GDN(N), conv(N, M))
+        self.g_s = nn.Sequential(
+            deconv(M, N), GDN(N, inverse=True), deconv(N, N), GDN(N, inverse=True), deconv(N, 3)
+        )
+
+
+KEYS = {name.replace("-", "_"): name for name in model_architectures}  # our name -> the zoo's
+MODELS = {"scale_hyperprior_s8": ScaleHyperpriorS8}
+MODELS |= {name: model_architectures[key] for name, key in KEYS.items()}
+
+
+def create(config: CodecConfig, seed: int = 0) -> LearnedCodec:
+    """An untrained codec; `codec.load(path)` gives it weights.
+
+    Raises ValueError: no such architecture; names the known ones and the nearest.
+    """
+    if config.name not in MODELS:
+        near = get_close_matches(config.name, MODELS, 1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise InputError(f"unknown codec {config.name!r}{hint}; known: {', '.join(MODELS)}")
+    widths = [config.N] if config.name.startswith("cheng2020") else [config.N, config.M]
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return LearnedCodec(MODELS[config.name](*widths))
+
+
+def load(config: CodecConfig, path: str | Path) -> LearnedCodec:
+    """A trained codec on the current device, ready to encode and decode; raises as
+    `icmlib.io.load_weights`."""
+    codec = create(config)
+    codec.load(path)
+    return codec.to(device.current()).eval()
+
+
+def pretrained(config: CodecConfig, quality: int) -> LearnedCodec:
+    """CompressAI's codec of that name, trained for MSE, ready to encode and decode; its N and M
+    override the config's (`zoo_config`).
+
+    Raises:
+        ValueError: no weights of that name or quality; names the known ones.
+        WeightsUnavailable: they cannot be downloaded; names the address and where to put the file.
+    """
+    codec = create(zoo_config(config, quality))
+    state = read_state(_url(config.name, quality), f"{config.name} quality {quality}")
+    codec.model.load_state_dict(load_pretrained(state))
+    codec.to(device.current()).eval().update()
+    return codec
 
 
 def zoo_config(config: CodecConfig, quality: int) -> CodecConfig:
-    """The config with the N and M of CompressAI's weights of this quality, as `codecs.load` needs
-    it for what was trained from them (cheng2020 has N alone; M says the same).
-
-    Raises:
-        ValueError: there are no weights of this name or quality; lists those there are.
-    """
+    """The config with the N and M of CompressAI's weights of this quality, as `load` needs it for
+    what was trained from them (cheng2020 has N alone; M says the same). Raises as `pretrained`."""
     _url(config.name, quality)
-    widths = cfgs[_KEYS[config.name]][quality]
+    widths = cfgs[KEYS[config.name]][quality]
     return replace(config, {"N": widths[0], "M": widths[-1]})
-
-
-def zoo_state(name: str, quality: int) -> dict[str, torch.Tensor]:
-    """CompressAI's state dict, its keys as today's models have them; downloaded at first use.
-
-    Raises:
-        ValueError: there are no weights of this name or quality.
-        WeightsUnavailable: see `icmlib.downloads.read_state`.
-    """
-    return load_pretrained(read_state(_url(name, quality), f"{name} quality {quality}"))
 
 
 def _url(name: str, quality: int) -> str:
     """The address of the weights trained for MSE."""
-    if _KEYS.get(name) not in model_urls:
-        known = ", ".join(each for each, key in _KEYS.items() if key in model_urls)
-        raise ValueError(f"CompressAI has no weights for {name!r}; it has for: {known}")
-    urls = model_urls[_KEYS[name]]["mse"]
+    urls = model_urls.get(KEYS.get(name), {}).get("mse", {})
     if quality not in urls:
-        raise ValueError(
-            f"{name} has no weights of quality {quality!r}; there are: {', '.join(map(str, urls))}"
-        )
+        known = ", ".join(map(str, urls)) or "none"
+        raise InputError(f"{name} has no weights of quality {quality!r}; there are: {known}")
     return urls[quality]

@@ -24,7 +24,7 @@ from PIL import Image
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 from tqdm.auto import tqdm
 
-from icmlib.io import UNREADABLE, project_root, written
+from icmlib.io import UNREADABLE, InputError, project_root, written
 
 
 def convert(root: str | Path, split: str, image_list: str | Path | None = None) -> dict:
@@ -56,7 +56,7 @@ def convert(root: str | Path, split: str, image_list: str | Path | None = None) 
     with written(target) as half:
         _write(half, masks, root, split, report)
         if not report["annotations"]:
-            raise ValueError(f"no mask of {files['masks']} can be used: {report}")
+            raise InputError(f"no mask of {files['masks']} can be used: {report}")
         with written(target.with_suffix(".report.json")) as half_report:
             half_report.write_text(json.dumps(report, indent=2))
     return report
@@ -94,14 +94,14 @@ def _read_csv(path: Path, **options) -> Iterator[pd.DataFrame]:
     try:
         yield from pd.read_csv(path, **strings, **{"chunksize": 100_000, **options})
     except ValueError as error:  # pandas' own are ValueErrors
-        raise ValueError(f"{path} is not what its name says ({error}); get it again") from error
+        raise InputError(f"{path} is not what its name says ({error}); get it again") from error
 
 
 def _read_labels(path: Path) -> pd.Series:
     """Label (`/m/01g317`) -> id of COCO's category; NaN for a class that the table has not."""
     classes = pd.concat(_read_csv(path, names=["label", "open_images_name"]))
     if not classes.label.str.startswith("/m/").any():
-        raise ValueError(f"{path} holds no label like /m/01g317; get it again")
+        raise InputError(f"{path} holds no label like /m/01g317; get it again")
     table = pd.read_csv(project_root() / "data" / "openimages_classes.csv")
     joined = classes.merge(table, "left", "open_images_name")
     return joined.drop_duplicates("label").set_index("label").coco_id
@@ -112,7 +112,7 @@ def _read_list(path: Path) -> set[str]:
     with path.open(errors="replace") as lines:
         ids = {image for line in lines for image in re.findall(r"\b[0-9a-f]{16}\b", line)}
     if not ids:
-        raise ValueError(f"image list {path} holds no image id; one is like 000a1249af2bc5f0")
+        raise InputError(f"image list {path} holds no image id; one is like 000a1249af2bc5f0")
     return ids
 
 

@@ -37,6 +37,7 @@ from functools import lru_cache
 import numpy as np
 from torch import Tensor
 
+from icmlib.io import InputError
 from icmlib.metrics import resample_counts
 
 SCALES = (2, 4, 8)
@@ -70,7 +71,7 @@ def tile_size(shapes: Iterable[tuple[int, int]]) -> int:
         raise ValueError("no image shapes given; a tile size needs at least one")
     height, width = min(shapes, key=min)
     if min(height, width) < 16:
-        raise ValueError(f"image is {width}x{height} px; the spectrum needs at least 16x16")
+        raise InputError(f"image is {width}x{height} px; the spectrum needs at least 16x16")
     return min(128, min(height, width) // 16 * 16)
 
 

@@ -10,20 +10,3 @@ rate_task.py  study 2 (Chamain et al. 2020): points, and the bridge to study 1
 curves.py     the curves through these points, and what is found between them
 figures.py    every figure
 """
-
-import lazy_loader
-
-__getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__,
-    submodules=[
-        "curves",
-        "figures",
-        "knob",
-        "profile",
-        "rate_task",
-        "runs",
-        "table1",
-        "verdicts",
-        "zoo",
-    ],
-)

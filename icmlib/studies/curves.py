@@ -26,40 +26,46 @@ class Curve:
     measures: dict[str, np.ndarray]
 
 
-DELTA = ["curve", "against", "what", "value", "low", "high", "overlap", "reason"]  # columns
+DELTA = ["curve", "against", "what", "value", "low", "high", "reason", "overlap"]  # columns
+KINDS = {  # of a delta -> measure, over what, scale
+    "BD-rate (%)": ("box_AP", "rate", 1),
+    "BD-mAP": ("box_AP", "quality", 100),
+    "BD-PSNR (dB)": ("psnr", "quality", 1),
+}
 
 
 def deltas(curves: dict[str, Curve], reference: str) -> pd.DataFrame:
     """BD-rate (%), BD-mAP (COCO points of 100) and BD-PSNR (dB) of every curve against one, each
     with interval, or the reason why there is none; `overlap` is that of the range that counts."""
-    base, rows = curves[reference], []
-    for name, curve in curves.items():
-        if name == reference:
-            continue
-        for what, measure, of, scale in (
-            ("BD-rate (%)", "box_AP", "rate", 1),
-            ("BD-mAP", "box_AP", "quality", 100),
-            ("BD-PSNR (dB)", "psnr", "quality", 1),
-        ):
-            pair = [(each.rates, each.measures[measure]) for each in (base, curve)]
-            found = bd.resampled_delta(*pair, of)
-            row = {"curve": name, "against": reference, "what": what}
-            row |= {end: scale * getattr(found, end) for end in ("value", "low", "high")}
-            row["overlap"] = found.quality_overlap if of == "rate" else found.rate_overlap
-            rows.append(row | {"reason": found.reason})
+    rows = [
+        {"curve": name, "against": reference, "what": what} | delta(curves, reference, name, what)
+        for name in curves
+        if name != reference
+        for what in KINDS
+    ]
     return pd.DataFrame(rows, columns=DELTA)
 
 
+def delta(curves: dict[str, Curve], reference: str, name: str, what: str = "BD-mAP") -> dict:
+    """One of the figures of `deltas`."""
+    measure, of, scale = KINDS[what]
+    pair = [(curves[each].rates, curves[each].measures[measure]) for each in (reference, name)]
+    found = bd.resampled_delta(*pair, of)
+    figures = {end: scale * getattr(found, end) for end in ("value", "low", "high")}
+    overlap = found.quality_overlap if of == "rate" else found.rate_overlap
+    return figures | {"reason": found.reason, "overlap": overlap}
+
+
 def readable(deltas: pd.DataFrame) -> pd.DataFrame:
-    """`deltas` as a page shows them: a line a curve, a column a figure; `value [low, high]`, and
-    why one of them is missing."""
-    table = deltas.assign(figure=[_figure(**row) for row in deltas.to_dict("records")])
+    """`deltas` as a page shows them: one line per curve, one column per figure; `value [low,
+    high]`, and why one of them is missing."""
+    figures = [
+        ("" if np.isnan(row.value) else f"{row.value:+.1f} ")
+        + (row.reason or f"[{row.low:+.1f}, {row.high:+.1f}]")
+        for row in deltas.itertuples()
+    ]
+    table = deltas.assign(figure=figures)
     return table.pivot(index=["against", "curve"], columns="what", values="figure")
-
-
-def _figure(value: float, low: float, high: float, reason: str, **_) -> str:
-    figure = "" if np.isnan(value) else f"{value:+.1f} "
-    return figure + (reason or f"[{low:+.1f}, {high:+.1f}]")
 
 
 def at_rate(curve: Curve, measure: str, rate: float) -> np.ndarray:
@@ -86,21 +92,19 @@ def interval(values: np.ndarray, scale: float = 1.0) -> dict[str, float]:
 
 
 def findings(curves: dict[str, Curve]) -> pd.DataFrame:
-    """The paper's findings on these curves: the figure, its interval, whether it holds.
+    """The paper's findings on these curves: the figure, its interval, and the `verdict`.
 
-    The rule is that of `verdict`. Where there is no figure (the curves do not overlap enough) it
-    cannot be said, and the reason is given. The paper's conventional anchor is VVC; where that was
-    not measured, HEVC stands for it.
+    Where there is no figure (the curves do not overlap enough) it cannot be said, and the reason is
+    given. The paper's conventional anchor is VVC; where that was not measured, HEVC stands for it.
     """
     rows = []
-    anchor = next((name for name in ANCHORS if name in curves), None)
-    if anchor:
-        found = _delta(curves, anchor, "baseline")
+    for anchor in [name for name in ANCHORS if name in curves][:1]:
         text = f"off the shelf, the learned codec is at least as good for the machine as {anchor}"
+        found = delta(curves, anchor, "baseline")
         rows.append(finding(text, f"BD-mAP against {anchor}", found))
     finetuned = [name for name in ("T-FT", "C-FT", "J-FT") if name in curves]
     for name in finetuned:
-        found = _delta(curves, "baseline", name)
+        found = delta(curves, "baseline", name)
         rows.append(finding(f"{name} beats the baseline", "BD-mAP against the baseline", found))
     if len(finetuned) == 3:
         rows += _at_lowest_rate(curves)
@@ -111,25 +115,22 @@ def _at_lowest_rate(curves: dict[str, Curve]) -> list[dict]:
     """J-FT against the others where all begin, and what the picture pays."""
     others = ["baseline", "T-FT", "C-FT"]
     rate = lowest_common_rate(curves, [*others, "J-FT"])
-    ap = {name: at_rate(curves[name], "box_AP", rate) for name in [*others, "J-FT"]}
-    over_best = interval(ap["J-FT"] - np.max([ap[name] for name in others], axis=0), 100)
-    over_t = interval(ap["J-FT"] / ap["T-FT"] - 1, 100)
     where = f"at {rate:.3f} bpp"
-    text = "J-FT beats T-FT at the lowest rate (the paper: +4.6 %)"
-    rows = [
-        finding("J-FT is best at the lowest rate", f"mAP over the best other, {where}", over_best),
-        finding(text, f"% of mAP, {where}", over_t),
-    ]
-    before = at_rate(curves["baseline"], "psnr", rate)
+    ap, psnr = (
+        {name: at_rate(curves[name], measure, rate) for name in [*others, "J-FT"]}
+        for measure in ("box_AP", "psnr")
+    )
+    over_best = ap["J-FT"] - np.max([ap[name] for name in others], axis=0)
+    claims = {
+        "J-FT is best at the lowest rate": ("mAP over the best other", over_best, 100),
+        "J-FT beats T-FT at the lowest rate (the paper: +4.6 %)": (
+            "% of mAP", ap["J-FT"] / ap["T-FT"] - 1, 100,
+        ),
+    }  # fmt: skip
     for name in ("C-FT", "J-FT"):
-        drop = interval(before - at_rate(curves[name], "psnr", rate))
-        text = f"PSNR falls as the task gains, {name}"
-        rows.append(finding(text, f"dB below the baseline, {where}", drop))
-    return rows
-
-
-def _delta(curves: dict[str, Curve], reference: str, name: str) -> dict:
-    pair = [(curves[each].rates, curves[each].measures["box_AP"]) for each in (reference, name)]
-    found = bd.resampled_delta(*pair, "quality")
-    figures = {end: 100 * getattr(found, end) for end in ("value", "low", "high")}
-    return figures | {"reason": found.reason}
+        drop = psnr["baseline"] - psnr[name]
+        claims[f"PSNR falls as the task gains, {name}"] = ("dB below the baseline", drop, 1)
+    return [
+        finding(text, f"{measure}, {where}", interval(values, scale))
+        for text, (measure, values, scale) in claims.items()
+    ]

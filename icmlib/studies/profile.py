@@ -21,7 +21,7 @@ from icmlib.config import (
     TaskConfig,
     from_dict,
 )
-from icmlib.io import project_root
+from icmlib.io import InputError, project_root
 
 BRIDGE = "finetuned"  # row of the bridge itself; a profile's bridge_rows are its controls
 
@@ -175,40 +175,39 @@ def _refuse(why: str, names: Iterable[str]) -> None:
         raise ValueError(f"{why}: {', '.join(names)}")
 
 
+def lookup(what: str, name: str, known: dict):
+    """What a profile has of that name. Raises InputError: it has none; lists those that it has."""
+    if name not in known:
+        has = ", ".join(known) or "none"
+        raise InputError(f"unknown {what} {name!r}; the profile has: {has}")
+    return known[name]
+
+
 def from_scratch(profile: Profile) -> Profile:
     """The profile without its weights files: notebooks 01 and 02 train task network and base codec.
     Published weights, which have a name and no file, stay."""
-    weights = None if is_file(profile.task.weights) else profile.task.weights
-    task = dataclasses.replace(profile.task, weights=weights)
+    given = (profile.task.weights or "").endswith(".safetensors")
+    task = dataclasses.replace(profile.task, weights=None) if given else profile.task
     name = f"{profile.name}-scratch"
     return dataclasses.replace(profile, name=name, task=task, base_weights=None)
 
 
-def is_file(weights: str | None) -> bool:
-    """Whether weights are those of a file, not published ones or none."""
-    return bool(weights) and weights.endswith(".safetensors")
-
-
 def with_seed(profile: Profile, seed: int) -> Profile:
     """The profile with another seed of its trainings, the base codec's included; the data and the
-    machine stay."""
+    task network stay."""
 
-    def seeded(config, *parts: str) -> dict:
-        return {part: dataclasses.replace(getattr(config, part), seed=seed) for part in parts}
+    def seeded(config, *stages: str, **changes):
+        for stage in stages:
+            changes[stage] = dataclasses.replace(getattr(config, stage), seed=seed)
+        return dataclasses.replace(config, **changes)
 
-    study = profile.rate_task
-    return dataclasses.replace(
-        profile,
-        name=f"{profile.name}-seed{seed}",
-        seed=seed,
-        base_weights=None,
-        rate_task=dataclasses.replace(study, **seeded(study, "base", "chain", "bridge")),
-        **seeded(profile, "base", "finetune"),
-    )
+    facts = {"name": f"{profile.name}-seed{seed}", "seed": seed, "base_weights": None}
+    study = seeded(profile.rate_task, "base", "chain", "bridge")
+    return seeded(profile, "base", "finetune", rate_task=study, **facts)
 
 
 def load_profile(name: str | Path) -> Profile:
-    """Read `notebooks/profiles/<name>.yaml`, or the file of that path; `<name>-seed<n>` is the
+    """Read `notebooks/profiles/<name>.yaml`, or the file of that path. `<name>-seed<n>` is the
     profile `<name>` with that seed, `<name>-scratch` the one that trains what it would be given.
 
     Raises:
@@ -216,23 +215,23 @@ def load_profile(name: str | Path) -> Profile:
         ValueError: not YAML, unknown keys or wrong types, anywhere in the file or in a row.
     """
     path = Path(name)
-    if not path.exists():
-        if seeded := re.fullmatch(r"(.+)-seed(\d+)", str(name)):
-            plain, seed = seeded.groups()
-            if seed.startswith("0"):
-                raise ValueError(f"profile {name!r}: a seed is 1, 2, ...; {plain!r} itself is 0")
-            return with_seed(load_profile(plain), int(seed))
-        if str(name).endswith("-scratch"):
-            return from_scratch(load_profile(str(name).removesuffix("-scratch")))
     if path.suffix != ".yaml":
         path = project_root() / "notebooks" / "profiles" / f"{name}.yaml"
     if not path.exists():
+        stem, _, variant = str(name).rpartition("-")
+        if variant == "scratch":
+            return from_scratch(load_profile(stem))
+        if re.fullmatch(r"seed[1-9]\d*", variant):
+            return with_seed(load_profile(stem), int(variant.removeprefix("seed")))
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
-        raise FileNotFoundError(f"profile {path} does not exist; there are: {known}")
+        raise FileNotFoundError(
+            f"profile {path} does not exist; there are: {known}; each also as <name>-scratch, and "
+            f"as <name>-seed1, <name>-seed2, ..."
+        )
     try:
         values = yaml.safe_load(path.read_text()) or {}
         if not isinstance(values, dict):
             raise ValueError(f"it holds no stages but {values!r:.40}")
         return from_dict(Profile, {"name": path.stem, **values})
     except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"profile {path}: {error}") from None
+        raise InputError(f"profile {path}: {error}") from None

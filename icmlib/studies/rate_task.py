@@ -1,7 +1,9 @@
 """Study 2, rate against task: its runs, their points as tables and pictures, and the bridge to
 study 1. The curves through the points, and what is found between them, are in curves.py."""
 
-from pathlib import Path
+from collections.abc import Iterator
+from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 import pandas as pd
@@ -15,17 +17,11 @@ from icmlib.evaluate import Evaluation, load_evaluation
 from icmlib.io import project_root
 from icmlib.metrics import bd, detection
 from icmlib.studies.curves import Curve, at_rate, interval
-from icmlib.studies.profile import BRIDGE, Profile
-from icmlib.studies.runs import read_summary, run_folder
+from icmlib.studies.profile import BRIDGE, Profile, lookup
+from icmlib.studies.runs import load_codec, read_summary, run_folder
 from icmlib.studies.verdicts import FINDING, finding, with_interval
 
 MEASURES = ("box_AP", "psnr")  # of the curves that carry intervals
-DESCRIBED = {
-    frozenset({"task"}): "task network",
-    frozenset({"encoder", "decoder", "entropy"}): "codec",
-    frozenset({"encoder", "decoder", "entropy", "task"}): "codec and task network",
-}
-
 
 # --- runs --------------------------------------------------------------------------------------
 
@@ -33,23 +29,16 @@ DESCRIBED = {
 def chain(profile: Profile, point: str, configuration: str) -> ChainConfig:
     """Settings of one finetuning of study 2; raises ValueError for names the profile lacks."""
     study = profile.rate_task
-    for what, name, known in (
-        ("point", point, study.points),
-        ("configuration", configuration, study.configurations),
-    ):
-        if name not in known:
-            raise ValueError(f"unknown {what} {name!r}; the profile has: {', '.join(known)}")
-    changes = {"beta": study.points[point].beta, **study.configurations[configuration]}
-    return replace(study.chain, changes)
+    beta = lookup("point", point, study.points).beta
+    changes = lookup("configuration", configuration, study.configurations)
+    return replace(study.chain, {"beta": beta, **changes})
 
 
 def bridge_config(profile: Profile, point: str, row: str) -> FinetuneConfig:
     """Settings of the bridge or of a control; raises ValueError for what the profile lacks."""
     study = profile.rate_task
-    if (point, row) not in study.bridges():
-        known = ", ".join("-".join(each) for each in study.bridges()) or "none"
-        raise ValueError(f"no bridge {row!r} at {point!r}; the profile has: {known}")
-    return replace(study.bridge, study.bridge_rows.get(row, {}))
+    changes = {"-".join(each): study.bridge_rows.get(each[1], {}) for each in study.bridges()}
+    return replace(study.bridge, lookup("bridge", f"{point}-{row}", changes))
 
 
 def anchor_codecs(profile: Profile, name: str) -> dict[str, ConventionalCodec]:
@@ -62,11 +51,6 @@ def anchor_codecs(profile: Profile, name: str) -> dict[str, ConventionalCodec]:
     }
 
 
-def label(configuration: str, parts: list[str]) -> str:
-    """`C-FT (codec)`: a configuration and what it trains."""
-    return f"{configuration} ({DESCRIBED.get(frozenset(parts), ' + '.join(parts))})"
-
-
 def codec_config(profile: Profile, point: str) -> CodecConfig:
     """The codec's architecture at a point: the profile's, or that of CompressAI's quality."""
     study = profile.rate_task
@@ -77,29 +61,25 @@ def codec_config(profile: Profile, point: str) -> CodecConfig:
 # --- points ------------------------------------------------------------------------------------
 
 
-def runs(profile: Profile) -> dict[str, dict[str, tuple[Path, str]]]:
-    """Where each point of each curve was measured: curve -> point -> run folder and name of the
-    evaluation. Anchors that were not measured are left out."""
+def runs(profile: Profile) -> Iterator[tuple[str, str, tuple[str, str], str]]:
+    """Where each point of each curve was measured: curve, point, stage and name of the run, name
+    of the evaluation. Anchors that were not measured are left out."""
     study = profile.rate_task
-    found = {"baseline": {p: (run_folder(profile, "mse_codec", p), "test") for p in study.points}}
+    for point in study.points:
+        yield "baseline", point, ("mse_codec", point), "test"
     for name in study.configurations:
-        found[name] = {
-            point: (run_folder(profile, "chain", f"{point}-{name}"), "test")
-            for point in study.points_of(name)
-        }
+        for point in study.points_of(name):
+            yield name, point, ("chain", f"{point}-{name}"), "test"
     for name in study.anchors:
-        measured = read_summary(profile, "anchor", name)["points"]
-        found[name] = {point: (run_folder(profile, "anchor", name), point) for point in measured}
-    return {name: points for name, points in found.items() if points}
+        for point in read_summary(profile, "anchor", name)["points"]:
+            yield name, point, ("anchor", name), point
 
 
 def read_points(profile: Profile) -> pd.DataFrame:
-    """A row for each point of each curve on test: everything that was measured."""
+    """One row for each point of each curve on test: everything that was measured."""
     rows = []
-    for curve, points in runs(profile).items():
-        for point, (folder, name) in points.items():
-            stage, run = folder.parent.name, folder.name
-            rows.append({"curve": curve, "point": point} | read_summary(profile, stage, run)[name])
+    for curve, point, run, evaluation in runs(profile):
+        rows.append({"curve": curve, "point": point} | read_summary(profile, *run)[evaluation])
     return pd.DataFrame(rows)
 
 
@@ -108,22 +88,25 @@ def resampled_curves(profile: Profile) -> dict[str, Curve]:
     truth = datasets.create(profile.data, "test").ground_truth
     rng = np.random.default_rng(0)
     counts = bd.whole_and_resamples(len(truth["images"]), profile.evaluation.resamples, rng)
-    return {
-        name: _resampled([load_evaluation(*each, truth) for each in points.values()], counts)
-        for name, points in tqdm(runs(profile).items(), "curves")
-    }
+    curves = {}
+    for curve, points in tqdm(groupby(runs(profile), itemgetter(0)), "curves"):
+        measured = [
+            resampled(load_evaluation(run_folder(profile, *run), name, truth), counts)
+            for _, _, run, name in points
+        ]
+        rates, *measures = map(np.stack, zip(*measured))
+        curves[curve] = Curve(rates, dict(zip(MEASURES, measures)))
+    return curves
 
 
-def _resampled(evaluations: list[Evaluation], counts: np.ndarray) -> Curve:
-    rates, measures = [], {name: [] for name in MEASURES}
-    for evaluation in evaluations:
-        matches = evaluation.matches["box"]  # their images are sorted, the data set's need not be
-        table = evaluation.per_image.set_index("image_id").loc[list(matches.image_ids)]
-        pixels = counts @ table["pixels"].to_numpy(float)
-        rates.append(counts @ (8.0 * table["payload_bytes"].to_numpy()) / pixels)
-        measures["box_AP"].append(detection.average_precision(matches, counts)["AP"])
-        measures["psnr"].append(counts @ table["psnr"].to_numpy() / counts.sum(1))
-    return Curve(np.stack(rates), {name: np.stack(each) for name, each in measures.items()})
+def resampled(evaluation: Evaluation, counts: np.ndarray) -> tuple[np.ndarray, ...]:
+    """bpp, box AP and PSNR of each resample, (1 + R,), by how often it has each image."""
+    matches = evaluation.matches["box"]  # their images are sorted, the data set's need not be
+    table = evaluation.per_image.set_index("image_id").loc[list(matches.image_ids)]
+    pixels = counts @ table["pixels"].to_numpy(float)
+    rates = counts @ (8.0 * table["payload_bytes"].to_numpy()) / pixels
+    ap = detection.average_precision(matches, counts)["AP"]
+    return rates, ap, counts @ table["psnr"].to_numpy() / counts.sum(1)
 
 
 def with_intervals(points: pd.DataFrame, curves: dict[str, Curve]) -> pd.DataFrame:
@@ -132,8 +115,7 @@ def with_intervals(points: pd.DataFrame, curves: dict[str, Curve]) -> pd.DataFra
     for name, curve in curves.items():
         for measure, values in curve.measures.items():
             bounds = np.quantile(values[:, 1:], (0.025, 0.975), axis=1)
-            for end, bound in zip(("low", "high"), bounds):
-                points.loc[points["curve"] == name, f"{measure}_{end}"] = bound
+            points.loc[points["curve"] == name, [f"{measure}_low", f"{measure}_high"]] = bounds.T
     return points
 
 
@@ -145,23 +127,20 @@ def equal_rate(curves: dict[str, Curve], rate: float) -> pd.DataFrame:
     paper = pd.read_csv(project_root() / "data" / "chamain2020_table.csv", index_col=0)
     rows = {}
     for name, curve in curves.items():
-        if len(curve.rates) < bd.MIN_POINTS:
-            continue
         ap, psnr = (at_rate(curve, measure, rate) for measure in MEASURES)
-        if np.isfinite(ap[0]):
-            ap, psnr = interval(ap, 100), interval(psnr)
-            rows[name] = {"bpp": rate, "box_mAP": ap["value"], "psnr": psnr["value"]}
-            rows[name] |= {f"box_mAP_{end}": ap[end] for end in ("low", "high")}
+        if len(curve.rates) >= bd.MIN_POINTS and np.isfinite(ap[0]):
+            value, low, high = interval(ap, 100).values()
+            rows[name] = {"bpp": rate, "box_mAP": value, "psnr": psnr[0]}
+            rows[name] |= {"box_mAP_low": low, "box_mAP_high": high}
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("configuration")
     return table.join(paper, rsuffix="_paper")
 
 
 def kinds(profile: Profile) -> dict[str, str]:
     """How each curve is drawn: see `icmlib.studies.figures.rate_curves`."""
-    study = profile.rate_task
-    drawn = {name: "variant" for name in study.configurations}
-    drawn = {"baseline": "main", **drawn, **{name: "anchor" for name in study.anchors}}
-    return drawn | {name: "main" for name in ("T-FT", "C-FT", "J-FT") if name in drawn}
+    study, main = profile.rate_task, ("T-FT", "C-FT", "J-FT")
+    trained = {name: "main" if name in main else "variant" for name in study.configurations}
+    return {"baseline": "main", **trained, **dict.fromkeys(study.anchors, "anchor")}
 
 
 # --- the bridge --------------------------------------------------------------------------------
@@ -185,18 +164,17 @@ def bridge(profile: Profile, point: str, measured: dict) -> dict:
     (best,) = at_rate(Curve(rates, {"psnr": psnr}), "psnr", measured["bpp"])
     if np.isnan(best):
         best = read_summary(profile, "mse_codec", point)["test"]["psnr"]
-    scale = 100 / start["box_AP"] if start["box_AP"] else float("nan")
     lost = float(best - start["psnr"])
     found = {"psnr_baseline": float(best), "psnr_before": start["psnr"]}
     for end in ("", "_low", "_high"):
-        gained = measured[f"psnr_difference{end}"]
-        found[f"back{end}"] = gained / lost if lost > 0 else float("nan")
-        found[f"box_AP_change{end}"] = scale * measured[f"box_AP_difference{end}"]
+        found[f"back{end}"] = measured[f"psnr_difference{end}"] / lost if lost > 0 else np.nan
+        change = measured[f"box_AP_difference{end}"]
+        found[f"box_AP_change{end}"] = 100 * change / start["box_AP"] if start["box_AP"] else np.nan
     return found
 
 
 def read_bridges(profile: Profile) -> pd.DataFrame:
-    """A row for each finetuning of a C-FT codec's decoder, controls too: before, and after."""
+    """One row for each finetuning of a C-FT codec's decoder, controls too: before, and after."""
     rows = []
     for point, name in profile.rate_task.bridges():
         before = read_summary(profile, "chain", f"{point}-C-FT")["test"]
@@ -237,28 +215,19 @@ def pictures(profile: Profile, points: pd.DataFrame, x: torch.Tensor) -> tuple[d
         points: of `read_points`.
         x: the image (3, H, W).
     """
-    bridge_point = profile.rate_task.bridge_at[0]
-    rate = points.query("curve == 'C-FT' and point == @bridge_point")["bpp"].item()
-    images, captions = {"original": x}, {}
+    at = profile.rate_task.bridge_at[0]
+    (rate,) = points.query("curve == 'C-FT' and point == @at")["bpp"]
+    nearest = np.log(points["bpp"] / rate).abs().groupby(points["curve"]).idxmin()
+    made = {(curve, point): run for curve, point, run, _ in runs(profile)}
+    shown, bridge = {}, ("bridge", f"{at}-{BRIDGE}")
     for curve in ("baseline", "T-FT", "C-FT", "J-FT"):
-        rows = points[points["curve"] == curve]
-        if len(rows):
-            row = rows.loc[np.log(rows["bpp"] / rate).abs().idxmin()]
-            folder, _ = runs(profile)[curve][row["point"]]
-            images[curve] = _decoded(profile, row["point"], folder, x)
-            captions[curve] = _caption(row)
-    name = "C-FT, finetuned"
-    run = f"{bridge_point}-{BRIDGE}"
-    folder = run_folder(profile, "bridge", run)
-    images[name] = _decoded(profile, bridge_point, folder, x)
-    captions[name] = _caption(read_summary(profile, "bridge", run)["test"])
+        if curve in nearest:
+            row = points.loc[nearest[curve]]
+            shown[curve] = (row["point"], made[curve, row["point"]], row)
+    shown["C-FT, finetuned"] = (at, bridge, read_summary(profile, *bridge)["test"])
+    images, captions = {"original": x}, {}
+    for name, (point, run, row) in shown.items():
+        codec = load_codec(profile, *run, codec_config(profile, point))
+        images[name] = codec.decode(codec.encode(x))
+        captions[name] = f"{row['bpp']:.2f} bpp, mAP {row['box_AP']:.3f}\n{row['psnr']:.1f} dB"
     return images, captions
-
-
-def _decoded(profile: Profile, point: str, folder: Path, x: torch.Tensor) -> torch.Tensor:
-    codec = codecs.load(codec_config(profile, point), folder / "final.safetensors")
-    return codec.decode(codec.encode(x))
-
-
-def _caption(row) -> str:
-    return f"{row['bpp']:.2f} bpp, mAP {row['box_AP']:.3f}\n{row['psnr']:.1f} dB"

@@ -2,7 +2,7 @@
 
 results/<profile>/<stage>/<name>/
     run.json       parameters, versions, device, git commit, fingerprints, start, end
-    log.csv        a row a step          summary.json   what later notebooks read
+    log.csv        one row per step      summary.json   what later notebooks read
     last.pt        the resume point      final.safetensors   the weights
     figures/       pictures, each with the table it was drawn from
     notebook.ipynb the executed notebook; notebook.unfinished.ipynb while it runs, or if it failed
@@ -26,8 +26,9 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from icmlib import codecs, datasets, device, tasks
-from icmlib.codecs import Decoders
+from icmlib.codecs import Decoders, LearnedCodec
 from icmlib.codecs.decoders import HUMAN, SHIPPED
+from icmlib.config import CodecConfig
 from icmlib.evaluate import (
     Evaluation,
     compare,
@@ -36,7 +37,7 @@ from icmlib.evaluate import (
     save_evaluation,
     summarize,
 )
-from icmlib.io import plain, project_root, read_json, written
+from icmlib.io import InputError, plain, project_root, read_json, written
 from icmlib.metrics.fidelity import VGGDistance
 from icmlib.studies.profile import Profile, load_profile
 from icmlib.tasks import TaskNetwork
@@ -179,16 +180,15 @@ def git_state() -> dict:
     """`commit` of the code, and whether it was `dirty`: changed since."""
 
     def git(*words):
-        done = subprocess.run(["git", *words], capture_output=True, text=True, cwd=_HERE)
+        done = subprocess.run(
+            ["git", *words], capture_output=True, text=True, cwd=Path(__file__).parent
+        )
         return done.stdout.strip() if done.returncode == 0 else None
 
     with contextlib.suppress(FileNotFoundError):  # no git on this machine
         commit = git("rev-parse", "HEAD")
         return {"commit": commit, "dirty": bool(git("status", "--porcelain", "--", "."))}
     return {"commit": None, "dirty": None}
-
-
-_HERE = Path(__file__).parent
 
 
 def run_folder(profile: Profile, stage: str, name: str) -> Path:
@@ -205,11 +205,7 @@ def open_run(
 
 
 def read_summary(profile: Profile, stage: str, name: str) -> dict:
-    """summary.json of a finished run.
-
-    Raises:
-        FileNotFoundError: that run is not finished.
-    """
+    """summary.json of a finished run; raises FileNotFoundError: that run is not finished."""
     path = run_folder(profile, stage, name) / "summary.json"
     if not path.exists():
         raise FileNotFoundError(f"run {stage}/{name} is not finished ({path}); run its notebook")
@@ -218,9 +214,16 @@ def read_summary(profile: Profile, stage: str, name: str) -> dict:
 
 def load_task(profile: Profile) -> nn.Module:
     """The task network that notebook 01 made ready."""
-    return tasks.load(
-        profile.task, run_folder(profile, "task_network", "given") / "final.safetensors"
-    )
+    given = run_folder(profile, "task_network", "given")
+    return tasks.load(profile.task, given / "final.safetensors")
+
+
+def load_codec(
+    profile: Profile, stage: str, name: str, config: CodecConfig | None = None
+) -> LearnedCodec:
+    """The codec that a run trained; its architecture is by default that of study 1."""
+    folder = run_folder(profile, stage, name)
+    return codecs.load(config or profile.codec, folder / "final.safetensors")
 
 
 def load_decoders(weights: str | Path | None = None) -> Decoders:
@@ -240,15 +243,13 @@ def load_decoders(weights: str | Path | None = None) -> Decoders:
     folder = path.resolve() if path.is_dir() else project_root() / "results" / path
     if not (folder / "final.safetensors").exists():
         raise FileNotFoundError(f"no codec was trained in {folder}; run its notebook")
-    profile = load_profile(folder.parents[1].name)
-    base = codecs.load(
-        profile.codec, folder.parents[1] / "base_codec" / "base" / "final.safetensors"
-    )
-    if folder.parent.name == "base_codec":
-        return Decoders(base, {})
-    if folder.parent.name != "finetune":
-        raise ValueError(f"{folder} is no run of notebooks 02 (base_codec) or 03 (finetune)")
-    return Decoders.of(base, {HUMAN: codecs.load(profile.codec, folder / "final.safetensors")})
+    stage, results = folder.parent.name, folder.parents[1]
+    if stage not in ("base_codec", "finetune"):
+        raise InputError(f"{folder} is no run of notebooks 02 (base_codec) or 03 (finetune)")
+    config = load_profile(results.name).codec
+    codec = codecs.load(config, folder / "final.safetensors")
+    base = codecs.load(config, results / "base_codec" / "base" / "final.safetensors")
+    return Decoders.of(base, {HUMAN: codec} if stage == "finetune" else {})
 
 
 def measure(
@@ -271,38 +272,24 @@ def measure(
     evaluations, others, summary = {}, {}, {}
     for split, count in resamples.items():
         data = datasets.create(profile.data, split)
-        evaluations[split] = evaluate(codec, task, data, vgg)
-        save_evaluation(evaluations[split], run.folder, split)
-        others[split] = evaluations[split]
+        new = other = evaluate(codec, task, data, vgg)
+        save_evaluation(new, run.folder, split)
         if before:
-            others[split] = load_evaluation(before, split, data.ground_truth)
-        summary[split] = summarize(evaluations[split], count)
-        summary[split] |= compare(others[split], evaluations[split], count)
+            other = load_evaluation(before, split, data.ground_truth)
+        evaluations[split], others[split] = new, other
+        summary[split] = summarize(new, count) | compare(other, new, count)
     return evaluations, others, summary
-
-
-def same_bits(evaluation: Evaluation, before: Evaluation) -> bool:
-    """Whether all bitstreams are those of `before`, byte for byte.
-
-    Raises:
-        AssertionError: they are not: the encoder or the entropy model was changed.
-    """
-    same = evaluation.per_image["sha256"].equals(before.per_image["sha256"])
-    assert same, "the encoder or the entropy model was changed"
-    return same
 
 
 @device.main_only
 def write_table(table: pd.DataFrame, profile: Profile, name: str) -> None:
     """A table of the study, `results/<profile>/<name>.csv`, with profile, seed and data in it."""
-    path = project_root() / "results" / profile.name / f"{name}.csv"
-    with written(path) as half:
+    with written(project_root() / "results" / profile.name / f"{name}.csv") as half:
         table.infer_objects().assign(**profile.provenance).to_csv(half, float_format="%.6g")
 
 
 @device.main_only
 def write_figure(figure: Figure, profile: Profile, name: str) -> None:
     """A figure of the study, `results/<profile>/<name>.png`."""
-    path = project_root() / "results" / profile.name / f"{name}.png"
-    with written(path) as half:
+    with written(project_root() / "results" / profile.name / f"{name}.png") as half:
         figure.savefig(half, format="png", dpi=150, bbox_inches="tight")

@@ -1,5 +1,4 @@
-"""One rule for what an interval says of a claim, and the sentences in which a notebook answers its
-question."""
+"""One rule for what an interval says of a claim, and the sentences of an answer."""
 
 from collections.abc import Iterable
 
@@ -20,8 +19,8 @@ def with_interval(row, column: str, scale: float = 1.0) -> dict[str, float]:
 
 
 def finding(text: str, measure: str, found: dict, **bound: float) -> dict:
-    """A row of `findings`: `found` has value, low and high of what is bounded, by default from
-    below by 0; see `verdict`."""
+    """One row with the columns FINDING: `found` has value, low and high of what is bounded, by
+    default from below by 0; see `verdict`."""
     said = verdict(found["low"], found["high"], **bound or {"at_least": 0.0})
     if not np.isfinite(found["value"]):
         said = "cannot be said"
@@ -31,9 +30,8 @@ def finding(text: str, measure: str, found: dict, **bound: float) -> dict:
 def verdict(
     low: float, high: float, at_least: float | None = None, at_most: float | None = None
 ) -> str:
-    """What a 95 % interval says of a claim about its figure: it `holds` where the whole interval
-    says so, `does not hold` where the whole interval says the opposite, and is `undecided` in
-    between. Without an interval it `cannot be said`."""
+    """A claim `holds` where the whole 95 % interval says so, `does not hold` where all of it says
+    the opposite, and is `undecided` in between. Without an interval it `cannot be said`."""
     if at_most is not None:
         low, high, at_least = -high, -low, -at_most
     if not np.isfinite(low + high):
@@ -42,11 +40,10 @@ def verdict(
 
 
 def across_seeds(profile: Profile, found: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Each finding's value by seed, and in how many of them it `holds`: `2 of 3`. A run of another
-    seed than the profile's own has itself alone.
+    """Each finding's value by seed, and in how many seeds it `holds`: `2 of 3`.
 
     Args:
-        found: `curves.findings` of this profile.
+        found: findings of this profile.
         name: of the table that the same notebook wrote for the other seeds, where it ran here.
     """
     tables = {f"seed {profile.seed}": found}
@@ -54,40 +51,39 @@ def across_seeds(profile: Profile, found: pd.DataFrame, name: str) -> pd.DataFra
         seed = path.parent.name.removeprefix(f"{profile.name}-seed")
         if seed.isdigit():
             tables[f"seed {seed}"] = pd.read_csv(path)
-    each = [table.set_index("finding").reindex(found["finding"]) for table in tables.values()]
-    held = np.sum([table["verdict"] == "holds" for table in each], axis=0)
-    seeds = pd.DataFrame({"finding": found["finding"].to_list()})
-    seeds["holds"] = [f"{count} of {len(each)}" for count in held]
-    return seeds.assign(**{seed: t["value"].to_list() for seed, t in zip(tables, each)})
+    by_seed = {seed: table.set_index("finding") for seed, table in tables.items()}
+    each = pd.concat(by_seed, axis=1).reindex(found["finding"])
+    held = (each.xs("verdict", axis=1, level=1) == "holds").sum(axis=1)
+    seeds = each.xs("value", axis=1, level=1)
+    seeds.insert(0, "holds", [f"{count} of {len(tables)}" for count in held])
+    return seeds.reset_index()
 
 
 # --- answers ---------------------------------------------------------------------------------
 
 
 def answer(run: Run, *sentences: str, trained: bool = True, seeds: Iterable[str] = ()) -> str:
-    """The sentences as a paragraph. That of a trial says so first; that of something `trained` ends
-    with how many trainings it rests on, those of `seeds` or the run's own."""
-    trial = ["A trial: these numbers mean nothing."] if "numbers" in run.provenance else []
+    """The sentences as a paragraph. That of a trial says so first. That of something `trained`
+    ends with the trainings it rests on: those of `seeds`, or the run's own."""
+    trial = "A trial: these numbers mean nothing." if "numbers" in run.provenance else ""
     seeds = list(seeds) or [f"seed {run.provenance['seed']}"]
     count = "One training" if len(seeds) == 1 else f"{len(seeds)} trainings"
-    return " ".join(
-        [*trial, *filter(None, sentences), *[f"{count} ({', '.join(seeds)})."] * trained]
-    )
+    basis = f"{count} ({', '.join(seeds)})." if trained else ""
+    return " ".join(filter(None, [trial, *sentences, basis]))
 
 
 def interval_text(row, measure: str = "", unit: str = "") -> str:
-    """`-0.9 % [-1.9, +0.1]`: a figure of a table's row with its `_low` and `_high`, changes with
+    """`-0.9 % [-1.9, +0.1]`: a measure of a table's row with its `_low` and `_high`, changes with
     their signs; without a measure, the figure of a finding. `n/a` where there is none."""
-    found = (
-        with_interval(row, measure)
-        if measure
-        else {end: row[end] for end in ("value", "low", "high")}
-    )
-    if not np.isfinite(list(found.values())).all():
+    found, form = row, "+.3g"
+    if measure:
+        sign = "+" if measure.endswith(("_change", "_difference")) else ""
+        form = sign + {"%": ".1f", "dB": ".2f", "points": ".1f"}.get(unit, ".3f")
+        found = with_interval(row, measure)
+    figures = [found[end] for end in ("value", "low", "high")]
+    if not np.isfinite(figures).all():
         return "n/a"
-    digits = {"%": ".1f", "dB": ".2f", "points": ".1f"}.get(unit, ".3f") if measure else ".3g"
-    sign = "+" if not measure or measure.endswith(("_change", "_difference")) else ""
-    value, low, high = (f"{figure:{sign}{digits}}" for figure in found.values())
+    value, low, high = (format(figure, form) for figure in figures)
     return " ".join(filter(None, [value, unit, f"[{low}, {high}]"]))
 
 
@@ -96,15 +92,14 @@ def spread(values: pd.Series, unit: str = "") -> str:
     are; `n/a` where there is none."""
     values = values.astype(float).dropna()
     ends = dict.fromkeys([values.idxmin(), values.idxmax()] if len(values) else [])
-    words = (" ".join(filter(None, [f"{values[name]:.3g}", unit, f"({name})"])) for name in ends)
-    return " to ".join(words) or "n/a"
+    space = " " if unit else ""
+    return " to ".join(f"{values[name]:.3g}{space}{unit} ({name})" for name in ends) or "n/a"
 
 
 def claim(found) -> str:
     """A finding as a clause: what is claimed, the verdict, and the figure or why there is none."""
-    figure = interval_text(found, unit=found["measure"])
-    why = found["reason"] or (figure if figure != "n/a" else "")
-    return f"{found['finding']}: {found['verdict']}" + (f" ({why})" if why else "")
+    why = found["reason"] or interval_text(found, unit=found["measure"])
+    return f"{found['finding']}: {found['verdict']} ({why})"
 
 
 def listed(found: pd.DataFrame) -> str:
@@ -115,11 +110,9 @@ def listed(found: pd.DataFrame) -> str:
 
 
 def tally(found: pd.DataFrame, what: str, seeds: pd.DataFrame) -> str:
-    """How many findings hold, do not, are undecided; and how many hold in all of several seeds."""
-    words = ("holds", "does not hold", "undecided", "cannot be said")
-    counts = {word: (found["verdict"] == word).sum() for word in words}
-    text = f"Verdicts on {len(found)} {what}: "
-    text += ", ".join(f"{word} {count}" for word, count in counts.items() if count)
+    """`Of 4 aims: holds 3, undecided 1; holds in each of 3 trainings 2.`"""
+    counts = found["verdict"].value_counts()
+    text = f"Of {len(found)} {what}: {', '.join(f'{word} {n}' for word, n in counts.items())}"
     trainings = seeds.filter(like="seed ").shape[1]
     if trainings > 1:
         held = (seeds["holds"] == f"{trainings} of {trainings}").sum()

@@ -3,10 +3,9 @@
 import pandas as pd
 import torch
 
-from icmlib import codecs
 from icmlib.config import BaseTrainingConfig, CodecConfig, FinetuneConfig, replace
-from icmlib.studies.profile import Profile
-from icmlib.studies.runs import read_summary, run_folder
+from icmlib.studies.profile import Profile, lookup
+from icmlib.studies.runs import load_codec, read_summary, run_folder
 from icmlib.studies.table1 import relative
 
 BEFORE, AFTER = "zoo_base", "zoo"  # stages of the runs: the base codec, and the finetuned one
@@ -21,29 +20,24 @@ def settings(
     Raises:
         ValueError: the profile's zoo has no such codec; lists those it has.
     """
-    if codec not in profile.zoo.codecs:
-        known = ", ".join(profile.zoo.codecs) or "none"
-        raise ValueError(f"unknown codec {codec!r}; the profile's zoo has: {known}")
-    chosen = profile.zoo.codecs[codec]
+    chosen = lookup("codec of the zoo", codec, profile.zoo.codecs)
     finetune = replace(profile.finetune, profile.zoo.finetune)
     return chosen.codec, replace(profile.base, chosen.base), finetune
 
 
 def read_rows(profile: Profile, split: str) -> pd.DataFrame:
     """One row for each codec whose runs are finished, indexed by name: rate, AP, PSNR, SSIM and
-    pattern (dB, grey levels) before and after, with the columns of `study.relative`."""
+    pattern (dB, grey levels) before and after, with the columns of `table1.relative`."""
     rows = {}
     for name in profile.zoo.codecs:
-        if not (run_folder(profile, AFTER, name) / "summary.json").exists():
-            continue
-        architecture, _, finetune = settings(profile, name)
-        before, after = (read_summary(profile, stage, name) for stage in (BEFORE, AFTER))
-        table = pd.DataFrame({"base": before[split], name: after[split]}).T
-        row = {"label": label(architecture), "layers": finetune.layers}
-        row |= {f"{measure}_before": before[split][measure] for measure in BOTH if measure in table}
-        rows[name] = row | relative(table).loc[name].to_dict()
-        rows[name] |= {"seconds_base": before["seconds"], "seconds": after["seconds"]}
-        rows[name] |= {"trained_parameters": after["trained_parameters"]}
+        if (run_folder(profile, AFTER, name) / "summary.json").exists():
+            architecture, _, finetune = settings(profile, name)
+            before, after = (read_summary(profile, stage, name) for stage in (BEFORE, AFTER))
+            table = relative(pd.DataFrame({"base": before[split], name: after[split]}).T)
+            row = {"label": label(architecture), "layers": finetune.layers}
+            row |= {f"{each}_before": before[split][each] for each in BOTH if each in table}
+            row |= table.loc[name].to_dict() | {"seconds_base": before["seconds"]}
+            rows[name] = row | {fact: after[fact] for fact in ("seconds", "trained_parameters")}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("codec")
 
 
@@ -55,9 +49,6 @@ def label(config: CodecConfig) -> str:
 def pictures(profile: Profile, codec: str, x: torch.Tensor) -> dict[str, torch.Tensor]:
     """An image (3, H, W) as one codec of the zoo decodes the same bits, `base` and `finetuned`."""
     architecture, _, _ = settings(profile, codec)
-    base, finetuned = (
-        codecs.load(architecture, run_folder(profile, stage, codec) / "final.safetensors")
-        for stage in (BEFORE, AFTER)
-    )
+    base, finetuned = (load_codec(profile, stage, codec, architecture) for stage in (BEFORE, AFTER))
     bits = base.encode(x)
     return {"base": base.decode(bits), "finetuned": finetuned.decode(bits)}

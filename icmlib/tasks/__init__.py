@@ -17,7 +17,7 @@ import torch
 
 from icmlib import device
 from icmlib.config import TaskConfig
-from icmlib.io import load_weights, project_root
+from icmlib.io import InputError, load_weights, project_root
 from icmlib.tasks import detectron2, proxies, torchvision
 
 __all__ = ["Images", "TaskNetwork", "create", "detectron2", "load", "proxies", "torchvision"]
@@ -73,7 +73,7 @@ def _build(config: TaskConfig) -> torch.nn.Module:
     from_detectron2 = config.name.startswith(detectron2.PREFIX)
     if config.name not in known and not from_detectron2:
         zoo = f"{detectron2.PREFIX}<config of its model zoo>"
-        raise ValueError(f"unknown task network {config.name!r}; known: {', '.join(known)}, {zoo}")
+        raise InputError(f"unknown task network {config.name!r}; known: {', '.join(known)}, {zoo}")
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         if from_detectron2:
@@ -81,7 +81,7 @@ def _build(config: TaskConfig) -> torch.nn.Module:
         if config.name in torchvision.DETECTORS:
             return torchvision.detector(config)
         if config.weights in torchvision.PUBLISHED or config.min_size is not None:
-            raise ValueError(
+            raise InputError(
                 f"{config.name} takes images as they are and has no published weights: set "
                 f"weights to a file or null (not {config.weights}) and min_size to null"
             )

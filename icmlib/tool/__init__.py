@@ -1,7 +1,7 @@
 """The command line `icm`, and what it runs.
 
 cli.py         the commands
-comparison.py  every decoder of one bitstream, side by side
+photograph.py  every decoder of one bitstream, side by side
 notebooks.py   run notebooks headlessly
 reproduce.py   all notebooks of a study, with progress
 report.py      executed notebooks as one HTML page

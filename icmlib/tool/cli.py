@@ -35,18 +35,13 @@ class Commands(click.Group):
             return super().invoke(context)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
-        except (ValueError, OSError, RuntimeError) as error:  # BitstreamError: a ValueError
-            if isinstance(error, RuntimeError) and not _mendable(error):
+        except Exception as error:
+            from icmlib.io import UserError
+
+            if not isinstance(error, UserError | OSError):
                 raise
             click.echo(f"error: {error}", err=True)
             context.exit(2)
-
-
-def _mendable(error: RuntimeError) -> bool:
-    from icmlib.codecs import NotMeasured
-    from icmlib.downloads import WeightsUnavailable
-
-    return isinstance(error, NotMeasured | WeightsUnavailable)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -66,15 +61,14 @@ def main() -> None:
 def encode(source: Path, target: Path, weights: str, workers: int, force: bool) -> None:
     """Images to .icm files.
 
-    One, or all below a folder to files below another folder. Photographs are turned upright, as
-    their EXIF orientation says; 16 bits become 8, transparency is dropped. In a folder, images that
-    cannot be read are named at the end (exit code 1), and those whose .icm file is there already
-    are left.
+    One image, or all below a folder to files below another folder. Photographs are turned upright,
+    as their EXIF orientation says. 16 bits become 8; transparency is dropped. In a folder, images
+    that already have a .icm file are skipped; unreadable images are named at the end (exit code 1).
     """
     from icmlib.codecs import files
 
     kinds = (files.IMAGE_SUFFIXES, files.SUFFIX)
-    _code(files.encode_file, kinds, (source, target), weights, None, workers, force)
+    _code(files.encode_file, _decoders(weights).codec, (source, target), kinds, workers, force)
 
 
 @main.command()
@@ -95,21 +89,20 @@ def decode(
 ) -> None:
     """Pictures of .icm files.
 
-    One, in the format of its suffix (.png, .jpg, .webp, .bmp, .tif), or all below a folder to PNG
-    files below another folder.
+    One file, in the format of the suffix (.png, .jpg, .webp, .bmp, .tif), or all below a folder to
+    PNG files below another folder.
     """
     from icmlib.codecs import files
 
-    kinds = ({files.SUFFIX}, ".png")
-    _code(files.decode_file, kinds, (source, target), weights, decoder, workers, force)
+    codec, kinds = _decoders(weights).turn(decoder), ({files.SUFFIX}, ".png")
+    _code(files.decode_file, codec, (source, target), kinds, workers, force)
 
 
 def _code(
     code: Callable,
-    kinds: tuple[set[str], str],
+    codec,
     job: tuple[Path, Path],
-    weights: str | None,
-    decoder: str | None,
+    kinds: tuple[set[str], str],
     workers: int | None,
     force: bool,
 ) -> None:
@@ -118,16 +111,15 @@ def _code(
 
     from icmlib.codecs import files
 
-    folder = job[0].is_dir()
-    jobs = files.pairs(*job, *kinds) if folder else [job]
-    left = [each for each in jobs if force or not folder or not each[1].exists()]
-    codec = _decoders(weights).turn(decoder or "machine")
-    results = files.code_folder(code, codec, left, workers if folder else 0)
+    if not job[0].is_dir():
+        click.echo(f"{job[1]}: {_rate([code(codec, *job)])}")
+        return
+    jobs = files.pairs(*job, *kinds)
+    left = [each for each in jobs if force or not each[1].exists()]
     done, errors = [], []
-    for _, result in tqdm(results, total=len(left), unit="file", disable=not folder or not left):
+    results = files.code_folder(code, codec, left, workers)
+    for _, result in tqdm(results, total=len(left), unit="file", disable=not left):
         (errors if isinstance(result, Exception) else done).append(result)
-    if errors and not folder:
-        raise errors[0]
     click.echo(f"{job[1]}: {_rate(done)}")
     if len(left) < len(jobs):
         click.echo(f"{len(jobs) - len(left)} were there already (--force codes them again)")
@@ -160,9 +152,9 @@ def _decoders(weights: str | None):
 @click.argument("file", metavar="FILE", type=PATH)
 @WEIGHTS
 def info(file: Path, weights: str) -> None:
-    """What a .icm file holds.
+    """Show what a .icm file holds.
 
-    And whether the weights at hand read it, with which decoders.
+    And whether these weights can read it, and with which decoders.
     """
     from icmlib.codecs.files import read_bitstream
 
@@ -170,20 +162,16 @@ def info(file: Path, weights: str) -> None:
     per_pixel = 8 / (bitstream.width * bitstream.height)
     payload, total = bitstream.payload_bytes, bitstream.total_bytes
     strings = " + ".join(f"{len(string):,}" for string in bitstream.strings)
-    _tell("image", f"{bitstream.width}x{bitstream.height} px")
-    _tell("file", f"{total:,} bytes, {total * per_pixel:.3f} bpp")
-    _tell("payload", f"{payload:,} bytes, {payload * per_pixel:.3f} bpp")
-    _tell("strings", f"{len(bitstream.strings)} of {strings} bytes")
-    _tell("codec", bitstream.codec)
+    click.echo(f"image     {bitstream.width}x{bitstream.height} px")
+    click.echo(f"file      {total:,} bytes, {total * per_pixel:.3f} bpp")
+    click.echo(f"payload   {payload:,} bytes, {payload * per_pixel:.3f} bpp")
+    click.echo(f"strings   {len(bitstream.strings)} of {strings} bytes")
+    click.echo(f"codec     {bitstream.codec}")
     decoders = _decoders(weights)
-    read = decoders.codec.fingerprint == bitstream.codec
-    other = f"do not read it: they are of codec {decoders.codec.fingerprint}"
-    _tell("weights", f"{weights or 'those of icmlib'} " + ("read it" if read else other))
-    _tell("decoders", ", ".join(decoders.names))
-
-
-def _tell(what: str, value: str) -> None:
-    click.echo(f"{what:<9} {value}")
+    own = decoders.codec.fingerprint
+    reads = "read it" if own == bitstream.codec else f"do not read it: they are of codec {own}"
+    click.echo(f"weights   {weights or 'those of icmlib'} {reads}")
+    click.echo(f"decoders  {', '.join(decoders.names)}")
 
 
 @main.command()
@@ -195,22 +183,23 @@ def _tell(what: str, value: str) -> None:
     show_default=True,
     help="The picture (.png, .jpg, .pdf, .svg); the table lies beside it as .csv.",
 )
-@click.option("--crop", help="TOP,LEFT,SIZE in px of the part that is enlarged.")
+@click.option(
+    "--crop", help="TOP,LEFT,SIZE in px of what is enlarged.  [default: where decoders differ most]"
+)
 @WEIGHTS
 @click.option("--task", type=PATH, help="Weights of another small_mask_rcnn of four classes.")
 def compare(photo: Path, out: Path, crop: str, weights: str, task: Path) -> None:
     """Every decoder of one bitstream, side by side.
 
-    A picture, and a table of rate, fidelity, pattern and detections. Beside the decoders of the
-    weights there is the machine's with a Gaussian filter (sigma 1) after it, and with a bilateral
-    one (sigma 2). bpp is of the payload, bpp_total of the whole file; the original's are those of a
-    PNG.
+    Writes a picture, and a table of rate, fidelity, pattern and detections. Two rows show the
+    machine's decoder followed by a filter: Gaussian (sigma 1) and bilateral (sigma 2). bpp is of
+    the payload, bpp_total of the whole file. The original's are those of a PNG.
     """
-    from icmlib.tool import comparison
+    from icmlib.tool import photograph
 
-    table = comparison.compare(photo, out, _decoders(weights), crop, task)
+    table = photograph.try_decoders(photo, out, _decoders(weights), crop, task)
     click.echo(table.round(3).to_string())
-    click.echo(f"\n{comparison.NOTE}\n{out}, {out.with_suffix('.csv')}")
+    click.echo(f"\n{photograph.NOTE}\n{out}, {out.with_suffix('.csv')}")
 
 
 # --- the study ------------------------------------------------------------------------------
@@ -230,11 +219,11 @@ def run(notebook: Path, executed: Path, parameters: tuple[str, ...], quiet: bool
 
     from icmlib.tool import notebooks
 
+    say = (lambda _: None) if quiet else click.echo
     start = time.perf_counter()
     values = notebooks.parse_parameters(parameters)
     what = " ".join([notebook.stem, *(f"{name}={value}" for name, value in values.items())])
-    if not quiet:
-        click.echo(f"{what}: started")
+    say(f"{what}: started")
     try:
         notebooks.run_notebook(notebook, executed, values)
     except papermill.exceptions.PapermillExecutionError as error:
@@ -242,8 +231,7 @@ def run(notebook: Path, executed: Path, parameters: tuple[str, ...], quiet: bool
         click.echo(f"{error.ename}: {error.evalue}", err=True)
         click.echo(f"traceback: {notebooks.unfinished(executed)}", err=True)
         sys.exit(1)
-    if not quiet:
-        click.echo(f"{what}: done in {(time.perf_counter() - start) / 60:.1f} min")
+    say(f"{what}: done in {(time.perf_counter() - start) / 60:.1f} min")
 
 
 @main.command()
@@ -252,7 +240,7 @@ def run(notebook: Path, executed: Path, parameters: tuple[str, ...], quiet: bool
 @click.option("--cores", type=click.IntRange(min=1), help="[default: those there are]")
 @click.option("--target", "targets", multiple=True, help="A file to make, instead of the report.")
 def reproduce(profile: str, study: str, cores: int, targets: tuple[str, ...]) -> None:
-    """All notebooks of a study, and their report; what is there already stays."""
+    """Run all notebooks of a study that are missing, and write their report."""
     from icmlib.device import cores as available
     from icmlib.tool.reproduce import reproduce
 
@@ -284,7 +272,7 @@ def publish(profile: str) -> None:
 @main.command()
 @click.argument("root", type=PATH)
 @click.argument("split", type=click.Choice(["train", "validation", "test"]))
-@click.option("--images", type=PATH, metavar="LIST", help="Only these: CSV, or a line an id.")
+@click.option("--images", type=PATH, metavar="LIST", help="Only these: CSV, or one id per line.")
 def openimages(root: Path, split: str, images: Path) -> None:
     """Masks of Open Images to COCO instances.
 
@@ -298,7 +286,7 @@ def openimages(root: Path, split: str, images: Path) -> None:
 @main.command()
 @click.argument("profile")
 @click.option("--size", default=554, show_default=True, help="Height and width in px.")
-@click.option("--batch", default=1, show_default=True, help="Images of a measured step.")
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Per step.")
 @click.option("--tflops", default=15.0, show_default=True, help="That a GPU sustains.")
 def cost(profile: str, **settings: float) -> None:
     """Hours and disk of a profile, from measured steps."""

@@ -1,31 +1,17 @@
 """Run notebooks headlessly."""
 
-import os
 from difflib import get_close_matches
 from pathlib import Path
 
 import papermill
 import yaml
-from papermill.iorw import LocalHandler, papermill_io
 
-
-class WholeFiles(LocalHandler):
-    """Notebooks that are whole on disk at every moment: papermill's own way empties the file at
-    each save, and a kill at that moment leaves it so."""
-
-    def write(self, text: str, path: str) -> None:
-        super().write(text, f"{path}.part")
-        os.replace(f"{path}.part", path)
-
-
-# absolute paths, which executed notebooks have; no `runs.written`, whose half files the run in the
-# notebook would take for those of a killed process
-papermill_io.register("/", WholeFiles())
+from icmlib.io import InputError
 
 
 def run_notebook(notebook: str | Path, executed: str | Path, parameters: dict) -> None:
-    """Execute a notebook with parameters. While it runs, and if it fails, the executed copy is
-    `<executed>.unfinished.ipynb`, with the traceback; it gets its name once it came to its end.
+    """Execute a notebook with parameters. The executed copy is `<executed>.unfinished.ipynb` until
+    it is complete; if a cell fails, this copy holds the traceback.
 
     Raises:
         ValueError: a parameter that the notebook does not have (papermill only warns), or one of
@@ -50,7 +36,7 @@ def run_notebook(notebook: str | Path, executed: str | Path, parameters: dict) -
 
 
 def unfinished(executed: Path) -> Path:
-    """Where an executed notebook lies until it came to its end."""
+    """Where an executed notebook is until it is complete."""
     return executed.with_name(f"{executed.stem}.unfinished.ipynb")
 
 
@@ -63,14 +49,13 @@ def check_parameters(notebook: str | Path, parameters: dict) -> None:
         if name not in known:
             near = get_close_matches(name, known, 1)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise ValueError(
-                f"{notebook} has no parameter {name!r}{hint}; it has: {', '.join(known)}"
-            )
+            has = ", ".join(known)
+            raise InputError(f"{notebook} has no parameter {name!r}{hint}; it has: {has}")
         default = yaml.safe_load(known[name]["default"])
         if type(value) is not type(default):
-            raise ValueError(
-                f"{notebook}: parameter {name} is {value!r}; its default is {default!r}, "
-                f"a {type(default).__name__}"
+            kind = type(default).__name__
+            raise InputError(
+                f"{notebook}: {name} is {value!r}; its default {default!r} is a {kind}"
             )
 
 
@@ -80,11 +65,11 @@ def parse_parameters(words: list[str]) -> dict:
     for word in words:
         name, equals, value = word.partition("=")
         if not equals:
-            raise ValueError(f"parameter {word!r} is not of the form name=value")
+            raise InputError(f"parameter {word!r} is not of the form name=value")
         try:
             read = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise ValueError(f"parameter {word!r} is not valid YAML: {error}") from None
+            raise InputError(f"parameter {word!r} is not valid YAML: {error}") from None
         same = isinstance(read, bool | list | dict) or str(read) == value
         parameters[name] = read if same and read is not None else value
     return parameters

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from icmlib.io import project_root, read_json, written
+from icmlib.io import InputError, project_root, read_json, written
 from icmlib.studies.profile import Profile
 from icmlib.tool.report import LEGEND, heading, main_rows
 
@@ -28,15 +28,16 @@ TABLES = {  # file of a reference -> its title in results/README.md
     "rate_task_bridge.csv": "The bridge: a C-FT codec's decoder finetuned for people",
     "speed.csv": "Speed, side by side",
 }
+FACTS = ["profile", "seed", "data"]  # columns of every table
 HEAD = """# Results
 
 This page is written by `make publish` from the tables in [`reference/`](reference): do not edit it.
 A run writes to `results/<profile>/`, which git ignores. Nothing reads the reference as an answer.
 
-Intervals bound 95 % of a bootstrap over the test images. They say nothing about another training:
-where no seeds are listed, a finding rests on one. Another processor or another number of threads is
-another training, too, since sums are rounded in another order. Tables of a profile may come from
-different runs: `git log results/reference` says when each was published.
+Intervals bound 95 % of a bootstrap over the test images. They do not cover the spread between
+trainings: without seeds listed, a finding rests on one training. Another processor or number of
+threads also gives another training, because sums are rounded in another order. Tables of a profile
+may come from different runs: `git log results/reference` says when each was published.
 """
 
 
@@ -48,33 +49,33 @@ def publish(profile: Profile) -> list[Path]:
         FileNotFoundError: the profile has no results.
         ValueError: its numbers mean nothing.
     """
-    source = project_root() / "results" / profile.name
+    root = project_root()
+    source, target = root / "results" / profile.name, root / "results" / "reference" / profile.name
     if profile.meaningless:
-        raise ValueError(f"profile {profile.name} is a trial: its numbers mean nothing")
+        raise InputError(f"profile {profile.name} is a trial: its numbers mean nothing")
     files = sorted([*source.glob("*.csv"), *source.glob("*.png")])
     if not files:
         raise FileNotFoundError(f"no tables in {source}; run make reproduce PROFILE={profile.name}")
-    target = project_root() / "results" / "reference" / profile.name
     target.mkdir(parents=True, exist_ok=True)
     copies = [Path(shutil.copyfile(file, target / file.name)) for file in files]
-    _write(target / ANSWERS, json.dumps(read_json(target / ANSWERS) | _answers(source), indent=1))
-    _write(project_root() / "results" / "README.md", _results_page(target.parent))
-    table = _markdown(main_rows(_read(target / "table1.csv").set_index("row")).reset_index())
+    answers = read_json(target / ANSWERS) | _answers(source)
+    _write(target / ANSWERS, json.dumps(answers, indent=1))
+    _write(root / "results" / "README.md", _results_page(target.parent))
     if profile.name == "quick":
-        _fill(project_root() / "README.md", "table1", f"{table}\n\n{LEGEND}")
+        _fill(root / "README.md", "table1", _table1(target / "table1.csv"))
     return [*copies, target / ANSWERS]
 
 
 def _answers(source: Path) -> dict[str, dict]:
     """The answers of the notebooks that are in a report: one run of each kind."""
     found = {}
-    for path in [source / run / "notebook.ipynb" for run in ANSWERED]:
+    for run in ANSWERED:
+        path = source / run / "notebook.ipynb"
         answer = read_json(path.parent / "summary.json").get("answer")
         if answer and path.exists():
             commit = read_json(path.parent / "run.json")["git"]["commit"]
-            run = f"{path.parent.parent.name}/{path.parent.name}"
-            found[run] = {"notebook": heading(path), "answer": answer, "commit": commit,
-                          "date": date.today().isoformat()}  # fmt: skip
+            found[run] = {"notebook": heading(path), "answer": answer, "commit": commit}
+            found[run]["date"] = date.today().isoformat()
     return found
 
 
@@ -88,36 +89,31 @@ def _results_page(reference: Path) -> str:
         for picture in ("photograph", "headline", "knob", "rate_task_pictures", "rate_task"):
             if (folder / f"{picture}.png").exists():
                 parts.append(f"\n![{picture}](reference/{folder.name}/{picture}.png)")
-        for name, title in TABLES.items():
-            if (folder / name).exists():
-                parts += [f"\n### {title}\n", _facts(folder / name), "", _shown(folder / name), ""]
+        sections = [_section(folder / name, title) for name, title in TABLES.items()]
+        parts += filter(None, sections)
     return "\n".join(parts) + "\n"
 
 
-def _read(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path, dtype={"row": str})
-
-
-FACTS = ["profile", "seed", "data"]
-
-
-def _facts(path: Path) -> str:
-    table = _read(path)
-    facts = [f"{name} {table[name].iloc[0]}" for name in FACTS if name in table]
-    return f"{', '.join(facts)} ([{path.name}](reference/{path.parent.name}/{path.name}))"
-
-
-def _shown(path: Path) -> str:
-    """Columns that fit a page, an interval beside its value."""
-    table = _read(path).drop(columns=[*FACTS, "numbers"], errors="ignore")
+def _section(path: Path, title: str) -> str:
+    """A published table, with columns that fit a page and an interval beside its value."""
+    if not path.exists():
+        return ""
+    table = pd.read_csv(path, dtype={"row": str})
+    facts = ", ".join(f"{name} {table[name].iloc[0]}" for name in FACTS if name in table)
+    facts += f" ([{path.name}](reference/{path.parent.name}/{path.name}))"
     if path.name == "table1.csv":
-        rows = main_rows(table.set_index("row"), all_rows=True).reset_index()
-        return f"{_markdown(rows)}\n\n{LEGEND}"
+        return f"\n### {title}\n\n{facts}\n\n{_table1(path, all_rows=True)}\n"
+    table = table.drop(columns=[*FACTS, "numbers"], errors="ignore")
     for name in [each for each in table if f"{each}_low" in table]:
         ends = table[[name, f"{name}_low", f"{name}_high"]].to_numpy(float)
         table[name] = ["{:.3g} [{:.3g}, {:.3g}]".format(*row) for row in ends]
         table = table.drop(columns=[f"{name}_low", f"{name}_high"])
-    return _markdown(table)
+    return f"\n### {title}\n\n{facts}\n\n{_markdown(table)}\n"
+
+
+def _table1(path: Path, all_rows: bool = False) -> str:
+    table = pd.read_csv(path, index_col="row", dtype={"row": str})
+    return f"{_markdown(main_rows(table, all_rows).reset_index())}\n\n{LEGEND}"
 
 
 def _markdown(table: pd.DataFrame) -> str:
@@ -126,8 +122,7 @@ def _markdown(table: pd.DataFrame) -> str:
             return "" if value != value else f"{value:.3g}"
         return str(value).replace("|", "\\|").replace("\n", " ")
 
-    rows = [list(table.columns), ["---"] * len(table.columns)]
-    rows += [[text(value) for value in row] for row in table.itertuples(index=False)]
+    rows = [table.columns, ["---"] * len(table.columns), *table.map(text).itertuples(index=False)]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 

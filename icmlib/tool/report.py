@@ -14,18 +14,12 @@ from icmlib.studies.runs import git_state
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 GIVEN = ("data", "task_network")  # stages whose answers are no findings
-QUESTIONS = {  # stage of a notebook that is in the report: what is asked there
-    "ablations": "A codec trained for a machine leaves checkerboards in its pictures. Can the "
-    "first layers of its decoder be finetuned so that people see a better picture of the same "
-    "bits, and the machine loses nothing?",
-    "rate_task": "A codec and a task network do not know each other. Which of them should be "
-    "finetuned for the other, for the best accuracy at a rate?",
-    "zoo_table": "Does the finetuning do the same for codecs of other architectures?",
-}
+ASKED = ("ablations", "rate_task", "zoo_table")  # stages whose questions are those of the report
 STYLE = """<style>
 @page { margin: 15mm }
 .trial { position: sticky; top: 0; z-index: 9; padding: 6px; color: #fff; background: #b00 }
 </style>"""
+TRIAL = '<div class="trial">A trial of the machinery: these numbers mean nothing.</div>'
 
 
 def build_report(html: str | Path, notebooks: list[Path], profile_name: str | None = None) -> Path:
@@ -38,26 +32,20 @@ def build_report(html: str | Path, notebooks: list[Path], profile_name: str | No
     """
     from nbconvert import HTMLExporter  # slow to import, and only needed here
 
-    chapters = [_chapter(Path(path), number) for number, path in enumerate(notebooks, 1)]
-    cells = [cell for chapter in chapters for cell in chapter]
+    notebooks = [Path(path) for path in notebooks]
+    cells = [cell for number, path in enumerate(notebooks, 1) for cell in _chapter(path, number)]
     title = "icmlib"
     if profile_name:
         profile = load_profile(profile_name)
         title = f"icmlib, profile {profile.name}"
-        cells = _first_page(profile, [Path(path) for path in notebooks]) + cells
+        cells.insert(0, nbformat.v4.new_markdown_cell(_first_page(profile, notebooks)))
     for number, cell in enumerate(cells):
         cell.id = f"cell-{number}"  # unique in the report
     report = nbformat.v4.new_notebook(cells=cells, metadata={"title": title})
-    exporter = HTMLExporter(
-        exclude_input=True,
-        exclude_input_prompt=True,
-        exclude_output_prompt=True,
-        embed_images=True,
-        mathjax_url="",
-        require_js_url="",
-        jquery_url="",
-        mermaid_js_url="",
-    )
+    code = ("exclude_input", "exclude_input_prompt", "exclude_output_prompt")
+    addresses = ("mathjax_url", "require_js_url", "jquery_url", "mermaid_js_url")
+    options = dict.fromkeys(code, True) | dict.fromkeys(addresses, "")
+    exporter = HTMLExporter(embed_images=True, **options)
     body, _ = exporter.from_notebook_node(report, {"metadata": {"name": title}})
     with written(Path(html)) as half:
         half.write_text(body, encoding="utf-8")
@@ -68,54 +56,56 @@ def build_report(html: str | Path, notebooks: list[Path], profile_name: str | No
 
 
 def _chapter(path: Path, number: int) -> list:
-    """The cells of an executed notebook that a reader of results wants."""
+    """The cells of an executed notebook that a reader of results wants: without progress bars,
+    warnings, and links to notebooks, which do not lie beside the report."""
     if not path.exists():
         raise FileNotFoundError(f"executed notebook {path} does not exist; run it first")
     cells = [nbformat.v4.new_markdown_cell(f'<a id="chapter-{number}"></a>')]
     for cell in nbformat.read(path, as_version=4).cells:
-        if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if _is_result(output)]
-            if not cell.outputs:
-                continue
-        else:  # the notebooks that the text points to do not lie beside the report
+        if cell.cell_type == "markdown":
             cell.source = re.sub(r"\[([^\]]*)\]\([^)]*\.ipynb\)", r"\1", cell.source)
-        cells.append(cell)
+        else:
+            cell.outputs = [
+                output
+                for output in cell.outputs
+                if output.get("name") != "stderr" and WIDGET not in output.get("data", {})
+            ]
+        if cell.cell_type == "markdown" or cell.outputs:
+            cells.append(cell)
     return cells
 
 
-def _is_result(output: dict) -> bool:
-    """Neither a progress bar nor a warning."""
-    return output.get("name") != "stderr" and WIDGET not in output.get("data", {})
-
-
-def heading(notebook: Path) -> str:
-    """The first heading of a notebook."""
-    for cell in nbformat.read(notebook, as_version=4).cells:
-        if cell.cell_type == "markdown" and (found := re.search(r"^# (.*)$", cell.source, re.M)):
-            return found[1]
-    return notebook.stem
+def heading(notebook: Path, pattern: str = r"^# (.*)$") -> str:
+    """The first heading of a notebook, or the first match of another pattern."""
+    cells = nbformat.read(notebook, as_version=4).cells
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    found = re.search(pattern, text, re.M)
+    return found[1] if found else notebook.stem
 
 
 # --- the first page -------------------------------------------------------------------------
 
 
-def _first_page(profile: Profile, notebooks: list[Path]) -> list:
-    """Title, facts, question, picture, main rows, findings, contents."""
+def _first_page(profile: Profile, notebooks: list[Path]) -> str:
+    """Title, facts, question, picture, main rows, findings, contents, in Markdown."""
     folder = project_root() / "results" / profile.name
     stages = [path.parent.parent.name for path in notebooks]
-    questions = [text for stage, text in QUESTIONS.items() if stage in stages]
-    facts = profile.provenance | {"commit": _commit(), "date": date.today().isoformat()}
-    head = ["# Image coding for machines, and for the people who look at the same bits"]
-    head += [" · ".join(f"{name} {value}" for name, value in facts.items()), *questions]
+    git = git_state()
+    facts = profile.provenance | {"commit": (git["commit"] or "unknown")[:10]}
+    facts["commit"] += " and changes" * bool(git["dirty"])
+    facts["date"] = date.today().isoformat()
+    page = ["# Image coding for machines, and for the people who look at the same bits"]
+    page += [" · ".join(f"{name} {value}" for name, value in facts.items())]
+    asked = [path for path, stage in zip(notebooks, stages) if stage in ASKED]
+    page += [heading(path, r"^\*\*Question\.\*\* (.*)$") for path in asked]
     if profile.meaningless:
-        banner = '<div class="trial">A trial of the machinery: these numbers mean nothing.</div>'
-        head.insert(0, banner)
-    cells = [_text("\n\n".join([STYLE, *head]))]
+        page.insert(0, TRIAL)
     if (picture := folder / "photograph.png").exists() and "figures" in stages:
-        cells += [_picture(picture), _text(f"*{CAPTION}*")]
+        data = base64.b64encode(picture.read_bytes()).decode()
+        page += [f'<img alt="photograph" src="data:image/png;base64,{data}">', f"*{CAPTION}*"]
     if (table := folder / "table1.csv").exists() and "ablations" in stages:
         rows = main_rows(pd.read_csv(table, index_col="row", dtype={"row": str}))
-        cells += [_text("## Table 1, main rows, test split"), _table(rows), _text(LEGEND)]
+        page += ["## Table 1, main rows, test split", rows.to_html(), LEGEND]
     findings, contents = ["## Findings\n"], ["## Contents\n"]
     for number, path in enumerate(notebooks, 1):
         link = f"[{heading(path)}](#chapter-{number})"
@@ -123,7 +113,7 @@ def _first_page(profile: Profile, notebooks: list[Path]) -> list:
         answer = read_json(path.parent / "summary.json").get("answer")
         if answer and path.parent.parent.name not in GIVEN:
             findings.append(f"- **{link}** {answer}")
-    return [*cells, _text("\n".join(findings)), _text("\n".join(contents))]
+    return "\n\n".join([STYLE, *page, "\n".join(findings), "\n".join(contents)])
 
 
 CAPTION = (
@@ -143,44 +133,23 @@ def main_rows(table: pd.DataFrame, all_rows: bool = False) -> pd.DataFrame:
     alone, the best beyond the paper, a filter), or all."""
     ap = "mask_AP" if "mask_AP" in table else "box_AP"
     beyond = list(table.index[table["chosen"]]) if "chosen" in table else []
-    names = ["base", "p3x64", "low_impact", "l2", *beyond, "bilateral"]
-    names = ["base", *table.index] if all_rows else names
+    names = ["p3x64", "low_impact", "l2", *beyond, "bilateral"]
     rows = {}
-    for name in [each for each in dict.fromkeys(names) if each in table.index]:
-        row = table.loc[name]
-        change = [row[f"{ap}_change{end}"] for end in ("", "_low", "_high")]
-        rows[name] = {
-            "": row["label"],
-            ap.replace("_", " "): f"{row[ap]:.3f}",
-            "against base (%)": ""
-            if name == "base"
-            else "{:+.1f} [{:+.1f}, {:+.1f}]".format(*change),
-            "PSNR (dB)": f"{row['psnr']:.2f}",
-            "SSIM": f"{row['ssim']:.3f}",
-            "LPP 2/4/8 (dB)": " / ".join(f"{row[f'lpp{S}']:.1f}" for S in (2, 4, 8)),
-            "PRMS": f"{row['prms']:.2f}",
-            "removed (%)": "" if name == "base" else f"{row['removed']:.0f}",
-            "bpp": f"{row['bpp']:.3f}",
-        }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("row")
-
-
-def _commit() -> str:
-    state = git_state()
-    return f"{(state['commit'] or 'unknown')[:10]}{' and changes' * bool(state['dirty'])}"
-
-
-def _text(source: str):
-    return nbformat.v4.new_markdown_cell(source)
-
-
-def _output(data: dict):
-    return nbformat.v4.new_code_cell("", outputs=[nbformat.v4.new_output("display_data", data)])
-
-
-def _picture(path: Path):
-    return _output({"image/png": base64.b64encode(path.read_bytes()).decode()})
-
-
-def _table(table: pd.DataFrame):
-    return _output({"text/html": table.to_html(), "text/plain": table.to_string()})
+    for name in dict.fromkeys(["base", *(table.index if all_rows else names)]):
+        if name in table.index:
+            row = table.loc[name]
+            change = [row[f"{ap}_change{end}"] for end in ("", "_low", "_high")]
+            rows[name] = {
+                "": row["label"],
+                ap.replace("_", " "): f"{row[ap]:.3f}",
+                "against base (%)": "{:+.1f} [{:+.1f}, {:+.1f}]".format(*change),
+                "PSNR (dB)": f"{row['psnr']:.2f}",
+                "SSIM": f"{row['ssim']:.3f}",
+                "LPP 2/4/8 (dB)": " / ".join(f"{row[f'lpp{S}']:.1f}" for S in (2, 4, 8)),
+                "PRMS": f"{row['prms']:.2f}",
+                "removed (%)": f"{row['removed']:.0f}",
+                "bpp": f"{row['bpp']:.3f}",
+            }
+    text = pd.DataFrame.from_dict(rows, orient="index").rename_axis("row")
+    text.loc["base", ["against base (%)", "removed (%)"]] = ""
+    return text

@@ -1,19 +1,20 @@
 """`icm reproduce`: Snakemake on the study's graph, one line for each notebook that ends."""
 
 import contextlib
-import csv
-import json
 import logging
 import threading
 import time
 from pathlib import Path
 
 import click
+import pandas as pd
 
-from icmlib.io import project_root
+from icmlib.io import project_root, read_json
 
 HEARTBEAT = 60  # s between two looks at what runs
 MINUTES = "minutes.csv"  # in a profile's results: how long each notebook took
+# notebooks that use all cores run alone
+ALONE = ("data", "task_network", "base_codec", "figures", "knob", "rate_task", "speed")
 
 
 def reproduce(profile: str, study: str, cores: int, targets: tuple[str, ...]) -> int:
@@ -33,12 +34,8 @@ def reproduce(profile: str, study: str, cores: int, targets: tuple[str, ...]) ->
     logger.handlers = [log, progress]
     words = ["--snakefile", str(project_root() / "Snakefile"), "--directory", str(project_root())]
     words += ["--cores", str(cores), "--nolock", "--rerun-incomplete", "--quiet", "all"]
-    words += [
-        "--config",
-        f"profile={profile}",
-        f"study={study}",
-        *(["--", *targets] * bool(targets)),
-    ]
+    words += ["--config", f"profile={profile}", f"study={study}"]
+    words += ["--", *targets] if targets else []
     with progress:
         try:
             main(words)
@@ -66,8 +63,10 @@ class Progress(logging.Handler):
         self.failed: list[str] = []
         self.left: dict[str, int] = {}  # rule -> runs that have not begun
         self.running: dict[int, tuple[str, str, float, Path]] = {}  # job -> rule, what, start, run
-        reference = folder.parent / "reference" / folder.name / MINUTES
-        self.work = _read_minutes(reference) | _read_minutes(folder / MINUTES)
+        self.work: dict[str, float] = {}  # rule -> minutes of its last run
+        for path in (folder.parent / "reference" / folder.name / MINUTES, folder / MINUTES):
+            if path.exists():
+                self.work |= pd.read_csv(path).set_index("rule")["minutes"].to_dict()
         self._end = threading.Event()
 
     def __enter__(self):
@@ -94,8 +93,8 @@ class Progress(logging.Handler):
     def _plan(self, stats: dict) -> None:
         self.left = {rule: n for rule, n in stats.items() if rule not in ("all", "total")}
         self.total = sum(self.left.values())
-        estimate = self._estimate()
-        click.echo(f"{self.total} to run{estimate}; Ctrl-C stops, the same command resumes")
+        left = self._estimate()
+        click.echo(f"{self.total} to run{left}; Ctrl-C stops, the same command resumes")
 
     def _start(self, record) -> None:
         if record.rule_name in self.left:
@@ -110,61 +109,43 @@ class Progress(logging.Handler):
     def _finish(self, job: int) -> None:
         if job in self.running:
             rule, what, start, run = self.running.pop(job)
-            minutes = (time.time() - start) / 60
+            minutes, file = _minutes(start), self.folder / MINUTES
             self.done += 1
             self.work[rule] = minutes
-            _write_minutes(self.folder / MINUTES, rule, run.name, minutes)
+            row = {"rule": [rule], "run": [run.name], "minutes": [f"{minutes:.2f}"]}
+            pd.DataFrame(row).to_csv(file, mode="a", header=not file.exists(), index=False)
             now = ", ".join(each[1].split("  ")[-1] for each in self.running.values())
             now = f"   now {now}" if now else ""
-            click.echo(
-                f"[{self.done}/{self.total}] {what}  {minutes:.1f} min{now}{self._estimate()}"
-            )
+            progress = f"[{self.done}/{self.total}]"
+            click.echo(f"{progress} {what}  {minutes:.1f} min{now}{self._estimate()}")
 
     def _estimate(self) -> str:
         """What is left, where every kind of notebook that is left has run before."""
-        left = [rule for rule, count in self.left.items() if count]
-        if any(rule not in self.work for rule in left) or not (left or self.running):
+        jobs = [(rule, self.work.get(rule)) for rule, n in self.left.items() for _ in range(n)]
+        if not (jobs or self.running) or any(minutes is None for _, minutes in jobs):
             return ""
-        work = sum(self.left[rule] * self.work[rule] for rule in left)
         for rule, _, start, _ in self.running.values():
-            work += max(0.0, self.work.get(rule, 0) - (time.time() - start) / 60)
-        return f", about {max(1, round(work / self.width(left)))} min left"
-
-    def width(self, left: list[str]) -> float:
-        """How many notebooks run at once: one that uses all cores runs alone."""
-        alone = ("data", "task_network", "base_codec", "figures", "knob", "rate_task", "speed")
-        several = sum(self.left[rule] * self.work[rule] for rule in left if rule not in alone)
-        whole = sum(self.left[rule] * self.work[rule] for rule in left)
-        return whole / (whole - several + several / self.cores) if whole else 1.0
+            jobs.append((rule, max(0.0, self.work.get(rule, 0.0) - _minutes(start))))
+        left = sum(minutes / (1 if rule in ALONE else self.cores) for rule, minutes in jobs)
+        return f", about {max(1, round(left))} min left"
 
     def _watch(self) -> None:
         while not self._end.wait(HEARTBEAT):
             for _, what, start, run in list(self.running.values()):
-                minutes = (time.time() - start) / 60
-                if minutes > HEARTBEAT / 60:
-                    click.echo(f"        {what}  {minutes:.0f} min so far{_step(run)}")
+                if _minutes(start) > HEARTBEAT / 60:
+                    click.echo(f"        {what}  {_minutes(start):.0f} min so far{_step(run)}")
+
+
+def _minutes(start: float) -> float:
+    return (time.time() - start) / 60
 
 
 def _step(run: Path) -> str:
     """How far a training is: the last line of its log, beside the steps that it was given."""
     with contextlib.suppress(OSError, ValueError, IndexError, StopIteration):
         step = int((run / "log.csv").read_text().splitlines()[-1].split(",")[0])
-        parameters = json.loads((run / "run.json").read_text())["parameters"]
+        parameters = read_json(run / "run.json").get("parameters", {})
         configs = [each for each in parameters.values() if isinstance(each, dict)]
-        return f", step {step + 1} of {next(each['steps'] for each in configs if 'steps' in each)}"
+        steps = next(each["steps"] for each in configs if "steps" in each)
+        return f", step {step + 1} of {steps}"
     return ""
-
-
-def _read_minutes(path: Path) -> dict[str, float]:
-    """Rule -> minutes of its last run."""
-    if not path.exists():
-        return {}
-    with path.open(newline="") as stream:
-        return {row["rule"]: float(row["minutes"]) for row in csv.DictReader(stream)}
-
-
-def _write_minutes(path: Path, rule: str, run: str, minutes: float) -> None:
-    new = not path.exists()
-    with path.open("a", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerows([["rule", "run", "minutes"]] * new + [[rule, run, f"{minutes:.2f}"]])

@@ -1,4 +1,4 @@
-"""One picture, one bitstream: what every decoder, and every post-filter, makes of it."""
+"""One photograph, one bitstream: what every decoder, and every post-filter, makes of it."""
 
 import re
 from dataclasses import dataclass
@@ -7,16 +7,15 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 
 from icmlib import tasks
 from icmlib.codecs import FILTERS, Bitstream, Decoders, PillowCodec
-from icmlib.codecs.decoders import MACHINE, SHIPPED
+from icmlib.codecs.decoders import HUMAN, MACHINE, SHIPPED
 from icmlib.codecs.files import check_suffix, whole
 from icmlib.config import TaskConfig
 from icmlib.datasets.deadleaves import CATEGORIES
 from icmlib.evaluate import evaluate, summarize
-from icmlib.io import read_image
+from icmlib.io import InputError, read_image
 from icmlib.metrics import detection
 from icmlib.studies import figures
 
@@ -64,7 +63,7 @@ class Photograph:
         return self._image
 
 
-def compare(
+def try_decoders(
     photo: Path, out: Path, decoders: Decoders, crop: str | None = None, weights: Path | None = None
 ) -> pd.DataFrame:
     """The table, written as CSV beside the picture `out`.
@@ -72,7 +71,7 @@ def compare(
     Args:
         photo: any image file.
         decoders: on the CPU.
-        crop: "top,left,size" in px of what is enlarged; by default `default_crop`.
+        crop: "top,left,size" in px of what is enlarged; by default where the decoders differ most.
         weights: of the task network; by default those of the quick profile.
 
     Raises:
@@ -83,13 +82,20 @@ def compare(
     """
     check_suffix(out, PICTURES, "a figure")
     if out.resolve() == photo.resolve():
-        raise ValueError(f"{photo} would be overwritten; name another picture with --out")
+        raise InputError(f"{photo} would be overwritten; name another picture with --out")
     image = read_image(photo, upright=True)
-    box = default_crop(*image.shape[-2:]) if crop is None else read_crop(crop, *image.shape[-2:])
+    box = read_crop(crop, *image.shape[-2:]) if crop else None
     task = tasks.load(TaskConfig(num_classes=len(CATEGORIES)), weights or TASK)
     received = receive(decoders, image)
+    pictures = {ORIGINAL: image} | {name: each.picture for name, each in received.items()}
+    if not box:
+        other = pictures[HUMAN if HUMAN in pictures else ORIGINAL]
+        size = min(96, min(image.shape[-2:]) // 2)  # so that single pixels are seen
+        box = figures.differing_crop(pictures[MACHINE], other, size)
     table = measure(received, image, task)
-    figure = draw(received, image, table, box)
+    rows = table.drop(ORIGINAL).iterrows()
+    captions = {name: f"{row['bpp']:.3f} bpp, {row['psnr']:.2f} dB" for name, row in rows}
+    figure = figures.crops(pictures, captions, box)
     with whole(out) as half:
         figure.savefig(half, format=out.suffix[1:].lower(), dpi=150, bbox_inches="tight")
     plt.close(figure)
@@ -99,11 +105,8 @@ def compare(
 
 
 def receive(decoders: Decoders, image: torch.Tensor) -> dict[str, Received]:
-    """The image (3, H, W), encoded once: by each decoder, and by the machine's before each filter.
-
-    Raises:
-        ValueError: the image is too small for the codec.
-    """
+    """The image (3, H, W), encoded once: by each decoder, and by the machine's before each filter;
+    raises ValueError: it is too small for the codec."""
     bitstream = decoders.codec.encode(image)
     received = {
         name: Received(bitstream, decoders.turn(name).decode(bitstream)) for name in decoders.names
@@ -117,8 +120,8 @@ def receive(decoders: Decoders, image: torch.Tensor) -> dict[str, Received]:
 def measure(
     received: dict[str, Received], image: torch.Tensor, task: tasks.TaskNetwork
 ) -> pd.DataFrame:
-    """A row each, and one of the original: the columns of `summarize`, `detections` of score 0.5 or
-    more, and how much of the original's is `found` again (same class, boxes of IoU 0.5 or more)."""
+    """One row each, and one of the original: the columns of `summarize`, `detections` of score 0.5
+    or more, and which part of the original's is `found` again (same class, boxes of IoU 0.5)."""
     photograph = Photograph(image)
     codecs = {ORIGINAL: PillowCodec("PNG"), **received}
     rows, objects = {}, None
@@ -127,8 +130,8 @@ def measure(
         seen = [each for each in evaluation.detections if each["score"] >= MIN_SCORE]
         objects = seen if objects is None else objects
         rows[name] = summarize(evaluation, resamples=1)  # of one image there is no bootstrap
-        rows[name] |= {"detections": len(seen)}
-        rows[name] |= {"found": _found(objects, seen, photograph.ground_truth)}
+        found = _found(objects, seen, photograph.ground_truth)
+        rows[name] |= {"detections": len(seen), "found": found}
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("decoder")
     return table[[*COLUMNS, "detections", "found"]]
 
@@ -144,31 +147,13 @@ def _found(objects: list[dict], seen: list[dict], images: dict) -> float:
     return right / len(objects) if objects else float("nan")
 
 
-def default_crop(height: int, width: int) -> tuple[int, int, int]:
-    """(top, left, size) in px: a little above the middle, small enough to see single pixels."""
-    size = min(96, max(min(height, width) // 2, 1))
-    return int(0.4 * (height - size)), (width - size) // 2, size
-
-
 def read_crop(text: str, height: int, width: int) -> tuple[int, int, int]:
     """ "top,left,size" in px; raises ValueError: it is none, or reaches out of the image."""
     if not re.fullmatch(r"\d+,\d+,\d+", text):
-        raise ValueError(f"crop {text!r} is not of the form top,left,size, in px")
+        raise InputError(f"crop {text!r} is not of the form top,left,size, in px")
     top, left, size = map(int, text.split(","))
     if size < 1 or top + size > height or left + size > width:
-        raise ValueError(
+        raise InputError(
             f"crop {text} (top,left,size) is not inside the image of {height}x{width} px"
         )
     return top, left, size
-
-
-def draw(
-    received: dict[str, Received], image: torch.Tensor, table: pd.DataFrame, crop: tuple
-) -> Figure:
-    """Original and decoded pictures, whole and the crop enlarged, with rate and PSNR."""
-    pictures = {ORIGINAL: image} | {name: each.picture for name, each in received.items()}
-    captions = {
-        name: f"{row.bpp:.3f} bpp, {row.psnr:.2f} dB"
-        for name, row in table.drop(ORIGINAL).iterrows()
-    }
-    return figures.crops(pictures, captions, crop)
