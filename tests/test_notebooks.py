@@ -6,16 +6,18 @@ import nbformat
 import pytest
 from click.testing import CliRunner
 
+from icmlib.io import InputError
 from icmlib.tool import cli, notebooks
 
 
 @pytest.fixture
 def notebook(tmp_path):
-    """A notebook with two parameters that prints their product."""
+    """A notebook that prints the product of two of its parameters."""
     cells = [
         nbformat.v4.new_markdown_cell("# A title"),
         nbformat.v4.new_code_cell(
-            "steps = 3  # how many\nname = 'a'", metadata={"tags": ["parameters"]}
+            "steps = 3  # how many\nname = 'a=b # c'  # whose\nrate = 0.5\non = True\nchanges = {}",
+            metadata={"tags": ["parameters"]},
         ),
         nbformat.v4.new_code_cell(
             "import sys\nprint('noise', file=sys.stderr)\nprint('said')\nname * steps"
@@ -57,7 +59,7 @@ def test_parameters_reach_the_notebook(notebook, tmp_path):
     [
         ("step=2", "no parameter 'step' (did you mean 'steps'"),
         ("steps=two", "steps is 'two'"),
-        ("name={", "is not valid YAML"),
+        ("rate=fast", "rate is 'fast'; its default 0.5 is a float"),
         ("profile", "not of the form name=value"),
     ],
 )
@@ -68,9 +70,38 @@ def test_parameters_that_cannot_be_are_told_in_one_line(notebook, tmp_path, word
     assert not list(tmp_path.glob("out*"))
 
 
-def test_missing_notebook_is_named(tmp_path):
+def test_a_notebook_that_is_none_is_named(notebook, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none.ipynb does not exist"):
-        notebooks.run_notebook(tmp_path / "none.ipynb", tmp_path / "out.ipynb", {})
+        notebooks.read_parameters(tmp_path / "none.ipynb", [])
+    (tmp_path / "broken.ipynb").write_text("{")
+    with pytest.raises(InputError, match=r"broken.ipynb is no notebook"):
+        notebooks.read_parameters(tmp_path / "broken.ipynb", [])
+
+
+def test_the_notebook_itself_is_never_written(notebook):
+    before = notebook.read_bytes()
+    with pytest.raises(InputError, match="the executed copy would replace"):
+        notebooks.run_notebook(notebook, notebook.parent / "." / notebook.name, {})
+    assert notebook.read_bytes() == before
+
+
+@pytest.mark.slow
+def test_braces_in_a_path_are_part_of_it(notebook, tmp_path):
+    folder = tmp_path / "{a} b"
+    folder.mkdir()
+    book = notebook.rename(folder / "{c}.ipynb")
+    notebooks.run_notebook(book, folder / "out {d}.ipynb", {"steps": 1})
+    assert (folder / "out {d}.ipynb").exists()
+
+
+@pytest.mark.slow
+def test_a_killed_kernel_is_said_with_its_cell(notebook, tmp_path):
+    book = nbformat.read(notebook, as_version=4)
+    book.cells.append(nbformat.v4.new_code_cell("import os, signal\nos.kill(os.getpid(), 9)"))
+    nbformat.write(book, notebook)
+    done = CliRunner().invoke(cli.main, ["run", str(notebook), str(tmp_path / "out.ipynb")])
+    assert done.exit_code == 1 and "Traceback" not in done.output
+    assert "cell 4 (import os, signal):\nthe kernel was killed; most often memory" in done.stderr
 
 
 def test_failed_run_leaves_its_traceback(notebook, tmp_path):
@@ -87,8 +118,25 @@ def test_failed_run_leaves_its_traceback(notebook, tmp_path):
 
 @pytest.mark.parametrize(
     ("word", "value"),
-    [("a=07", "07"), ("a=7", 7), ("a=true", True), ("a={b: 1}", {"b": 1}), ("a=", ""),
-     ("a=1_000", "1_000")],
-)  # fmt: skip
-def test_values_read_as_yaml_but_identifiers_stay(word, value):
-    assert notebooks.parse_parameters([word]) == {"a": value}
+    [
+        ("name=2024", "2024"),
+        ("name=yes", "yes"),
+        ("name=07", "07"),
+        ("name=", ""),
+        ("name=a=b # c", "a=b # c"),
+        ("steps=7", 7),
+        ("rate=1", 1.0),
+        ("rate=1e-3", 0.001),
+        ("on=false", False),
+        ("changes={b: 1}", {"b": 1}),
+    ],
+)
+def test_a_value_is_read_by_the_type_of_its_default(notebook, word, value):
+    (read,) = notebooks.read_parameters(notebook, [word]).values()
+    assert read == value and type(read) is type(value)
+
+
+def test_defaults_are_read_as_python_reads_them(notebook):
+    assert notebooks.default_parameters(notebook) == {
+        "steps": 3, "name": "a=b # c", "rate": 0.5, "on": True, "changes": {}
+    }  # fmt: skip

@@ -215,21 +215,26 @@ def run(notebook: Path, executed: Path, parameters: tuple[str, ...], quiet: bool
 
     Its parameters are checked against those that the notebook has.
     """
-    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
 
     from icmlib.tool import notebooks
 
     say = (lambda _: None) if quiet else click.echo
     start = time.perf_counter()
-    values = notebooks.parse_parameters(parameters)
+    values = notebooks.read_parameters(notebook, parameters)
     what = " ".join([notebook.stem, *(f"{name}={value}" for name, value in values.items())])
     say(f"{what}: started")
     try:
         notebooks.run_notebook(notebook, executed, values)
-    except papermill.exceptions.PapermillExecutionError as error:
+    except PapermillExecutionError as error:
         click.echo(f"error in {notebook}, cell {error.exec_count}:", err=True)
         click.echo(f"{error.ename}: {error.evalue}", err=True)
         click.echo(f"traceback: {notebooks.unfinished(executed)}", err=True)
+        sys.exit(1)
+    except DeadKernelError:
+        click.echo(f"error in {notebook}, {notebooks.last_cell(executed)}:", err=True)
+        click.echo("the kernel was killed; most often memory ran out", err=True)
         sys.exit(1)
     say(f"{what}: done in {(time.perf_counter() - start) / 60:.1f} min")
 

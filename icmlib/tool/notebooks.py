@@ -1,12 +1,18 @@
 """Run notebooks headlessly."""
 
+import ast
+import os
 from difflib import get_close_matches
 from pathlib import Path
 
+import nbformat
 import papermill
 import yaml
 
 from icmlib.io import InputError
+
+# before a user's own kernel `python3`, which may be of another Python, comes this environment's
+os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
 
 
 def run_notebook(notebook: str | Path, executed: str | Path, parameters: dict) -> None:
@@ -14,19 +20,21 @@ def run_notebook(notebook: str | Path, executed: str | Path, parameters: dict) -
     it is complete; if a cell fails, this copy holds the traceback.
 
     Raises:
-        ValueError: a parameter that the notebook does not have (papermill only warns), or one of
-            another type than its default.
+        InputError: the executed copy would replace the notebook.
         papermill.exceptions.PapermillExecutionError: a cell failed.
+        nbclient.exceptions.DeadKernelError: the kernel was killed.
     """
-    check_parameters(notebook, parameters)
-    executed = Path(executed).resolve()
+    executed, notebook = Path(executed).resolve(), Path(notebook).resolve()
+    if notebook in (executed, unfinished(executed)):
+        raise InputError(f"the executed copy would replace {notebook}; give it another name")
     executed.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(notebook).resolve().parent
+    plain = (
+        str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, unfinished(executed))
+    )
     papermill.execute_notebook(
-        notebook,
-        unfinished(executed),
+        *plain,  # papermill fills braces in
         parameters,
-        cwd=folder,
+        cwd=notebook.parent,
         kernel_name="python3",
         progress_bar=False,
         start_timeout=600,  # s; 60 are too few on a busy node with a slow disk
@@ -40,36 +48,67 @@ def unfinished(executed: Path) -> Path:
     return executed.with_name(f"{executed.stem}.unfinished.ipynb")
 
 
-def check_parameters(notebook: str | Path, parameters: dict) -> None:
-    """Raises ValueError for an unknown parameter or a value of another type than the default."""
-    if not Path(notebook).exists():
-        raise FileNotFoundError(f"notebook {notebook} does not exist")
-    known = papermill.inspect_notebook(str(notebook))
-    for name, value in parameters.items():
-        if name not in known:
-            near = get_close_matches(name, known, 1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            has = ", ".join(known)
-            raise InputError(f"{notebook} has no parameter {name!r}{hint}; it has: {has}")
-        default = yaml.safe_load(known[name]["default"])
-        if type(value) is not type(default):
-            kind = type(default).__name__
-            raise InputError(
-                f"{notebook}: {name} is {value!r}; its default {default!r} is a {kind}"
-            )
+def last_cell(executed: Path) -> str:
+    """The last cell that an unfinished notebook began: its number and first line."""
+    cells = nbformat.read(unfinished(executed), as_version=4).cells
+    begun = [
+        k for k, each in enumerate(cells) if each.metadata.get("papermill", {}).get("start_time")
+    ]
+    first_line = cells[begun[-1]].source.strip().splitlines()[0]
+    return f"cell {begun[-1] + 1} ({first_line})"
 
 
-def parse_parameters(words: list[str]) -> dict:
-    """`name=value` words; values as YAML reads them, but strings stay strings (`row=07`)."""
+def read_parameters(notebook: str | Path, words: list[str]) -> dict:
+    """Values of `name=value` words, each of the type of the notebook's default.
+
+    Raises:
+        FileNotFoundError: no such notebook.
+        InputError: no notebook, a parameter that it does not have (papermill only warns), or a
+            value of another type.
+    """
+    defaults = default_parameters(notebook)
     parameters = {}
     for word in words:
         name, equals, value = word.partition("=")
         if not equals:
             raise InputError(f"parameter {word!r} is not of the form name=value")
-        try:
-            read = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise InputError(f"parameter {word!r} is not valid YAML: {error}") from None
-        same = isinstance(read, bool | list | dict) or str(read) == value
-        parameters[name] = read if same and read is not None else value
+        if name not in defaults:
+            near = get_close_matches(name, defaults, 1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            has = ", ".join(defaults)
+            raise InputError(f"{notebook} has no parameter {name!r}{hint}; it has: {has}")
+        parameters[name] = _typed(value, defaults[name], f"{notebook}: {name}")
     return parameters
+
+
+def default_parameters(notebook: str | Path) -> dict:
+    """The literals of the cell tagged `parameters`, by name; raises as `read_parameters`."""
+    if not Path(notebook).exists():
+        raise FileNotFoundError(f"notebook {notebook} does not exist")
+    try:
+        cells = nbformat.read(notebook, as_version=4).cells
+    except Exception as error:  # nbformat has many for a file that is no notebook
+        raise InputError(f"{notebook} is no notebook ({error})") from error
+    cells = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    lines = ast.parse("\n".join(cells)).body
+    return {
+        line.targets[0].id: ast.literal_eval(line.value)
+        for line in lines
+        if isinstance(line, ast.Assign)
+    }
+
+
+def _typed(text: str, default, what: str):
+    """The text as a value of the default's type."""
+    kind = type(default)
+    if kind is str:
+        return text
+    try:
+        value = yaml.safe_load(text)
+        if kind is float and type(value) in (int, str):
+            value = float(value)  # YAML takes 1e-3 for text
+    except (yaml.YAMLError, ValueError):
+        value = text
+    if default is not None and type(value) is not kind:
+        raise InputError(f"{what} is {text!r}; its default {default!r} is a {kind.__name__}")
+    return value
