@@ -52,10 +52,9 @@ class Journal:
         """Append one row to log.csv; of several processes, the means."""
         values = torch.stack([torch.as_tensor(term).detach().float() for term in terms.values()])
         device.average(values)
-        if device.main():
-            self._append({"step": step, **dict(zip(terms, map("{:.6g}".format, values.tolist())))})
-
-    def _append(self, row: dict) -> None:
+        if not device.main():
+            return
+        row = {"step": step, **dict(zip(terms, map("{:.6g}".format, values.tolist())))}
         with no_space(self.path("log.csv")), self.path("log.csv").open("a", newline="") as file:
             writer = csv.DictWriter(file, row, lineterminator="\n")
             if file.tell() == 0:
