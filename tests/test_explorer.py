@@ -40,9 +40,9 @@ def random_image(height: int, width: int, seed: int = 0) -> torch.Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1) / 255
 
 
-def file(image: torch.Tensor, format: str = "png", **options) -> bytes:
+def file(image: torch.Tensor, **options) -> bytes:
     content = io.BytesIO()
-    Image.open(io.BytesIO(pictures.png(image))).save(content, format, **options)
+    Image.open(io.BytesIO(pictures.png(image))).save(content, "png", **options)
     return content.getvalue()
 
 
@@ -65,14 +65,9 @@ def decoders(codec):
 
 
 @pytest.fixture
-def task():
-    return OneBox()
-
-
-@pytest.fixture
-def explorer(decoders, task):
+def explorer(decoders):
     images = {"first": random_image(40, 56), "second": random_image(64, 64, seed=1)}
-    return Explorer(decoders, task, images, ["disk", "square"])
+    return Explorer(decoders, OneBox(), images, ["disk", "square"])
 
 
 def error(explorer: Explorer) -> str:
@@ -102,10 +97,7 @@ def test_readings_are_those_of_the_metrics(decoders):
     pattern = checkerboard.read_pattern(checkerboard.welch_spectrum(plane, 32)[None])
     assert row["psnr"] == fidelity.psnr(x[None], image.machine[None]).item()
     assert (row["lpp4"], row["prms"]) == (pattern.lpp[4], pattern.prms)
-    assert not image.residual_spectrum(x).any()
-    residual = plane - checkerboard.luma(x)
-    expected = checkerboard.welch_spectrum(residual, 32)
-    np.testing.assert_allclose(image.residual_spectrum(image.machine), expected)
+    assert not image.residual_spectrum(x).any() and image.residual_spectrum(image.machine).any()
 
 
 @pytest.mark.parametrize("shape, reason", [((15, 40), "40x15 px"), ((50, 60), "2999 px in all")])
@@ -175,10 +167,7 @@ def test_the_knob_turns_the_picture_and_leaves_the_bits(explorer):
     before, seen = divider.before, [(divider.after, explorer.spectrum.value, explorer.table.value)]
     for place in (0.5, 1.0):
         explorer.knob.value = place
-        assert (
-            divider.after_label == f"knob {place:.2f}"
-            and divider.after_label in explorer.table.value
-        )
+        assert divider.after_label == f"knob {place:.2f}" in explorer.table.value
         assert divider.after == pictures.png(explorer.coded.decode(place))
         seen.append((divider.after, explorer.spectrum.value, explorer.table.value))
     assert all(len(set(each)) == 3 for each in zip(*seen))
@@ -207,9 +196,9 @@ def test_left_side_is_the_original_or_the_machines(explorer):
     assert explorer.divider.before_label == "machine"
 
 
-def test_detections_are_looked_for_only_when_asked(explorer, task):
+def test_detections_are_looked_for_only_when_asked(explorer):
     """And once in each picture."""
-    explorer.knob.value, divider = 0.5, explorer.divider
+    explorer.knob.value, divider, task = 0.5, explorer.divider, explorer.task
     assert task.calls == 0 and divider.after_boxes == []
     explorer.detections.value = True
     boxes = divider.before_boxes + divider.after_boxes

@@ -10,6 +10,7 @@ results/<profile>/<stage>/<name>/
 """
 
 import contextlib
+import itertools
 import json
 import platform
 import subprocess
@@ -17,7 +18,6 @@ import warnings
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import version
-from itertools import count
 from pathlib import Path
 
 import pandas as pd
@@ -107,7 +107,7 @@ class Run(Journal):
 
     @device.main_only
     def _move_aside(self, old: dict) -> None:
-        named = (self.folder.with_name(f"{self.folder.name}.old-{n}") for n in count(1))
+        named = (self.folder.with_name(f"{self.folder.name}.old-{n}") for n in itertools.count(1))
         aside = next(folder for folder in named if not folder.exists())
         self._lock.release(force=True)
         self.folder.rename(aside)
