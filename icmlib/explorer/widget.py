@@ -30,15 +30,10 @@ class Divider(anywidget.AnyWidget):
 
     _esm = Path(__file__).with_name("divider.js")
     _css = Path(__file__).with_name("explorer.css")
-    width = traitlets.Int(1).tag(sync=True)
-    height = traitlets.Int(1).tag(sync=True)
-    zoom = traitlets.Int(1).tag(sync=True)
-    before = traitlets.Bytes().tag(sync=True)  # PNG
-    after = traitlets.Bytes().tag(sync=True)
-    before_label = traitlets.Unicode().tag(sync=True)
-    after_label = traitlets.Unicode().tag(sync=True)
-    before_boxes = traitlets.List().tag(sync=True)
-    after_boxes = traitlets.List().tag(sync=True)
+    width, height, zoom = (traitlets.Int(1).tag(sync=True) for _ in range(3))
+    before, after = (traitlets.Bytes().tag(sync=True) for _ in range(2))  # PNG
+    before_label, after_label = (traitlets.Unicode().tag(sync=True) for _ in range(2))
+    before_boxes, after_boxes = (traitlets.List().tag(sync=True) for _ in range(2))
 
 
 class Explorer(widgets.VBox):

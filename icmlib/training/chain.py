@@ -92,12 +92,9 @@ def chain_terms(
 ) -> dict[str, torch.Tensor]:
     """The terms of the chain's loss on images (3, H, W) of any sizes: task, the sum of the task
     network's own losses on the decoded images, and rate, in bits per pixel of all of them."""
-    groups: dict[tuple, list[int]] = {}
-    for index, image in enumerate(images):
-        groups.setdefault(tuple(image.shape), []).append(index)
-    decoded: dict[int, torch.Tensor] = {}
-    bits = 0.0
-    for indices in groups.values():  # images of one size go through the codec together
+    decoded, bits = {}, 0.0
+    for shape in dict.fromkeys(image.shape for image in images):  # one size together
+        indices = [i for i, image in enumerate(images) if image.shape == shape]
         x = torch.stack([images[i] for i in indices]).to(codec.device)
         with device.autocast(x.device, precision):
             out = codec(x)
