@@ -3,7 +3,7 @@
 results/<profile>/<stage>/<name>/
     run.json       parameters, versions, device, git commit, fingerprints, start, end
     log.csv        a row a step          summary.json   what later notebooks read
-    last.pt        the resume point      final.safetensors   the weights
+    last.pt        the checkpoint        final.safetensors   the weights
     figures/       pictures, each with the table it was drawn from
     notebook.ipynb the executed notebook; notebook.unfinished.ipynb while it runs, or if it failed
     .lock          the process at work   .*.half, .tmp*      of a killed one: count as nothing
