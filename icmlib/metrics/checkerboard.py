@@ -37,10 +37,10 @@ from functools import lru_cache
 import numpy as np
 from torch import Tensor
 
-from icmlib.metrics import resample_counts
+from icmlib.io import LUMA
+from icmlib.metrics import bootstrap
 
 SCALES = (2, 4, 8)
-BT601 = (0.299, 0.587, 0.114)
 # Far under the power of 8-bit rounding (1.3e-6): keeps a flat tile at 0 dB, changes no picture.
 POWER_FLOOR = 1e-12
 
@@ -53,41 +53,31 @@ class Pattern:
     prms: float
 
 
-def luma(image: Tensor | np.ndarray) -> np.ndarray:
-    """BT.601 luma (H, W), float64, of an RGB image (3, H, W) in [0, 1]."""
-    image = _as_array(image)
-    if image.ndim != 3 or image.shape[0] != 3:
-        raise ValueError(f"need an RGB image (3, H, W); got shape {image.shape}")
-    _check_range(image, 0, 1)
-    return np.tensordot(BT601, image, axes=1)
+def luma(image: Tensor) -> np.ndarray:
+    """BT.601 luma (H, W), float64, of an RGB image (3, H, W) in [0, 1]; raises ValueError for
+    other values."""
+    image = image.detach().cpu().double().numpy()
+    if not (image.min() >= 0 and image.max() <= 1):  # so phrased, NaN fails too
+        raise ValueError(f"values run from {image.min():.4g} to {image.max():.4g}; need [0, 1]")
+    return np.tensordot(LUMA, image, axes=1)
 
 
 def tile_size(shapes: Iterable[tuple[int, int]]) -> int:
     """Tile side for a set of images of these (height, width): 128 px, or the largest multiple of
     16 that fits the smallest image. Raises ValueError under 16 px."""
-    shapes = [tuple(shape) for shape in shapes]
-    if not shapes:
-        raise ValueError("no image shapes given; a tile size needs at least one")
     height, width = min(shapes, key=min)
     if min(height, width) < 16:
         raise ValueError(f"image is {width}x{height} px; the spectrum needs at least 16x16")
     return min(128, min(height, width) // 16 * 16)
 
 
-def tile_count(height: int, width: int, tile: int) -> int:
-    """How many tiles `welch_spectrum` averages: the image's weight in a pooled reading."""
-    return (2 * (height - tile) // tile + 1) * (2 * (width - tile) // tile + 1)
+def welch_spectrum(plane: np.ndarray, tile: int) -> np.ndarray:
+    """Welch power spectrum P of a luma, or of a difference of two, (H, W): (tile, tile), float64,
+    mean over its tiles.
 
-
-def welch_spectrum(image_or_luma: Tensor | np.ndarray, tile: int) -> np.ndarray:
-    """Welch power spectrum P of one image: (tile, tile), float64, mean over its tiles.
-
-    Takes an RGB image (3, H, W) in [0, 1], or a luma or a difference of two lumas (H, W), in
-    [-1, 1]. `P.sum() / tile**2` is the (Hann-weighted) variance; DC is at [0, 0]. Raises
-    ValueError for other shapes or ranges, a tile that does not fit or is no multiple of 16.
+    `P.sum() / tile**2` is the (Hann-weighted) variance; DC is at [0, 0]. `tile` is that of
+    `tile_size`. Raises ValueError where it does not fit.
     """
-    plane = _as_plane(image_or_luma)
-    _check_tile(tile)
     if min(plane.shape) < tile:
         height, width = plane.shape
         raise ValueError(f"image is {width}x{height} px; a tile of {tile}x{tile} does not fit")
@@ -99,40 +89,29 @@ def welch_spectrum(image_or_luma: Tensor | np.ndarray, tile: int) -> np.ndarray:
     return sum(_power(row, window).sum(axis=0) for row in windows) / np.prod(windows.shape[:2])
 
 
-def read_pattern(spectra: np.ndarray, weights: np.ndarray | None = None) -> Pattern:
-    """Pool the spectra (n, N, N) of n images, then read the lattice peaks.
-
-    `weights` None counts every image alike: the reading of the published figures. Each image's
-    tile count (`tile_count`) instead makes the pool the mean over all tiles of all images, so that
-    large images weigh more. The two are the same for images of one size.
-    """
-    spectra, weights = _check_pool(spectra, weights)
-    lpp, prms = _read(_pool(spectra, weights[None]))
-    return Pattern({S: float(v) for S, v in zip(SCALES, lpp[0], strict=True)}, float(prms[0]))
+def read_pattern(spectra: np.ndarray) -> Pattern:
+    """Pools the spectra (n, N, N) of n images, each image alike, and reads the lattice peaks."""
+    lpp, prms = _read(spectra.mean(axis=0, keepdims=True))
+    return Pattern({S: float(v) for S, v in zip(SCALES, lpp[0])}, float(prms[0]))
 
 
 def bootstrap_pattern(
-    spectra: np.ndarray,
-    weights: np.ndarray | None = None,
-    resamples: int = 200,
-    *,
-    rng: np.random.Generator,
+    spectra: np.ndarray, resamples: int = 200, *, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """Readings of `resamples` bootstrap samples of the images: "lpp2", "lpp4", "lpp8", "prms".
+    """Readings of resampled images of `spectra` (n, N, N): "lpp2", "lpp4", "lpp8" and "prms", each
+    (resamples,).
 
-    Each is a (resamples,) array; take its quantiles for an interval. Arguments as `read_pattern`.
     Near its floor PRMS is biased upwards by noise, and a resample is noisier than the set: there
     the interval can lie above the reading itself.
     Generators of equal seed draw equal images, which pairs decoded images with their originals:
     `excess_prms` of two such "prms" arrays is the bootstrap of the excess.
     """
-    spectra, weights = _check_pool(spectra, weights)
-    counts = resample_counts(len(spectra), resamples, rng)
+    counts = bootstrap.resample_counts(len(spectra), resamples, rng)
     read = _frequencies_read(spectra.shape[-1])  # the others need no pooling
     pooled = np.empty((resamples, spectra[0].size))
-    pooled[:, read] = _pool(spectra.reshape(len(spectra), -1)[:, read], counts * weights)
+    pooled[:, read] = counts / len(spectra) @ spectra.reshape(len(spectra), -1)[:, read]
     lpp, prms = _read(pooled.reshape(-1, *spectra.shape[1:]))
-    return {**{f"lpp{S}": column for S, column in zip(SCALES, lpp.T, strict=True)}, "prms": prms}
+    return {**{f"lpp{S}": column for S, column in zip(SCALES, lpp.T)}, "prms": prms}
 
 
 def excess_prms(decoded, original):
@@ -146,11 +125,6 @@ def excess_prms(decoded, original):
 def _power(tiles: np.ndarray, window: np.ndarray) -> np.ndarray:
     tiles = tiles - tiles.mean(axis=(-2, -1), keepdims=True)
     return np.abs(np.fft.fft2(tiles * window)) ** 2
-
-
-def _pool(spectra: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weighted means (R, ...) of spectra (n, ...) under R rows of weights (R, n)."""
-    return np.tensordot(weights / weights.sum(axis=1, keepdims=True), spectra, axes=1)
 
 
 def _read(pooled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -198,39 +172,3 @@ def _lattice(tile: int, scale: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]
         around = [[(y + i) % tile * tile + (x + j) % tile for i, j in offsets] for y, x in points]
         pairs.append((np.array([y * tile + x for y, x in points]), np.array(around)))
     return tuple(pairs)
-
-
-def _as_array(image: Tensor | np.ndarray) -> np.ndarray:
-    image = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
-    return image.astype(np.float64)
-
-
-def _as_plane(image_or_luma: Tensor | np.ndarray) -> np.ndarray:
-    plane = _as_array(image_or_luma)
-    if plane.ndim != 2:
-        return luma(plane)
-    _check_range(plane, -1, 1)
-    return plane
-
-
-def _check_range(values: np.ndarray, low: float, high: float) -> None:
-    if not (values.min() >= low and values.max() <= high):  # so phrased, NaN fails too
-        raise ValueError(
-            f"values run from {values.min():.4g} to {values.max():.4g}; need [{low}, {high}]"
-        )
-
-
-def _check_tile(tile: int) -> None:
-    if tile < 16 or tile % 16:
-        raise ValueError(f"tile is {tile} px; need a multiple of 16, at least 16 (see tile_size)")
-
-
-def _check_pool(spectra, weights) -> tuple[np.ndarray, np.ndarray]:
-    spectra = np.asarray(spectra, dtype=np.float64)
-    if spectra.ndim != 3 or spectra.shape[1] != spectra.shape[2] or len(spectra) == 0:
-        raise ValueError(f"need spectra of shape (n, N, N), n > 0; got {spectra.shape}")
-    _check_tile(spectra.shape[1])
-    weights = np.ones(len(spectra)) if weights is None else np.asarray(weights, dtype=np.float64)
-    if weights.shape != (len(spectra),) or not (weights > 0).all():
-        raise ValueError(f"need {len(spectra)} positive weights, one an image; got {weights}")
-    return spectra, weights

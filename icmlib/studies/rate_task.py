@@ -13,7 +13,7 @@ from icmlib.codecs.conventional import ConventionalCodec
 from icmlib.config import ChainConfig, CodecConfig, FinetuneConfig, replace
 from icmlib.evaluate import Evaluation, load_evaluation
 from icmlib.io import project_root
-from icmlib.metrics import bd, detection
+from icmlib.metrics import bd, bootstrap, detection
 from icmlib.studies.curves import Curve, at_rate, interval
 from icmlib.studies.profile import BRIDGE, Profile
 from icmlib.studies.runs import read_summary, run_folder
@@ -107,7 +107,7 @@ def resampled_curves(profile: Profile) -> dict[str, Curve]:
     """Every curve with a bootstrap over the test images: the same resamples for all of them."""
     truth = datasets.create(profile.data, "test").ground_truth
     rng = np.random.default_rng(0)
-    counts = bd.whole_and_resamples(len(truth["images"]), profile.evaluation.resamples, rng)
+    counts = bootstrap.whole_and_resamples(len(truth["images"]), profile.evaluation.resamples, rng)
     return {
         name: _resampled([load_evaluation(*each, truth) for each in points.values()], counts)
         for name, points in tqdm(runs(profile).items(), "curves")
