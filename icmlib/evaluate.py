@@ -169,19 +169,18 @@ def summarize(evaluation: Evaluation, resamples: int = 1000, seed: int = 0) -> d
 
 def _pattern(spectra: dict[str, np.ndarray], resamples: int, seed: int) -> dict:
     """LPP and PRMS of the decoded images, their excess over the originals', the residual's PRMS."""
-    row, draws = {}, {}
+    row = {}
     for name, prefix in (("decoded", ""), ("original", "original_"), ("residual", "residual_")):
         reading = checkerboard.read_pattern(spectra[name])
         row |= {f"{prefix}lpp{S}": value for S, value in reading.lpp.items()}
         row[f"{prefix}prms"] = reading.prms
-    for name in ("decoded", "original"):
-        rng = np.random.default_rng(seed)  # the same images are drawn for both: paired
-        draws[name] = checkerboard.bootstrap_pattern(spectra[name], resamples=resamples, rng=rng)
     row["excess_prms"] = float(checkerboard.excess_prms(row["prms"], row["original_prms"]))
-    draws["decoded"]["excess_prms"] = checkerboard.excess_prms(
-        draws["decoded"]["prms"], draws["original"]["prms"]
+    draws, original = (  # the same images are drawn for both: paired
+        checkerboard.bootstrap_pattern(spectra[name], resamples, rng=np.random.default_rng(seed))
+        for name in ("decoded", "original")
     )
-    for name, values in draws["decoded"].items():
+    draws["excess_prms"] = checkerboard.excess_prms(draws["prms"], original["prms"])
+    for name, values in draws.items():
         row[f"{name}_low"], row[f"{name}_high"] = bootstrap.interval(values)
     return row
 
