@@ -31,20 +31,15 @@ class Delta:
         reason: why there is none, else "".
         rate_overlap, quality_overlap: share of the narrower of the two curves' ranges that both
             curves cover, 0 to 1; of rates, by their logarithm.
-        rates, qualities: that common range, (from, to); nan where there is none.
         low, high: 95 % bootstrap interval over images; nan where there is none.
-        valid: share of the resamples that have a delta.
     """
 
     value: float
     reason: str
     rate_overlap: float = NAN
     quality_overlap: float = NAN
-    rates: tuple[float, float] = (NAN, NAN)
-    qualities: tuple[float, float] = (NAN, NAN)
     low: float = NAN
     high: float = NAN
-    valid: float = NAN
 
 
 def delta(anchor: Points, test: Points, of: str = "rate") -> Delta:
@@ -59,15 +54,12 @@ def delta(anchor: Points, test: Points, of: str = "rate") -> Delta:
     reasons = [_unfit("anchor", *anchor), _unfit("test", *test)]
     if any(reasons):
         return Delta(NAN, "; ".join(filter(None, reasons)))
-    rate_overlap, rates = _overlap(np.log10(rates_a), np.log10(rates_b))
-    quality_overlap, qualities = _overlap(qualities_a, qualities_b)
-    rates = (float(10 ** rates[0]), float(10 ** rates[1]))
-    stated = (rate_overlap, quality_overlap, rates, qualities)
-    share, axis = (quality_overlap, "quality") if of == "rate" else (rate_overlap, "rate")
+    overlaps = _overlap(np.log10(rates_a), np.log10(rates_b)), _overlap(qualities_a, qualities_b)
+    share, axis = (overlaps[1], "quality") if of == "rate" else (overlaps[0], "rate")
     if share < MIN_OVERLAP:
         reason = f"the {axis} ranges overlap by {share:.0%}; need {MIN_OVERLAP:.0%}"
-        return Delta(NAN, reason, *stated)
-    return Delta(_bjontegaard(of, *anchor, *test), "", *stated)
+        return Delta(NAN, reason, *overlaps)
+    return Delta(_bjontegaard(of, *anchor, *test), "", *overlaps)
 
 
 def resampled_delta(anchor: Points, test: Points, of: str = "rate") -> Delta:
@@ -84,9 +76,9 @@ def resampled_delta(anchor: Points, test: Points, of: str = "rate") -> Delta:
     valid = np.isfinite(draws).mean()
     if whole.reason or valid < MIN_VALID:
         reason = whole.reason or f"no interval: {valid:.0%} of the resamples have a delta"
-        return replace(whole, reason=reason, valid=valid)
+        return replace(whole, reason=reason)
     low, high = bootstrap.interval(draws)
-    return replace(whole, low=low, high=high, valid=valid)
+    return replace(whole, low=low, high=high)
 
 
 def _sorted(rates: np.ndarray, qualities: np.ndarray) -> Points:
@@ -110,12 +102,10 @@ def _unfit(name: str, rates: np.ndarray, qualities: np.ndarray) -> str:
     return ""
 
 
-def _overlap(a: np.ndarray, b: np.ndarray) -> tuple[float, tuple[float, float]]:
-    """Share of the narrower of two rising axes that is common, and the common range."""
-    low, high = float(max(a[0], b[0])), float(min(a[-1], b[-1]))
-    if high <= low:
-        return 0.0, (NAN, NAN)
-    return (high - low) / float(min(a[-1] - a[0], b[-1] - b[0])), (low, high)
+def _overlap(a: np.ndarray, b: np.ndarray) -> float:
+    """Share of the narrower of two rising axes that is common."""
+    common = min(a[-1], b[-1]) - max(a[0], b[0])
+    return float(max(common, 0) / min(a[-1] - a[0], b[-1] - b[0]))
 
 
 def _bjontegaard(of: str, *curves: np.ndarray) -> float:

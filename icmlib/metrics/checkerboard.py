@@ -18,8 +18,8 @@ would have there.
 
 Report both: blurring lowers PRMS and leaves LPP. Pool first: average P over the tiles of an image,
 then over the images, then read. One tile is so noisy that max(P - B, 0) alone reads about 1 grey
-level; pooled floors are 0.07 for white noise of 8 grey levels and 0.2 to 0.4 on photographs, so the
-originals' own reading belongs beside every reading, and `excess_prms` takes it off.
+level. Pooled floors are 0.07 for white noise of 8 grey levels and 0.2 to 0.4 on photographs, so the
+originals are read, too, and `excess_prms` takes their reading off.
 
 Below N = 64 the neighbourhoods of the S = 8 lattice start to hold its own lines, so B rises and the
 readings fall short: compare such readings only with each other.
@@ -161,14 +161,11 @@ def _lattice(tile: int, scale: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]
         (False, True): [(0, j) for i, j in near if i == 0],
         (True, False): [(i, 0) for i, j in near if j == 0],
     }
+    steps = [(k, m) for k in range(scale) for m in range(scale)]
+    steps = [(k, m) for k, m in steps if k % 2 or m % 2]  # both even: in Lambda_{S/2}, or DC
     pairs = []
     for kind, offsets in kinds.items():
-        points = [
-            (k * tile // scale, m * tile // scale)
-            for k in range(scale)
-            for m in range(scale)
-            if (k > 0, m > 0) == kind and (k % 2 or m % 2)  # both even: in Lambda_{S/2}, or DC
-        ]
-        around = [[(y + i) % tile * tile + (x + j) % tile for i, j in offsets] for y, x in points]
-        pairs.append((np.array([y * tile + x for y, x in points]), np.array(around)))
+        points = np.array([(k, m) for k, m in steps if (k > 0, m > 0) == kind]) * tile // scale
+        around = (points[:, None] + np.array(offsets)) % tile  # (points, neighbours, 2)
+        pairs.append((points @ (tile, 1), around @ (tile, 1)))
     return tuple(pairs)
