@@ -329,13 +329,6 @@ def check(root: Path, **changes):
     return str(error.value).splitlines()[1:]
 
 
-def test_check_is_content_with_what_is_whole(shared):
-    files = {"images": "val2017", "annotations": "annotations/instances_val2017.json"}
-    splits = dict.fromkeys(("train", "val", "test"), files)
-    datasets.check(DataConfig("coco", str(shared / "coco"), splits=splits))
-    datasets.check(DataConfig("deadleaves", "nowhere"))
-
-
 def test_check_names_everything_that_is_missing(official):
     """Splits, images, folders and files, in one message."""
     official.convert()
