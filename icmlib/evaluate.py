@@ -1,4 +1,4 @@
-"""Measure a codec: the flow, once per image, then one row of a table.
+"""Measure a codec: the flow once per image, then one row of a table.
 
 image x -> codec.encode -> Bitstream (bytes) -> codec.decode -> x_hat -> task network
                                |                                  |           |

@@ -22,10 +22,8 @@ from adapters import (
 )
 
 from icmlib import datasets, tasks
-from icmlib.codecs import PillowCodec
 from icmlib.config import TaskConfig, replace
 from icmlib.downloads import WeightsUnavailable
-from icmlib.evaluate import evaluate, summarize
 from icmlib.io import fingerprint
 from icmlib.metrics import detection
 from icmlib.tasks.detectron2 import COMMIT, PREFIX, Detectron2Task
@@ -304,15 +302,6 @@ def test_average_precision_is_that_of_detectron2s_evaluator(network, tmp_path):
             assert 100 * ours[name] == pytest.approx(theirs[kind][other], nan_ok=True), name
         matched = detection.average_precision(detection.match(truth, results, kind))
         assert 100 * matched["AP"] == pytest.approx(theirs[kind]["AP"])
-
-
-@needs_detectron2
-def test_the_whole_way(network, scenes):
-    """Codec, network and figures; the numbers mean nothing."""
-    network.sides = (48, 1333)
-    evaluation = evaluate(PillowCodec("JPEG", quality=30), network, scenes("test"))
-    row = summarize(evaluation, resamples=5)
-    assert row["images"] == 4 and row["feature"] > 0 and 0 <= row["mask_AP"] <= row["box_AP50"] <= 1
 
 
 # --- configs and weights -----------------------------------------------------------------

@@ -182,22 +182,22 @@ class CocoDataset(Dataset):
 
     def sizes(self) -> list[tuple[int, int]]:
         """(height, width) of every image, in px, from the annotations or the files' headers."""
-        return [self._size(i, image) for i, image in enumerate(self.ground_truth["images"])]
+        return [self._size(index) for index in range(len(self))]
 
-    def _size(self, index: int, image: dict) -> tuple[int, int]:
-        if "height" in image and "width" in image:
-            return image["height"], image["width"]
+    def _size(self, index: int) -> tuple[int, int]:
+        stated = self.ground_truth["images"][index]
+        if "height" in stated and "width" in stated:
+            return stated["height"], stated["width"]
         with Image.open(self.path(index)) as file:
             return file.height, file.width
 
     def image(self, index: int) -> torch.Tensor:
         """(3, H, W); raises ValueError where the annotations state another size."""
-        image = read_image(self.path(index))
-        stated = self._size(index, self.ground_truth["images"][index])
-        if tuple(image.shape[1:]) != tuple(stated):
+        image, (height, width) = read_image(self.path(index)), self._size(index)
+        if image.shape[1:] != (height, width):
             raise ValueError(
                 f"image {self.path(index)} is {image.shape[2]}x{image.shape[1]} px; its "
-                f"annotations say {stated[1]}x{stated[0]}"
+                f"annotations say {width}x{height}"
             )
         return image
 
@@ -208,9 +208,7 @@ class CocoDataset(Dataset):
 
     def _target(self, image_id: int, height: int, width: int) -> dict[str, torch.Tensor]:
         usable = [
-            a
-            for a in self._instances[image_id]
-            if not a.get("iscrowd") and a["bbox"][2] > 0 and a["bbox"][3] > 0
+            a for a in self._instances[image_id] if not a.get("iscrowd") and min(a["bbox"][2:]) > 0
         ]
         boxes = torch.tensor([a["bbox"] for a in usable], dtype=torch.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]  # xywh -> xyxy
