@@ -271,7 +271,7 @@ def test_check_of_a_whole_data_set(shared, monkeypatch):
     config = DataConfig("coco", root="coco", splits=dict.fromkeys(("train", "val", "test"), FILES))
     datasets.check(config, 80)
     datasets.check(DataConfig("deadleaves", "nowhere"))
-    with pytest.raises(ValueError, match=r"has 80 categories; .* task\.num_classes is 4"):
+    with pytest.raises(ValueError, match=r"are 80 categories; .* task\.num_classes is 4"):
         datasets.check(config, 4)
 
 

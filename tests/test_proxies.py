@@ -77,21 +77,6 @@ def test_asked_for_few_layers_it_stops_at_the_last(state, pair):
     assert [c.out_channels for c in convolutions] == [64, 64, 128, 128, 256]
 
 
-@pytest.mark.filterwarnings("ignore:.*weights.*")  # lpips calls torchvision by an old name
-def test_default_layers_are_those_of_lpips(pair, monkeypatch):
-    """The same five maps as the metric's network has, of the same weights."""
-    import lpips
-
-    theirs = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False).net
-    weights = {f"features.{k.split('.', 1)[1]}": v for k, v in theirs.state_dict().items()}
-    monkeypatch.setattr(proxies, "read_state", lambda *_: {**made(), **weights})
-    ours = proxies.create(PAPER, None)
-    maps, expected = ours.features(pair[0]), theirs((pair[0] - ours.mean) / ours.std)
-    assert list(maps) == [f"relu{name[4:]}" for name in expected._fields]
-    for one, other in zip(maps.values(), expected):
-        assert torch.equal(one, other)
-
-
 def test_gradient_is_that_of_finite_differences(state, pair):
     """Of the loop's own term, along a part of the gradient; the original gets none."""
     proxy = proxies.create(PAPER, None).double()

@@ -107,7 +107,7 @@ def _problems(config: DataConfig, split: str, num_classes: int | None) -> Iterat
         return
     known = len(data.category_ids)
     if num_classes not in (None, known):
-        yield f"it has {known} categories; the profile's task.num_classes is {num_classes}"
+        yield f"there are {known} categories; the profile's task.num_classes is {num_classes}"
     if folder.is_dir():
         yield from _image_problems(folder, [i["file_name"] for i in data.ground_truth["images"]])
 
