@@ -219,7 +219,7 @@ def test_skip_and_limit_make_disjoint_splits_of_one_file(shared, coco, monkeypat
         ({"skip": "40"}, r"data\.splits\.val\.skip is '40'"),
     ],
 )
-def test_a_split_that_cannot_be_meant(shared, monkeypatch, changes, message):
+def test_bad_split_is_named(shared, monkeypatch, changes, message):
     """A mistyped skip would let train and val overlap."""
     with pytest.raises(ValueError, match=message):
         coco_split(shared, monkeypatch, **changes)
@@ -254,7 +254,7 @@ def test_images_by_id(shared, coco, reference, monkeypatch, tmp_path):
         (b"\x89PNG\xff", "is no image id"),
     ],
 )
-def test_list_of_ids_that_cannot_be_meant(shared, monkeypatch, tmp_path, ids, message):
+def test_bad_list_of_ids_is_named(shared, monkeypatch, tmp_path, ids, message):
     """The check of the data set says the same."""
     if isinstance(ids, bytes):
         (tmp_path / "ids.txt").write_bytes(ids)
@@ -325,7 +325,7 @@ def test_one_box_without_a_mask_makes_it_a_set_of_boxes(tmp_path, crowd):
         ({"image_id": None}, "1 has no image_id"),
     ],
 )
-def test_annotation_of_no_use_is_named(tmp_path, changes, message):
+def test_bad_annotation_is_named(tmp_path, changes, message):
     broken = annotation(POLYGON, **changes)
     broken = {key: value for key, value in broken.items() if value is not None}
     with pytest.raises(ValueError, match=rf"a\.json: annotation {message}"):

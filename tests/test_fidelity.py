@@ -72,7 +72,7 @@ def test_ssim_is_skimages(pair):
         (lambda x: (255 * x).to(torch.uint8), "torch.uint8; need floats"),
     ],
 )
-def test_doors_are_watched(metric, change, message):
+def test_bad_input_is_refused(metric, change, message):
     x = torch.linspace(0, 1, 3 * 16 * 16).reshape(1, 3, 16, 16)
     with pytest.raises(ValueError, match=message):
         metric(change(x), change(x))
