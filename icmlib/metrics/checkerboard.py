@@ -85,8 +85,11 @@ def welch_spectrum(plane: np.ndarray, tile: int) -> np.ndarray:
     window = np.outer(hann, hann) / (hann**2).sum()
     windows = np.lib.stride_tricks.sliding_window_view(plane, (tile, tile))
     windows = windows[:: tile // 2, :: tile // 2]  # (rows, columns, N, N)
-    # A row of tiles at a time: all tiles of a large photograph at once would fill the memory.
-    return sum(_power(row, window).sum(axis=0) for row in windows) / np.prod(windows.shape[:2])
+    power = np.zeros((tile, tile))
+    for row in windows:  # all tiles of a large photograph at once would fill the memory
+        row = row - row.mean(axis=(-2, -1), keepdims=True)
+        power += (np.abs(np.fft.fft2(row * window)) ** 2).sum(axis=0)
+    return power / np.prod(windows.shape[:2])
 
 
 def read_pattern(spectra: np.ndarray) -> Pattern:
@@ -120,11 +123,6 @@ def excess_prms(decoded, original):
     Patterns of different origin are uncorrelated, so powers, not amplitudes, subtract.
     """
     return np.sqrt(np.maximum(np.square(decoded) - np.square(original), 0))
-
-
-def _power(tiles: np.ndarray, window: np.ndarray) -> np.ndarray:
-    tiles = tiles - tiles.mean(axis=(-2, -1), keepdims=True)
-    return np.abs(np.fft.fft2(tiles * window)) ** 2
 
 
 def _read(pooled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

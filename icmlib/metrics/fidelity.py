@@ -70,7 +70,12 @@ class VGGDistance(torch.nn.Module):
     def __init__(self, download: bool = False):
         super().__init__()
         state = read_state(VGG_URL, "VGG-16", download)
-        self.model = _untrained_lpips()
+        import lpips  # here, since it takes seconds and most runs never ask for it
+
+        # keep the caller's random state; lpips calls torchvision by an old name and hears about it
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # random weights: its way to VGG-16's would unpickle
+            self.model = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
         names = self.model.net.state_dict()  # sliceK.N.weight is VGG-16's features.N.weight
         self.model.net.load_state_dict({k: state[f"features.{k.split('.', 1)[1]}"] for k in names})
         self.eval().requires_grad_(False)
@@ -86,16 +91,6 @@ def _map_distance(x: Tensor, y: Tensor) -> Tensor:
     x, y = x.float().flatten(1), y.float().flatten(1)
     variance = x.var(dim=1, unbiased=False).clamp_min(1e-6)  # a dead map must not divide by 0
     return (x - y).square().mean(dim=1) / variance
-
-
-def _untrained_lpips() -> torch.nn.Module:
-    """lpips' own layers over a VGG-16 of random weights: its way to VGG-16's would unpickle."""
-    import lpips  # here, since it takes seconds and most runs never ask for it
-
-    # keep the caller's random state; lpips calls torchvision by an old name and hears about it
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
 
 
 def _check_pair(x: Tensor, y: Tensor, smallest: int = 1) -> None:
