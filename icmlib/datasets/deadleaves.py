@@ -162,6 +162,10 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def annotation_file(folder: Path, split: str) -> Path:
+    return Path(folder) / "annotations" / f"instances_{split}.json"
+
+
 def generate(
     root: Path, size: int, counts: dict[str, int], seed: int, workers: int | None = None
 ) -> Path:
@@ -171,7 +175,6 @@ def generate(
         root: parent folder; the data set goes to a folder named after its parameters.
         size: height and width of a scene in pixels.
         counts: scenes per split, e.g. `{"train": 1400, "val": 200, "test": 200}`.
-        seed: seed of all scenes.
         workers: processes; all cores by default.
 
     Returns:
@@ -180,32 +183,22 @@ def generate(
     numbers = "-".join(str(counts[split]) for split in SPLITS)
     folder = Path(root) / f"deadleaves-{size}px-seed{seed}-{numbers}"
     for split in SPLITS:
-        if not annotation_file(folder, split).exists():
-            _generate_split(folder, split, size, counts[split], seed, workers)
+        if annotation_file(folder, split).exists():
+            continue
+        (folder / split).mkdir(parents=True, exist_ok=True)
+        write = partial(_write_scene, folder=folder / split, seed=seed, split=split, size=size)
+        with ProcessPoolExecutor(workers or device.cores(), initializer=_end_with_parent) as pool:
+            scenes = pool.map(write, range(counts[split]), chunksize=16)
+            annotations = [a for each in tqdm(scenes, split, total=counts[split]) for a in each]
+        coco = {
+            "info": {"description": f"dead leaves, {split}", "seed": seed, "size": size},
+            "images": [
+                {"id": i + 1, "file_name": f"{i:06d}.png", "height": size, "width": size}
+                for i in range(counts[split])
+            ],
+            "annotations": [{"id": i, **a} for i, a in enumerate(annotations, 1)],
+            "categories": [{"id": i, "name": name} for i, name in enumerate(CATEGORIES, 1)],
+        }
+        with written(annotation_file(folder, split)) as half:  # its presence: the split is whole
+            half.write_text(json.dumps(coco))
     return folder
-
-
-def annotation_file(folder: Path, split: str) -> Path:
-    return Path(folder) / "annotations" / f"instances_{split}.json"
-
-
-def _generate_split(
-    folder: Path, split: str, size: int, count: int, seed: int, workers: int | None
-) -> None:
-    (folder / split).mkdir(parents=True, exist_ok=True)
-    write = partial(_write_scene, folder=folder / split, seed=seed, split=split, size=size)
-    workers = workers or device.cores()
-    with ProcessPoolExecutor(workers, initializer=_end_with_parent) as pool:
-        scenes = pool.map(write, range(count), chunksize=16)
-        annotations = [a for each in tqdm(scenes, split, total=count) for a in each]
-    coco = {
-        "info": {"description": f"dead leaves, {split}", "seed": seed, "size": size},
-        "images": [
-            {"id": i + 1, "file_name": f"{i:06d}.png", "height": size, "width": size}
-            for i in range(count)
-        ],
-        "annotations": [{"id": i + 1, **a} for i, a in enumerate(annotations)],
-        "categories": [{"id": i + 1, "name": name} for i, name in enumerate(CATEGORIES)],
-    }
-    with written(annotation_file(folder, split)) as half:  # its presence: the split is whole
-        half.write_text(json.dumps(coco))
