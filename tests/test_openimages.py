@@ -135,7 +135,7 @@ def test_mask_of_another_size_is_resized(official, object_is, scale):
     size = int(WIDTH * scale), int(HEIGHT * scale)
     other = np.array(Image.fromarray(MASK).resize(size, Image.Resampling.NEAREST))
     Image.fromarray(other * np.uint8(object_is)).save(official.mask(2))
-    official.convert()
+    assert official.convert()["annotations"] == 4
     segmentation = official.read()["annotations"][-1]["segmentation"]
     assert segmentation["size"] == [HEIGHT, WIDTH]
     np.testing.assert_array_equal(coco_mask.decode(segmentation), MASK)
