@@ -157,6 +157,8 @@ def load_state(
 
 # --- images ---------------------------------------------------------------------------------
 
+LUMA = (0.299, 0.587, 0.114)  # BT.601: the weights of R, G and B
+
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
 # of Pillow: OSError holds UnidentifiedImageError; the last three are of malformed EXIF data
