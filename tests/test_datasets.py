@@ -12,7 +12,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from icmlib import datasets, tasks, training
+from icmlib import datasets, tasks
 from icmlib.config import DataConfig, TaskConfig
 from icmlib.datasets import CocoDataset, deadleaves
 from icmlib.evaluate import Evaluation
@@ -302,7 +302,7 @@ def test_one_box_without_a_mask_makes_it_a_set_of_boxes(tmp_path, crowd):
     """Read, flipped and measured by boxes; a network that trains on masks says what it lacks."""
     boxes = [annotation(POLYGON), annotation([], id=2, iscrowd=crowd)]
     data = write_set(tmp_path, boxes)
-    image, target = training.flip(*data[0], random.Random(0))
+    image, target = task_network.flip(*data[0], random.Random(0))
     assert not data.with_masks and target["boxes"].shape == (2 - crowd, 4) and "masks" not in target
     assert [a["area"] for a in data.ground_truth["annotations"]] == [6, 6]
     score = {"score": 1.0, "image_id": 5, "category_id": 7, "bbox": [1, 0, 2, 3]}
