@@ -17,6 +17,7 @@ from icmlib.config import DataConfig, TaskConfig
 from icmlib.datasets import CocoDataset, deadleaves
 from icmlib.evaluate import Evaluation
 from icmlib.io import read_image
+from icmlib.training import task_network
 
 COUNTS = {"train": 3, "val": 2, "test": 2}
 
