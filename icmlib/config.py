@@ -14,8 +14,8 @@ from icmlib.io import InputError
 
 STRICT = ConfigDict(extra="forbid", strict=True)  # no text, no bool for a number
 
-# of a training; bf16 is faster on GPUs and processors with instructions for it, float32 gives the
-# same numbers, but for rounding, on all. ICMLIB_PRECISION sets what configs have by default.
+# of a training; bf16 is faster if the hardware has instructions for it. ICMLIB_PRECISION sets the
+# default.
 Precision = Literal["float32", "bf16"]
 
 

@@ -1,10 +1,7 @@
 """The device and its processes: which GPU, which process of several, which precision.
 
-What makes it fast: freed memory kept, channels-last maps, bf16, fused optimisers. All but the first
-are for the training loops alone: evaluation is always float32 in PyTorch's own layout. Trainings
-are float32, too, unless their config asks for bf16, so results do not depend on what the processor
-can do. Threads are PyTorch's: OMP_NUM_THREADS, which Snakefile sets to the cores that a run has for
-itself.
+Evaluation is float32 in PyTorch's own memory layout. Trainings use channels-last maps, and bf16 if
+their config asks for it. OMP_NUM_THREADS sets the number of threads.
 """
 
 import contextlib
@@ -13,6 +10,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 
 import torch
 from accelerate import PartialState
@@ -23,12 +21,13 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def state() -> PartialState:
-    """Which of the processes that share a training this is (Accelerate); alone by default."""
-    return PartialState(cpu=not torch.cuda.is_available())
+    """Which of the processes that share a training this is (Accelerate); alone by default. They
+    wait up to ten days for one that makes data or latents for all."""
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=10))
 
 
 def current() -> torch.device:
-    """This process's GPU; the CPU, where there is none."""
+    """This process's GPU, or the CPU if there is none."""
     return state().device
 
 
@@ -38,7 +37,7 @@ def main() -> bool:
 
 
 def main_only(method: Callable) -> Callable:
-    """The method, of no effect in all processes but the main one."""
+    """The method; in processes other than the main one it does nothing."""
 
     @functools.wraps(method)
     def called(*args, **kwargs):
@@ -60,8 +59,8 @@ def cores() -> int:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep what a step frees for the next one, in this process from here on: handing it
-    back and faulting it in again takes up to half of a step's time."""
+    """Let glibc keep what a step frees, in this process from here on. Handing memory back to the
+    system and getting it again takes up to half of a step's time."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # another C library
             libc = ctypes.CDLL("libc.so.6")
@@ -70,16 +69,18 @@ def keep_freed_memory() -> None:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Inside, convolutions and matrix products run in `precision`, a config's: `float32` or
-    `bf16` (emulated, and slow, on a processor without instructions for it)."""
+    """Inside, convolutions and matrix products run in a config's precision: `float32` or `bf16`
+    (emulated and slow on a processor without instructions for it)."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 @contextlib.contextmanager
 def exact() -> Iterator[None]:
-    """Inside (or in a function so decorated), all is float32, whatever autocast the caller has on,
-    and a GPU convolves the same way each time: sender and receiver must compute the same
-    probabilities."""
+    """Inside (or in a function so decorated), autocast is off and a GPU convolves the same way each
+    time: sender and receiver must compute the same probabilities.
+
+    cuDNN's settings are those of the whole process: other threads have them, too, meanwhile.
+    """
     cudnn = torch.backends.cudnn
     with contextlib.ExitStack() as stack:
         stack.enter_context(
@@ -92,8 +93,11 @@ def exact() -> Iterator[None]:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Inside, PyTorch computes with one thread. Several cut sums in other ways, and now and then a
-    latent is then rounded to another integer: the same image would have other bits."""
+    """Inside (or in a function so decorated), PyTorch computes with one thread. Several threads add
+    in another order, and a latent may then round to another integer: the bits would change.
+
+    The number is that of the whole process: PyTorch's work in other threads has it, too, meanwhile.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -103,22 +107,12 @@ def one_thread() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def channels_last(*modules: nn.Module, optimizers: tuple = ()) -> Iterator[None]:
-    """Inside, the modules convolve channels-last maps; after, their weights lie as before. Those
-    stay as they are that hold a layer which would write past its memory (`_overruns`).
-
-    Args:
-        optimizers: those whose state is laid out as the weights are. Fused ones walk through both
-            side by side, and a resume point may come from another device, with another layout.
-    """
+def channels_last(*modules: nn.Module) -> Iterator[None]:
+    """Inside, the modules convolve channels-last maps, which is faster; after, their weights lie in
+    memory as before. Modules with a layer that `_overruns` are left alone."""
     for module in modules:
         if not any(map(_overruns, module.modules())):
             module.to(memory_format=torch.channels_last)
-    for optimizer in optimizers:
-        for weight, state in optimizer.state.items():
-            for name, value in state.items():
-                if value.shape == weight.shape:
-                    state[name] = torch.empty_like(weight).copy_(value)
     try:
         yield
     finally:
@@ -127,8 +121,8 @@ def channels_last(*modules: nn.Module, optimizers: tuple = ()) -> Iterator[None]
 
 
 def _overruns(layer: nn.Module) -> bool:
-    """Whether oneDNN's gradient of the weights overruns its workspace in this layout, and crashes
-    or is wrong: https://github.com/uxlfoundation/oneDNN/issues/6035. cheng2020 begins with one."""
+    """Whether oneDNN writes past its memory in this layer's gradient if maps are channels-last, and
+    crashes or is wrong: https://github.com/uxlfoundation/oneDNN/issues/6035 (cheng2020 has one)."""
     if not isinstance(layer, nn.Conv2d) or layer.weight.device.type != "cpu":
         return False
     return layer.kernel_size == (1, 1) and max(layer.stride) > 1 and layer.in_channels < 16

@@ -22,21 +22,21 @@ class WeightsUnavailable(UserError, RuntimeError):
 
 
 def read_state(url: str, what: str, download: bool = True) -> dict:
-    """The state dict published at `url`, on the CPU; fetched where it is not in the cache (which
-    the variable TORCH_HOME moves).
+    """The state dict published at `url`, on the CPU; fetched if it is not in the cache (which the
+    variable TORCH_HOME moves).
 
     Only tensors are read, and of a plain pickle (.pkl) only arrays: what would run code is refused,
-    whatever its hash.
-
-    Args:
-        what: whose weights they are, for messages.
+    whatever its hash. `what` says in messages whose weights they are.
 
     Raises:
         WeightsUnavailable: not here and not to be had, broken, or another file than its name says.
     """
     path = Path(torch.hub.get_dir(), "checkpoints", url.rsplit("/", 1)[-1])
     try:
-        return _read(path, url, download)
+        _fetch(path, url, download)
+        if path.suffix == ".pkl":
+            return read_pickled_arrays(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, HTTPException, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise WeightsUnavailable(
             f"{what} weights are unavailable ({error}). Get {url} where there is a network, and "
@@ -44,21 +44,19 @@ def read_state(url: str, what: str, download: bool = True) -> dict:
         ) from error
 
 
-def _read(path: Path, url: str, download: bool) -> dict:
+def _fetch(path: Path, url: str, download: bool) -> None:
     sign, digits = re.search(r"([-_])([0-9a-f]{6,})\.", path.name).groups()
+    kind = {"-": "sha256", "_": "md5"}[sign]
     if not path.exists():
         if not download:
             raise FileNotFoundError("the file is missing, and downloads are not allowed")
         path.parent.mkdir(parents=True, exist_ok=True)
-        sha256 = digits if sign == "-" else None  # torch.hub checks no other
-        torch.hub.download_url_to_file(url, str(path), sha256, progress=False)
+        prefix = digits if kind == "sha256" else None  # torch.hub checks no other
+        torch.hub.download_url_to_file(url, str(path), prefix, progress=False)
     with path.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256" if sign == "-" else "md5").hexdigest()
+        found = hashlib.file_digest(stream, kind).hexdigest()
     if not found.startswith(digits):
         raise RuntimeError(f"its hash is {found}, its name says {digits}; remove the file")
-    if path.suffix == ".pkl":
-        return read_pickled_arrays(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 # --- pickles of plain numpy arrays ---------------------------------------------------------
@@ -106,14 +104,13 @@ def _bytes(text: bytes | str = b"", *_) -> bytes:
 ADMITTED = {
     ("numpy", "dtype"): _Type,
     ("numpy", "ndarray"): _Array,
-    ("numpy.core.multiarray", "_reconstruct"): _Array,
-    ("numpy.core.multiarray", "scalar"): _scalar,
-    ("numpy._core.multiarray", "_reconstruct"): _Array,  # numpy 2
-    ("numpy._core.multiarray", "scalar"): _scalar,
     ("_codecs", "encode"): _bytes,
     ("__builtin__", "bytes"): _bytes,
     ("collections", "OrderedDict"): dict,
 }
+for numpy in ("numpy.core", "numpy._core"):  # the second is numpy 2's
+    ADMITTED[f"{numpy}.multiarray", "_reconstruct"] = _Array
+    ADMITTED[f"{numpy}.multiarray", "scalar"] = _scalar
 
 
 class _Unpickler(pickle.Unpickler):
@@ -127,8 +124,7 @@ def read_pickled_arrays(path: Path) -> dict:
     """The pickled dict, with numpy arrays inside; text of Python 2 is Latin-1.
 
     Raises:
-        pickle.UnpicklingError: a broken pickle, or one of more than dicts, lists, text, numbers and
-            arrays of numbers.
+        pickle.UnpicklingError: broken, or more than dicts, lists, text, numbers and their arrays.
     """
     with path.open("rb") as stream:
         try:

@@ -1,4 +1,4 @@
-"""Measure a codec: the flow, once for each image, then one row of a table.
+"""Measure a codec: the flow once per image, then one row of a table.
 
 image x -> codec.encode -> Bitstream (bytes) -> codec.decode -> x_hat -> task network
                                |                                  |           |
@@ -9,6 +9,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +22,10 @@ from icmlib.codecs import Bitstream, LearnedCodec
 from icmlib.datasets import has_masks
 from icmlib.downloads import WeightsUnavailable
 from icmlib.io import written
-from icmlib.metrics import checkerboard, detection, fidelity, rate, resample_counts
+from icmlib.metrics import bootstrap, checkerboard, detection, fidelity
 from icmlib.tasks import TaskNetwork
 
-NAMES = {"image_id": "id", "file_name": "file_name"}  # in the tables: in COCO
+BATCH = 10  # images of one size that are measured together
 
 
 @dataclass
@@ -32,7 +33,7 @@ class Evaluation:
     """What was measured on a data set.
 
     Attributes:
-        per_image: one row an image: rate, fidelity, hash of the bitstream.
+        per_image: one row per image: rate, fidelity, hash of the bitstream.
         spectra: `decoded`, `original` and `residual`, each (images, N, N).
         detections: COCO results of the task network on the decoded images; None without one.
         ground_truth: COCO dict of the images; without annotations there is no mAP.
@@ -45,15 +46,15 @@ class Evaluation:
 
     @cached_property
     def matches(self) -> dict[str, detection.Matches]:
-        """Detections matched to the ground truth, by prefix: `mask` (where both have masks) and
-        `box`."""
-        kinds = {"box": "bbox"}
+        """Detections matched to the ground truth: `mask` (where both have masks) and `box`; none
+        without a machine or annotations. They are saved, so that matching happens once."""
+        if self.detections is None or not self.ground_truth["annotations"]:
+            return {}
         found = not self.detections or "segmentation" in self.detections[0]
-        if found and has_masks(self.ground_truth):
-            kinds = {"mask": "segm", **kinds}
+        masks = {"mask": "segm"} if found and has_masks(self.ground_truth) else {}
         return {
-            prefix: detection.match(self.ground_truth, self.detections, kind)
-            for prefix, kind in kinds.items()
+            name: detection.match(self.ground_truth, self.detections, kind)
+            for name, kind in {**masks, "box": "bbox"}.items()
         }
 
 
@@ -63,18 +64,14 @@ def evaluate(
     task: TaskNetwork | None,
     dataset,
     vgg: fidelity.VGGDistance | None = None,
-    batch: int = 10,
     progress: bool = True,
 ) -> Evaluation:
-    """Code and measure every image of a data set, on this process's GPU, where it has one.
+    """Code and measure every image of a data set, on this process's GPU if it has one.
 
     Args:
         codec: anything with `encode(image) -> Bitstream` and `decode(bitstream) -> image`.
         task: the machine; without one there are no detections and no feature distance.
         dataset: a `CocoDataset`.
-        vgg: the VGG distance, where its weights can be had.
-        batch: images of one size that are measured together.
-        progress: show a bar.
     """
     where = device.current()
     for network in (codec, task, vgg):
@@ -83,15 +80,14 @@ def evaluate(
     tile = checkerboard.tile_size(dataset.sizes())
     tables, detections = [], [] if task is not None else None
     spectra = {"decoded": [], "original": [], "residual": []}
-    for indices in tqdm(_batches(dataset.sizes(), batch), "evaluate", disable=not progress):
+    for indices in tqdm(_batches(dataset.sizes()), "evaluate", disable=not progress):
         x = torch.stack([dataset.image(i) for i in indices])
         files = [bytes(codec.encode(image)) for image in x]
         bitstreams = [Bitstream.from_bytes(data) for data in files]
         x_hat = torch.stack([codec.decode(bitstream) for bitstream in bitstreams])
         x_hat = fidelity.to_8bit(x_hat.clamp(0, 1))
         rows = [dataset.ground_truth["images"][i] for i in indices]
-        table = {name: [row[key] for row in rows] for name, key in NAMES.items()}
-        table |= _rate(bitstreams, files) | _fidelity(x.to(where), x_hat.to(where), vgg)
+        table = _table(rows, files, bitstreams, x.to(where), x_hat.to(where), vgg)
         if task is not None:
             with torch.no_grad():
                 features, features_hat = task.features(x), task.features(x_hat)
@@ -111,20 +107,16 @@ def evaluate(
     )
 
 
-def _batches(sizes: list[tuple[int, int]], most: int) -> list[list[int]]:
+def _batches(sizes: list[tuple[int, int]]) -> list[list[int]]:
     """Indices in order, in batches of one image size."""
-    batches = []
-    for index, size in enumerate(sizes):
-        if index == 0 or size != sizes[index - 1] or len(batches[-1]) == most:
-            batches.append([])
-        batches[-1].append(index)
-    return batches
+    groups = (list(group) for _, group in groupby(range(len(sizes)), sizes.__getitem__))
+    return [each[i : i + BATCH] for each in groups for i in range(0, len(each), BATCH)]
 
 
 def load_vgg(download: bool) -> tuple[fidelity.VGGDistance | None, str]:
     """The VGG distance, or None and the reason why its column reads "n/a"."""
     try:
-        return fidelity.VGGDistance.load(download), ""
+        return fidelity.VGGDistance(download), ""
     except WeightsUnavailable as error:
         return None, f"n/a: {error}"
 
@@ -141,17 +133,15 @@ def estimated_bpp(codec: LearnedCodec, dataset) -> list[float]:
     return rates
 
 
-def _rate(bitstreams: list[Bitstream], files: list[bytes]) -> dict:
+def _table(rows, files: list[bytes], bitstreams: list[Bitstream], x, x_hat, vgg) -> dict:
+    """Columns of one batch: rate and fidelity."""
     return {
+        "image_id": [row["id"] for row in rows],
+        "file_name": [row["file_name"] for row in rows],
         "pixels": [b.height * b.width for b in bitstreams],
         "payload_bytes": [b.payload_bytes for b in bitstreams],
         "total_bytes": [len(data) for data in files],
         "sha256": [hashlib.sha256(data).hexdigest() for data in files],
-    }
-
-
-def _fidelity(x: torch.Tensor, x_hat: torch.Tensor, vgg) -> dict:
-    return {
         "psnr": fidelity.psnr(x, x_hat).tolist(),
         "ssim": fidelity.ssim(x, x_hat).tolist(),
         "vgg": vgg(x, x_hat).tolist() if vgg else float("nan"),
@@ -162,39 +152,36 @@ def summarize(evaluation: Evaluation, resamples: int = 1000, seed: int = 0) -> d
     """One row of a table. Figures `<name>_low` and `<name>_high` bound 95 % of a bootstrap over
     images; `bpp` and `bpp_total` are total bits over total pixels of payload and of whole files."""
     table = evaluation.per_image
-    pixels = table["pixels"].tolist()
     row = {
         "images": len(table),
-        "bpp": rate.total_bpp(table["payload_bytes"].tolist(), pixels),
-        "bpp_total": rate.total_bpp(table["total_bytes"].tolist(), pixels),
+        "bpp": float(8 * table["payload_bytes"].sum() / table["pixels"].sum()),
+        "bpp_total": float(8 * table["total_bytes"].sum() / table["pixels"].sum()),
         "bpp_mean": float((8 * table["payload_bytes"] / table["pixels"]).mean()),
     }
     for name in ("psnr", "ssim", "vgg", "feature"):
         if name in table:
             row[name] = float(table[name].mean())
     row |= _pattern(evaluation.spectra, resamples, seed)
-    if evaluation.detections is not None and evaluation.ground_truth["annotations"]:
-        for prefix, matches in evaluation.matches.items():
-            row |= {f"{prefix}_{k}": v for k, v in detection.average_precision(matches).items()}
+    for prefix, matches in evaluation.matches.items():
+        row |= {f"{prefix}_{k}": v for k, v in detection.average_precision(matches).items()}
     return row
 
 
 def _pattern(spectra: dict[str, np.ndarray], resamples: int, seed: int) -> dict:
     """LPP and PRMS of the decoded images, their excess over the originals', the residual's PRMS."""
-    row, draws = {}, {}
+    row = {}
     for name, prefix in (("decoded", ""), ("original", "original_"), ("residual", "residual_")):
         reading = checkerboard.read_pattern(spectra[name])
         row |= {f"{prefix}lpp{S}": value for S, value in reading.lpp.items()}
         row[f"{prefix}prms"] = reading.prms
-    for name in ("decoded", "original"):
-        rng = np.random.default_rng(seed)  # the same images are drawn for both: paired
-        draws[name] = checkerboard.bootstrap_pattern(spectra[name], resamples=resamples, rng=rng)
     row["excess_prms"] = float(checkerboard.excess_prms(row["prms"], row["original_prms"]))
-    draws["decoded"]["excess_prms"] = checkerboard.excess_prms(
-        draws["decoded"]["prms"], draws["original"]["prms"]
+    draws, original = (  # the same images are drawn for both: paired
+        checkerboard.bootstrap_pattern(spectra[name], resamples, rng=np.random.default_rng(seed))
+        for name in ("decoded", "original")
     )
-    for name, values in draws["decoded"].items():
-        row[f"{name}_low"], row[f"{name}_high"] = map(float, np.quantile(values, (0.025, 0.975)))
+    draws["excess_prms"] = checkerboard.excess_prms(draws["prms"], original["prms"])
+    for name, values in draws.items():
+        row[f"{name}_low"], row[f"{name}_high"] = bootstrap.interval(values)
     return row
 
 
@@ -204,48 +191,57 @@ def compare(base: Evaluation, other: Evaluation, resamples: int = 1000, seed: in
     if list(base.per_image["image_id"]) != list(other.per_image["image_id"]):
         raise ValueError("the two evaluations are of different images; nothing to pair")
     result = {}
-    counts = resample_counts(len(base.per_image), resamples, np.random.default_rng(seed))
+    counts = bootstrap.resample_counts(len(base.per_image), resamples, np.random.default_rng(seed))
     for name in ("psnr", "ssim", "feature"):
         if name in base.per_image and name in other.per_image:
             before, after = base.per_image[name].to_numpy(), other.per_image[name].to_numpy()
-            with np.errstate(invalid="ignore"):  # lossless: inf - inf
+            with np.errstate(invalid="ignore"):  # of lossless images: inf - inf, 0 * inf
                 difference = np.where(before == after, 0.0, after - before)
-            low, high = np.quantile(counts @ difference / len(difference), (0.025, 0.975))
+                low, high = bootstrap.interval(counts @ difference / len(difference))
             result |= _difference(name, difference.mean(), low, high)
-    seen = base.detections is not None and other.detections is not None
-    if seen and base.ground_truth["annotations"]:
-        ours, theirs = base.matches, other.matches
-        for prefix in [each for each in ours if each in theirs]:
-            rng = np.random.default_rng(seed)
-            paired = detection.paired_bootstrap(ours[prefix], theirs[prefix], resamples, rng=rng)
-            figures = (paired["difference"], paired["low"], paired["high"])
-            result |= _difference(f"{prefix}_AP", *figures)
+    for prefix in [each for each in base.matches if each in other.matches]:
+        pair = base.matches[prefix], other.matches[prefix]
+        paired = detection.paired_bootstrap(*pair, resamples, rng=np.random.default_rng(seed))
+        result |= _difference(f"{prefix}_AP", **paired)
     return result
 
 
-def _difference(name: str, value: float, low: float, high: float) -> dict:
-    names = (f"{name}_difference", f"{name}_difference_low", f"{name}_difference_high")
-    return dict(zip(names, map(float, (value, low, high))))
+def _difference(name: str, difference: float, low: float, high: float) -> dict:
+    name = f"{name}_difference"
+    return {name: float(difference), f"{name}_low": low, f"{name}_high": high}
 
 
 @device.main_only
 def save_evaluation(evaluation: Evaluation, folder: str | Path, split: str) -> None:
-    """Per-image table, detections and pooled spectra into a folder."""
+    """Per-image table, detections and their matches, and pooled spectra into a folder."""
     folder = Path(folder)
     with written(folder / f"{split}_per_image.csv") as half:
         evaluation.per_image.to_csv(half, index=False)
     with written(folder / f"{split}_detections.json") as half:
         half.write_text(json.dumps(evaluation.detections))
-    with written(folder / f"{split}_spectra.npz") as half, half.open("wb") as stream:
-        np.savez(stream, **{k: v.mean(0, keepdims=True) for k, v in evaluation.spectra.items()})
+    matches = {
+        f"{kind} {name}": array
+        for kind, each in evaluation.matches.items()
+        for name, array in vars(each).items()
+    }
+    spectra = {k: v.mean(0, keepdims=True) for k, v in evaluation.spectra.items()}
+    for name, arrays in {"matches": matches, "spectra": spectra}.items():
+        with written(folder / f"{split}_{name}.npz") as half, half.open("wb") as stream:
+            np.savez(stream, **arrays)
 
 
 def load_evaluation(folder: str | Path, split: str, ground_truth: dict) -> Evaluation:
     """What `save_evaluation` wrote; the spectra are the pooled ones."""
     folder = Path(folder)
-    return Evaluation(
+    evaluation = Evaluation(
         pd.read_csv(folder / f"{split}_per_image.csv", dtype={"file_name": str}),
         dict(np.load(folder / f"{split}_spectra.npz")),
         json.loads((folder / f"{split}_detections.json").read_text()),
         ground_truth,
     )
+    matches = {}
+    for key, array in np.load(folder / f"{split}_matches.npz").items():
+        kind, name = key.split()
+        matches.setdefault(kind, {})[name] = array
+    evaluation.matches = {kind: detection.Matches(**each) for kind, each in matches.items()}
+    return evaluation

@@ -33,8 +33,8 @@ def project_root() -> Path:
         if (folder / "notebooks" / "profiles").is_dir():
             return folder
     raise FileNotFoundError(
-        f"no folder from {Path.cwd()} upwards holds notebooks/profiles; "
-        f"start in the project or set ICM_ROOT to it"
+        f"{Path.cwd()} is not in a folder that holds notebooks/profiles; start in the project or "
+        f"set ICM_ROOT to it"
     )
 
 
@@ -74,15 +74,18 @@ def written(path: Path) -> Iterator[Path]:
     """A temporary path that becomes `path` only when the block ends well.
 
     Raises:
-        OSError: no space left; names the folder and what to do.
+        OSError: no space left; names `path` and what to do.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(f".{path.name}.{os.getpid()}.half")
     try:
         with no_space(path):
+            half.touch()
+            mode = half.stat().st_mode
             yield half
+            half.chmod(mode)  # safetensors puts a file in its place that only its owner can read
             half.replace(path)
-    except Exception:
+    except BaseException:  # Ctrl-C, too
         half.unlink(missing_ok=True)
         raise
 
@@ -94,28 +97,22 @@ def no_space(path: Path) -> Iterator[None]:
         yield
     except Exception as error:
         if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
-            raise OSError(
-                errno.ENOSPC,
-                f"no space left for {path}; free some and run again: a run resumes from its last "
-                f"checkpoint in {path.parent}",
-            ) from error
+            message = f"no space left for {path}; free some and run again"
+            raise OSError(errno.ENOSPC, message) from error
         raise
 
 
 def read_json(path: Path) -> dict:
-    """What the file holds; nothing, where it is not there or broken."""
+    """What the file holds; an empty dict if it is missing or broken."""
     with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
         return json.loads(path.read_text())
     return {}
 
 
-def save_weights(path: str | Path, module_or_state) -> None:
-    """Weights as safetensors, whole or not at all."""
-    state = module_or_state
-    if isinstance(state, torch.nn.Module):
-        state = state.state_dict()
+def save_weights(path: str | Path, module: torch.nn.Module) -> None:
+    """A module's weights as safetensors."""
     with written(Path(path)) as half:
-        save_file({name: value.contiguous() for name, value in state.items()}, half)
+        save_file({name: value.contiguous() for name, value in module.state_dict().items()}, half)
 
 
 def load_weights(module: torch.nn.Module, path: str | Path, resizable: tuple = ()) -> None:
@@ -160,6 +157,8 @@ def load_state(
 
 # --- images ---------------------------------------------------------------------------------
 
+LUMA = (0.299, 0.587, 0.114)  # BT.601: the weights of R, G and B
+
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
 # of Pillow: OSError holds UnidentifiedImageError; the last three are of malformed EXIF data
@@ -185,8 +184,7 @@ def read_image(
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file is not a readable image, is cut short, or its pixels have no known
-            range.
+        ValueError: no readable image, cut short, or of pixels whose range is not known.
     """
     try:
         with Image.open(file or path) as image:
@@ -195,9 +193,8 @@ def read_image(
         raise FileNotFoundError(f"image {path} does not exist") from None
     except UNREADABLE as error:
         reason = str(error).partition(" <_io.")[0]  # no addresses in memory
-        raise InputError(
-            f"image {path} cannot be read ({reason}); replace it or remove it"
-        ) from error
+        message = f"image {path} cannot be read ({reason}); replace it or remove it"
+        raise InputError(message) from error
     return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
 
 

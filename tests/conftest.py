@@ -1,6 +1,9 @@
 import copy
 import functools
 import hashlib
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +125,40 @@ def new_run(tmp_path):
     from icmlib.studies.runs import Run
 
     return lambda name="run", **parameters: Run(tmp_path / name, parameters, {}, {"profile": "t"})
+
+
+PROFILE = """
+data: {{root: {root}, size: 64, train: 6, val: 2, test: 4}}
+task: {{steps: 7, batch: 2}}
+"""
+
+
+@pytest.fixture
+def notebook(tmp_path, scenes_folder):
+    """`notebook("name", *launcher)`: 01_task_network at work, training, in a project of this name;
+    its executed copy is name.ipynb."""
+    startup = tmp_path / "ipython" / "profile_default" / "startup" / "often.py"
+    startup.parent.mkdir(parents=True)
+    startup.write_text("from icmlib.training import journal\njournal.CHECKPOINT_EVERY = 2\n")
+    book = Path(__file__).parents[1] / "notebooks" / "01_task_network.ipynb"
+    (tmp_path / "temporary").mkdir()
+    started = []
+
+    def run(name: str, *launcher: str) -> subprocess.Popen:
+        profiles = tmp_path / name / "notebooks" / "profiles"
+        profiles.mkdir(parents=True, exist_ok=True)
+        (profiles / "tiny.yaml").write_text(PROFILE.format(root=scenes_folder.parent))
+        words = ["-m", "icmlib.tool.cli", "run", book, tmp_path / f"{name}.ipynb", "profile=tiny"]
+        env = {"ICM_ROOT": tmp_path / name, "IPYTHONDIR": tmp_path / "ipython"}
+        env |= {"TMPDIR": tmp_path / "temporary", "OMP_NUM_THREADS": "1"}
+        words = [sys.executable, *launcher, *words]
+        started.append(subprocess.Popen(words, env=os.environ | env))
+        return started[-1]
+
+    yield run
+    for process in started:
+        process.kill()
+        process.wait()
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from icmlib import datasets, tasks, training
+from icmlib import datasets, tasks
 from icmlib.config import DataConfig, TaskConfig
 from icmlib.datasets import CocoDataset, deadleaves
 from icmlib.evaluate import Evaluation
 from icmlib.io import read_image
-from icmlib.metrics import detection
+from icmlib.training import task_network
 
 COUNTS = {"train": 3, "val": 2, "test": 2}
 
@@ -57,6 +57,9 @@ def test_generation_is_byte_reproducible(leaves, tmp_path):
     assert again.name == leaves.name
     assert contents(again) == contents(leaves)
     assert len(contents(leaves)) == sum(COUNTS.values()) + 3
+    before = [f.stat().st_mtime_ns for f in leaves.rglob("*.png")]
+    assert make(leaves.parent) == leaves  # what is complete is left alone
+    assert [f.stat().st_mtime_ns for f in leaves.rglob("*.png")] == before
 
 
 def test_splits_and_seeds_are_different_scenes():
@@ -96,21 +99,13 @@ def test_masks_are_exact_and_disjoint(leaves):
 
 
 def test_hidden_instances_are_background(monkeypatch):
-    """What stays visible of an instance is at least the stated fraction of what was painted."""
-    painted = []
-
-    class Watched(deadleaves.Canvas):
-        def paint(self, radius_of, radius, instance=0):
-            area = super().paint(radius_of, radius, instance)
-            painted.extend([(self, instance, area)] if instance else [])
-            return area
-
-    monkeypatch.setattr(deadleaves, "Canvas", Watched)
-    kept = [i["mask"].sum() for k in range(12) for i in deadleaves.scene(3, "val", k, 128)[1]]
-    visible = [((canvas.owner == i).sum(), area) for canvas, i, area in painted]
-    expected = [v for v, a in visible if v >= deadleaves.MIN_AREA and v >= 0.4 * a]
-    assert kept == expected
-    assert any(deadleaves.MIN_AREA <= v < 0.4 * a for v, a in visible)
+    """Every instance that counts shows the stated fraction of what was painted; some do not."""
+    everything, counted = [], []
+    for hidden, found in ((0, everything), (deadleaves.MIN_VISIBLE, counted)):
+        monkeypatch.setattr(deadleaves, "MIN_VISIBLE", hidden)
+        for k in range(12):
+            found += [int(i["mask"].sum()) for i in deadleaves.scene(3, "val", k, 128)[1]]
+    assert 0 < len(counted) < len(everything) and set(counted) < set(everything)
 
 
 def test_shapes_look_as_they_are_named():
@@ -133,11 +128,6 @@ def test_interrupted_generation_is_completed(leaves, tmp_path, monkeypatch):
     assert not deadleaves.annotation_file(folder, "train").exists()
     (folder / "train" / "000001.png").write_bytes(b"half")
     assert contents(make(tmp_path)) == contents(leaves)
-
-
-def test_complete_generation_is_left_alone(leaves, monkeypatch):
-    monkeypatch.setattr(deadleaves, "_generate_split", lambda *_: pytest.fail("made again"))
-    assert make(leaves.parent) == leaves
 
 
 def test_data_set_by_name(leaves, monkeypatch):
@@ -176,27 +166,21 @@ def usable(reference: COCO, image_id: int) -> list[dict]:
 def test_coco_targets_are_those_of_pycocotools(coco, reference):
     """Boxes, contiguous labels and masks (polygons) of every image."""
     assert len(coco) == len(reference.getImgIds()) == 47
+    assert len(coco.category_ids) == 80 and max(coco.category_ids) == 90
+    assert coco.categories[1] == "person" and coco.category_ids[0] == 1
     for index in range(len(coco)):
         image, target = coco[index]
         own = usable(reference, target["image_id"])
         boxes = np.array([a["bbox"] for a in own], np.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         np.testing.assert_allclose(target["boxes"], boxes)
-        assert [coco.category_ids[k - 1] for k in target["labels"]] == [
-            a["category_id"] for a in own
-        ]
+        labels = [coco.category_ids[k - 1] for k in target["labels"]]
+        assert labels == [a["category_id"] for a in own]
         masks = [reference.annToMask(a) for a in own]
-        assert target["masks"].shape[1:] == image.shape[1:]
+        assert target["masks"].shape[1:] == image.shape[1:] == coco.sizes()[index]
         np.testing.assert_array_equal(
             target["masks"], np.array(masks).reshape(target["masks"].shape)
         )
-
-
-def test_labels_are_contiguous(coco):
-    assert len(coco.category_ids) == 80 and max(coco.category_ids) == 90
-    labels = torch.cat([coco[i][1]["labels"] for i in range(8)])
-    assert labels.min() >= 1 and labels.max() <= 80
-    assert coco.categories[1] == "person" and coco.category_ids[0] == 1
 
 
 def test_crowds_are_judged_but_not_learned(coco, reference):
@@ -207,43 +191,39 @@ def test_crowds_are_judged_but_not_learned(coco, reference):
     assert len(coco[index][1]["labels"]) == len(usable(reference, crowds[0]["image_id"]))
 
 
-def test_sizes_are_those_of_the_images(coco):
-    for size, index in zip(coco.sizes(), range(5)):
-        assert size == tuple(coco.image(index).shape[1:])
-
-
-def test_limit_keeps_the_first_images_and_their_annotations(shared, coco):
-    annotations = shared / "coco" / "annotations" / "instances_val2017.json"
-    few = CocoDataset(coco.folder, annotations, limit=3)
-    ids = [image["id"] for image in few.ground_truth["images"]]
-    assert ids == [image["id"] for image in coco.ground_truth["images"]][:3]
-    assert {a["image_id"] for a in few.ground_truth["annotations"]} <= set(ids)
-    assert few[2][1]["labels"].tolist() == coco[2][1]["labels"].tolist()
-
-
-def test_skip_and_limit_make_disjoint_splits_of_one_file(shared, coco, monkeypatch):
-    """All images once, with their annotations; as a profile's splits, where typing errors count."""
-    monkeypatch.setenv("ICM_ROOT", str(shared))
-    files = {"images": "val2017", "annotations": "annotations/instances_val2017.json"}
-    splits = {"train": {**files, "limit": 40}, "val": {**files, "skip": 40, "limit": 5}}
-    config = DataConfig("coco", root="coco", splits=splits)
-    train, val = (datasets.create(config, split) for split in ("train", "val"))
-    taken = train.ground_truth["images"] + val.ground_truth["images"]
-    assert taken == coco.ground_truth["images"][:45] and len(val) == 5
-    assert torch.equal(val[0][1]["boxes"], coco[40][1]["boxes"])
-    with pytest.raises(ValueError, match="47 images asked for, skip: 47 and limit: 5 leave none"):
-        datasets.create(
-            DataConfig("coco", root="coco", splits={"val": {**splits["val"], "skip": 47}}), "val"
-        )
-    with pytest.raises(ValueError, match="split 'val' has unknown keys skpi; known: images, anno"):
-        datasets.create(DataConfig("coco", splits={"val": {**files, "skpi": 40}}), "val")
+FILES = {"images": "val2017", "annotations": "annotations/instances_val2017.json"}
 
 
 def coco_split(shared, monkeypatch, **changes) -> CocoDataset:
     """val2017's part, as a profile's split with these changes."""
     monkeypatch.setenv("ICM_ROOT", str(shared))
-    files = {"images": "val2017", "annotations": "annotations/instances_val2017.json", **changes}
-    return datasets.create(DataConfig("coco", root="coco", splits={"val": files}), "val")
+    splits = {"val": FILES | changes}
+    return datasets.create(DataConfig("coco", root="coco", splits=splits), "val")
+
+
+def test_skip_and_limit_make_disjoint_splits_of_one_file(shared, coco, monkeypatch):
+    """All images once, with their annotations."""
+    train = coco_split(shared, monkeypatch, limit=40)
+    val = coco_split(shared, monkeypatch, skip=40, limit=5)
+    taken = train.ground_truth["images"] + val.ground_truth["images"]
+    assert taken == coco.ground_truth["images"][:45] and len(val) == 5
+    assert torch.equal(val[0][1]["boxes"], coco[40][1]["boxes"])
+    ids = {image["id"] for image in val.ground_truth["images"]}
+    assert {a["image_id"] for a in val.ground_truth["annotations"]} <= ids
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"skip": 47, "limit": 5}, "47 images asked for, skip: 47 and limit: 5 leave none"),
+        ({"skpi": 40}, r"data\.splits\.val\.skpi: unknown key \(did you mean 'skip'\?\)"),
+        ({"skip": "40"}, r"data\.splits\.val\.skip is '40'"),
+    ],
+)
+def test_bad_split_is_named(shared, monkeypatch, changes, message):
+    """A mistyped skip would let train and val overlap."""
+    with pytest.raises(ValueError, match=message):
+        coco_split(shared, monkeypatch, **changes)
 
 
 def test_images_by_id(shared, coco, reference, monkeypatch, tmp_path):
@@ -263,51 +243,36 @@ def test_images_by_id(shared, coco, reference, monkeypatch, tmp_path):
     assert part.ground_truth["images"] == [coco.ground_truth["images"][17]]
 
 
-def test_only_images_asked_for_are_evaluated(shared, coco, monkeypatch):
-    """The other images' objects are not missed: what is perfect on the subset has an AP of 1."""
-    ids = [image["id"] for image in coco.ground_truth["images"][3:6]]
-    truth = coco_split(shared, monkeypatch, ids=ids).ground_truth
-    found = [{**a, "score": 1.0} for a in truth["annotations"] if not a["iscrowd"]]
-    for whole, expected in ((truth, True), (coco.ground_truth, False)):
-        scores = detection.average_precision(detection.match(whole, found, "bbox"))
-        assert (scores["AP"] == pytest.approx(1)) == expected
-
-
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
-        (
-            [139, 1, 2, 3, 4],
-            r"47 images; . of the ids asked for are not among them: 1, 2, 3,",
-        ),
-        ([], "ids names no image id; without ids every image is taken"),
-        ([285, True], "ids, entry 2: 'True' is no image id"),
-        (139, "ids is 139; give a list of image ids, or a file"),
-        ("none.txt", r"list of image ids .*none\.txt does not exist"),
-        (b"139\n\n139, 285\n", r"ids\.txt, entry 3: '139, 285' is no image id; one is like 139"),
-        (b"000000000139.jpg\n", "entry 1: '000000000139.jpg' is no image id"),
+        ([139, 1, 2, 3, 4], r"47 images; . of the ids asked for are not among them: 1, 2, 3,"),
+        ([], "has no images, or none is asked for"),
+        ([285, True], r"data\.splits\.val\.ids.* is True"),
+        (139, r"data\.splits\.val\.ids.* is 139"),
+        ("none.txt", r"No such file .*none\.txt"),
+        (b"139\n\n139, 285\n", r"ids\.txt: '139,' is no image id; one is like 139"),
         (b"\x89PNG\xff", "is no image id"),
-        (b" \n\n", r"ids\.txt names no image id"),
     ],
 )
-def test_list_of_ids_that_cannot_be_meant(shared, monkeypatch, tmp_path, ids, message):
-    """By the check of the data set, too."""
+def test_bad_list_of_ids_is_named(shared, monkeypatch, tmp_path, ids, message):
+    """The check of the data set says the same."""
     if isinstance(ids, bytes):
         (tmp_path / "ids.txt").write_bytes(ids)
         ids = str(tmp_path / "ids.txt")
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         coco_split(shared, monkeypatch, ids=ids)
-    files = {"images": "val2017", "annotations": "annotations/instances_val2017.json", "ids": ids}
     with pytest.raises(ValueError, match=message):
-        datasets.check(DataConfig("coco", root="coco", splits={"val": files}))
+        datasets.check(DataConfig("coco", root="coco", splits={"val": FILES | {"ids": ids}}))
 
 
-def test_classes_that_the_task_network_does_not_have(shared, monkeypatch):
-    coco_split(shared, monkeypatch)
-    files = {"images": "val2017", "annotations": "annotations/instances_val2017.json"}
-    config = DataConfig("coco", root="coco", splits=dict.fromkeys(("train", "val", "test"), files))
+def test_check_of_a_whole_data_set(shared, monkeypatch):
+    """It says nothing, unless the task network is to know other classes."""
+    monkeypatch.setenv("ICM_ROOT", str(shared))
+    config = DataConfig("coco", root="coco", splits=dict.fromkeys(("train", "val", "test"), FILES))
     datasets.check(config, 80)
-    with pytest.raises(ValueError, match=r"has 80 categories; .* task\.num_classes is 4"):
+    datasets.check(DataConfig("deadleaves", "nowhere"))
+    with pytest.raises(ValueError, match=r"are 80 categories; .* task\.num_classes is 4"):
         datasets.check(config, 4)
 
 
@@ -325,20 +290,21 @@ def write_set(folder, annotations: list[dict], **extra) -> CocoDataset:
     return CocoDataset(folder, folder / "a.json")
 
 
+POLYGON = [[1, 0, 3, 0, 3, 3, 1, 3]]
+
+
 def annotation(segmentation, **extra) -> dict:
     facts = {"id": 1, "image_id": 5, "category_id": 7, "bbox": [1, 0, 2, 3]}
     return {**facts, "segmentation": segmentation, **extra}
 
 
-@pytest.mark.parametrize("segmentation", [None, []])
-def test_one_box_without_a_mask_makes_it_a_set_of_boxes(tmp_path, segmentation):
+@pytest.mark.parametrize("crowd", [0, 1])
+def test_one_box_without_a_mask_makes_it_a_set_of_boxes(tmp_path, crowd):
     """Read, flipped and measured by boxes; a network that trains on masks says what it lacks."""
-    boxes = [annotation([[1, 0, 3, 0, 3, 3, 1, 3]]), annotation(segmentation, id=2)]
-    for each in boxes:
-        each.pop("segmentation") if each["segmentation"] is None else None
+    boxes = [annotation(POLYGON), annotation([], id=2, iscrowd=crowd)]
     data = write_set(tmp_path, boxes)
-    image, target = training.flip(*data[0], random.Random(0))
-    assert not data.with_masks and target["boxes"].shape == (2, 4) and "masks" not in target
+    image, target = task_network.flip(*data[0], random.Random(0))
+    assert not data.with_masks and target["boxes"].shape == (2 - crowd, 4) and "masks" not in target
     assert [a["area"] for a in data.ground_truth["annotations"]] == [6, 6]
     score = {"score": 1.0, "image_id": 5, "category_id": 7, "bbox": [1, 0, 2, 3]}
     mask = {"segmentation": {"size": [4, 6], "counts": "43103d0"}}
@@ -350,25 +316,20 @@ def test_one_box_without_a_mask_makes_it_a_set_of_boxes(tmp_path, segmentation):
         network.loss(image[None], [target])
 
 
-@pytest.mark.parametrize("bbox", [None, [1, 2], "1 2 3 4"])
-def test_box_of_no_use_is_named(tmp_path, bbox):
-    with pytest.raises(ValueError, match=r"a\.json: bbox of annotation 1 is .*; need \[x, y, "):
-        write_set(tmp_path, [annotation([[1, 0, 3, 0, 3, 3, 1, 3]], bbox=bbox)])
-
-
-def test_a_crowd_without_a_mask_makes_it_a_set_of_boxes(tmp_path):
-    boxes = [annotation([[1, 0, 3, 0, 3, 3, 1, 3]]), annotation([], id=2, iscrowd=1)]
-    data = write_set(tmp_path, boxes)
-    found = {"score": 1.0, "image_id": 5, "category_id": 7, "bbox": [1, 0, 2, 3]}
-    matches = Evaluation(pd.DataFrame(), {}, [found], data.ground_truth).matches
-    assert list(matches) == ["box"] and not data.with_masks
-
-
-@pytest.mark.parametrize("key", ["id", "bbox", "image_id", "category_id"])
-def test_annotation_without_what_it_needs_is_named(tmp_path, key):
-    broken = annotation([[1, 0, 3, 0, 3, 3, 1, 3]])
-    del broken[key]
-    with pytest.raises(ValueError, match=rf"a\.json: annotation (1|None) has no {key}"):
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"bbox": [1, 2]}, r"1 has bbox \[1, 2\]; need \[x, y, "),
+        ({"bbox": "1 2 3 4"}, "1 has bbox '1 2 3 4'"),
+        ({"category_id": 5}, "1 is of category 5, which the file does not list"),
+        ({"id": None}, "None has no id"),
+        ({"image_id": None}, "1 has no image_id"),
+    ],
+)
+def test_bad_annotation_is_named(tmp_path, changes, message):
+    broken = annotation(POLYGON, **changes)
+    broken = {key: value for key, value in broken.items() if value is not None}
+    with pytest.raises(ValueError, match=rf"a\.json: annotation {message}"):
         write_set(tmp_path, [broken])
 
 
@@ -379,7 +340,7 @@ MASK[0:3, 1:3] = 1
 @pytest.mark.parametrize(
     "segmentation",
     [
-        [[1, 0, 3, 0, 3, 3, 1, 3]],
+        POLYGON,
         [[1, 0, 2, 0, 2, 3, 1, 3], [2, 0, 3, 0, 3, 3, 2, 3]],
         {"size": [4, 6], "counts": [4, 3, 1, 3, 13]},
         {"size": [4, 6], "counts": coco_mask.encode(np.asfortranarray(MASK))["counts"].decode()},
@@ -403,21 +364,11 @@ def test_image_without_annotations(tmp_path):
     assert torch.equal(image, torch.full((3, 4, 6), 0.2))
 
 
-def test_boxes_without_area_are_not_learned(tmp_path):
-    polygon = [[1, 0, 3, 0, 3, 3, 1, 3]]
-    flat = annotation(polygon, bbox=[1, 0, 0, 3])
-    made = write_set(tmp_path, [flat, annotation(polygon)])
-    assert len(made[0][1]["boxes"]) == 1 and len(made.ground_truth["annotations"]) == 2
-
-
-def test_crowd_in_a_made_set_is_judged_but_not_learned(tmp_path):
-    polygon = [[1, 0, 3, 0, 3, 3, 1, 3]]
-    made = write_set(tmp_path, [annotation(polygon, iscrowd=1), annotation(polygon, iscrowd=0)])
-    assert len(made[0][1]["masks"]) == 1 and len(made.ground_truth["annotations"]) == 2
-
-
-def test_sizes_from_the_files_where_the_annotations_have_none(tmp_path):
-    assert write_set(tmp_path, []).sizes() == [(4, 6), (4, 6)]
+@pytest.mark.parametrize("changes", [{"bbox": [1, 0, 0, 3]}, {"iscrowd": 1}, {}])
+def test_crowds_and_boxes_without_area_are_judged_but_not_learned(tmp_path, changes):
+    made = write_set(tmp_path, [annotation(POLYGON, **changes), annotation(POLYGON)])
+    assert len(made[0][1]["masks"]) == (1 if changes else 2)
+    assert len(made.ground_truth["annotations"]) == 2
 
 
 def test_plain_folder(tmp_path):
@@ -434,12 +385,10 @@ def test_plain_folder(tmp_path):
     assert folder.sizes() == [(5, 8)] * 3
 
 
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "1", "CMYK"])
+@pytest.mark.parametrize("mode", ["L", "P", "LA", "1", "CMYK"])
 def test_every_colour_mode_is_rgb(tmp_path, mode):
     path = tmp_path / "x.tif"
-    Image.new("L", (8, 5), 255).convert("RGB").convert(mode if mode != "LA" else "L").convert(
-        mode
-    ).save(path)
+    Image.new("L", (8, 5), 255).convert("RGB" if mode != "LA" else "L").convert(mode).save(path)
     assert torch.equal(read_image(path), torch.ones(3, 5, 8))
 
 
@@ -451,7 +400,7 @@ def test_missing_files_are_named(tmp_path):
         CocoDataset(tmp_path, tmp_path / "none.json")
     with pytest.raises(FileNotFoundError, match=r"image folder .*nowhere does not exist"):
         CocoDataset(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="holds no image"):
+    with pytest.raises(ValueError, match="has no images"):
         CocoDataset(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"image .*none\.png does not exist"):
         read_image(tmp_path / "none.png")
@@ -462,10 +411,8 @@ def test_missing_files_are_named(tmp_path):
     [
         (b"", r"a\.json \(0 bytes\) is not valid JSON"),
         (b'{"images": [{"id": 1', r"a\.json \(20 bytes\) is not valid JSON"),
-        (b"\x89PNG\xff", "is not valid JSON"),
         (b"[1, 2]", "has no annotations, categories, images: not COCO instances"),
-        (b'{"images": [], "annotations": []}', "has no categories"),
-        (b'{"images": [], "annotations": [], "categories": []}', "lists no images"),
+        (b'{"images": [], "annotations": [], "categories": []}', "has no images"),
     ],
 )
 def test_broken_annotation_file(tmp_path, content, message):
@@ -480,8 +427,8 @@ def test_cut_short_image_is_an_error(tmp_path, rng, suffix):
     path = tmp_path / f"x.{suffix}"
     Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(path)
     data = path.read_bytes()
-    for kept in range(0, len(data) - 24, 13):
-        path.write_bytes(data[:kept])
+    for content in (b"<html>404</html>", *(data[:kept] for kept in range(0, len(data) - 24, 13))):
+        path.write_bytes(content)
         with pytest.raises(ValueError, match=rf"x\.{suffix} cannot be read .*replace it"):
             read_image(path)
 
@@ -492,9 +439,3 @@ def test_image_of_another_size_than_its_annotations_say(tmp_path):
     dataset = write_set(tmp_path, [], images=[image])
     with pytest.raises(ValueError, match=r"is \d+x\d+ px; its annotations say 9x4"):
         dataset[0]
-
-
-def test_file_that_is_no_image(tmp_path):
-    (tmp_path / "x.png").write_text("<html>404</html>")
-    with pytest.raises(ValueError, match=r"x\.png cannot be read"):
-        CocoDataset(tmp_path)[0]

@@ -14,8 +14,6 @@ from pycocotools.cocoeval import COCOeval
 from icmlib.metrics import detection
 from icmlib.metrics.detection import (
     FIGURES,
-    CategoryMatches,
-    Matches,
     average_precision,
     coco_summary,
     match,
@@ -130,11 +128,16 @@ def test_by_hand(found, expected):
     assert (precision["AP"], precision["AP50"]) == pytest.approx(expected)
 
 
+def both_ap(truth, detections):
+    """By the summary, and from the matches."""
+    matches = match(truth, detections, "bbox")
+    return coco_summary(truth, detections, "bbox")["AP"], average_precision(matches)["AP"]
+
+
 def test_an_object_of_id_0_can_be_found():
     truth, detections = one_object([(0.9, RIGHT)])
     truth["annotations"][0]["id"] = 0  # COCO's evaluators read a match with it as no match
-    assert coco_summary(truth, detections, "bbox")["AP"] == pytest.approx(1)
-    assert average_precision(match(truth, detections, "bbox"))["AP"] == pytest.approx(1)
+    assert both_ap(truth, detections) == pytest.approx((1, 1))
 
 
 def test_figures_without_ground_truth_are_nan():
@@ -145,7 +148,7 @@ def test_figures_without_ground_truth_are_nan():
     ]
     truth["annotations"] = []
     assert np.isnan(list(coco_summary(truth, detections, "bbox").values())).all()
-    assert np.isnan(average_precision(match(truth, detections, "bbox"))["AP"])
+    assert np.isnan(both_ap(truth, detections)).all()
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +173,7 @@ def test_the_official_example(reference, iou_type, capfd):
 
 
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(6))
 def test_random_cases_equal_pycocotools(seed, iou_type):
     truth, detections = random_case(seed)
     before = copy.deepcopy((truth, detections))
@@ -188,20 +191,18 @@ def test_random_cases_equal_pycocotools(seed, iou_type):
 @pytest.mark.parametrize("wrong, expected", [(99, 1 / 100), (100, 0)])
 def test_no_more_than_a_hundred_detections_an_image_count(wrong, expected):
     truth, detections = one_object([(0.5, RIGHT)] + [(0.9, WRONG)] * wrong)
-    assert coco_summary(truth, detections, "bbox")["AP"] == pytest.approx(expected)
-    assert average_precision(match(truth, detections, "bbox"))["AP"] == pytest.approx(expected)
+    assert both_ap(truth, detections) == pytest.approx((expected, expected))
 
 
 def test_matches_hold_the_categories_that_have_objects():
     truth, detections = random_case(5)
     matches = match(truth, detections, "bbox")
     assert 9 in {d["category_id"] for d in detections}
-    assert [c.category_id for c in matches.categories] == [1, 3, 4]
-    for category in matches.categories:
-        objects = [a for a in truth["annotations"] if a["category_id"] == category.category_id]
-        assert category.positives.sum() == sum(not a["iscrowd"] for a in objects)
-        assert (np.diff(category.scores) <= 0).all()
-        assert category.true_positive.shape == category.ignored.shape == (10, len(category.image))
+    objects = [a for a in truth["annotations"] if not a["iscrowd"]]
+    for positives, category in zip(matches.positives, (1, 3, 4), strict=True):
+        assert positives.sum() == sum(a["category_id"] == category for a in objects)
+    counted = [d for d in detections if d["category_id"] != 9]
+    assert matches.true_positive.shape == matches.ignored.shape == (10, len(counted))
 
 
 def subset(truth, detections, image_ids):
@@ -211,19 +212,6 @@ def subset(truth, detections, image_ids):
         "annotations": [a for a in truth["annotations"] if a["image_id"] in image_ids],
     }
     return truth, [d for d in detections if d["image_id"] in image_ids]
-
-
-def test_image_ids_restrict_both_sides():
-    truth, detections = random_case(1)
-    some = [image["id"] for image in truth["images"]][::2]
-    part = subset(truth, detections, some)
-    assert match(truth, detections, "bbox", some).image_ids == tuple(sorted(some))
-    whole = coco_summary(truth, detections, "bbox")
-    restricted = coco_summary(truth, detections, "bbox", image_ids=some)
-    assert restricted == pytest.approx(coco_summary(*part, "bbox"), nan_ok=True)
-    assert restricted["AP"] != pytest.approx(whole["AP"])
-    precision = average_precision(match(truth, detections, "bbox", some))
-    assert precision["AP"] == pytest.approx(restricted["AP"])
 
 
 def distinct(case):
@@ -270,40 +258,8 @@ def test_a_set_too_large_for_memory_is_cut_up(rng, monkeypatch):
     matches = match(*random_case(6), "bbox")
     counts = rng.multinomial(12, [1 / 12] * 12, size=50)
     whole = average_precision(matches, counts)["AP"]
-    monkeypatch.setattr(detection, "CHUNK", 7 * len(matches.categories[0].scores))
+    monkeypatch.setattr(detection, "CHUNK", 7 * np.sum(matches.category == 0))
     assert np.array_equal(average_precision(matches, counts)["AP"], whole)
-
-
-def test_weights_need_one_column_an_image():
-    matches = match(*random_case(0), "bbox")
-    for shape in [(11,), (3, 13), (2, 3, 12), ()]:
-        with pytest.raises(ValueError, match=r"need \(12,\)"):
-            average_precision(matches, np.ones(shape))
-
-
-def made_matches(rng, images=200, per_image=20, categories=4, skill=0.5):
-    """200 images x 20 detections without the price of matching them."""
-    made = []
-    for k in range(categories):
-        count = images * per_image // categories
-        right = np.sort(rng.random((10, count)), axis=0)[::-1] < skill
-        made.append(
-            CategoryMatches(
-                category_id=k + 1,
-                scores=np.sort(rng.random(count))[::-1],
-                image=rng.integers(0, images, count),
-                true_positive=right,
-                ignored=~right & (rng.random((10, count)) < 0.05),
-                positives=rng.integers(3, 8, images),
-            )
-        )
-    return Matches(tuple(range(images)), tuple(made))
-
-
-def test_bootstrap_of_equal_detections_is_exactly_nothing(rng):
-    matches = match(*random_case(2), "bbox")
-    interval = paired_bootstrap(matches, matches, 200, rng=rng)
-    assert interval == {"difference": 0.0, "low": 0.0, "high": 0.0}
 
 
 def test_bootstrap_sees_a_difference_and_its_sign(rng):
@@ -316,28 +272,18 @@ def test_bootstrap_sees_a_difference_and_its_sign(rng):
     assert 0 < interval["low"] < ap < interval["high"]
     back = paired_bootstrap(b, a, 300, rng=np.random.default_rng(0))
     assert back["low"] == pytest.approx(-interval["high"])
-    at_50 = paired_bootstrap(a, b, 300, rng=np.random.default_rng(0), figure="AP50")
-    assert at_50["difference"] != interval["difference"]
+    same = paired_bootstrap(a, a, 300, rng=rng)
+    assert same == {"difference": 0.0, "low": 0.0, "high": 0.0}
 
 
-def test_bootstrap_needs_the_same_images(rng):
-    truth, detections = random_case(0)
-    a = match(truth, detections, "bbox")
-    with pytest.raises(ValueError, match="same image_ids"):
-        paired_bootstrap(a, replace(a, image_ids=a.image_ids[:-1]), 10, rng=rng)
-
-
-def test_unknown_images_types_and_shapes_are_named():
+def test_other_images_are_refused(rng):
     truth, detections = one_object([(0.9, RIGHT)])
     for run in (coco_summary, match):
         with pytest.raises(ValueError, match=r"images \[8\] are not in the ground truth"):
             run(truth, [{**detections[0], "image_id": 8}], "bbox")
-        with pytest.raises(ValueError, match=r"images \[9\]"):
-            run(truth, detections, "bbox", image_ids=[9])
-        with pytest.raises(ValueError, match="iou_type is 'mask'"):
-            run(truth, detections, "mask")
-        with pytest.raises(ValueError, match="no 'segmentation'"):
-            run(truth, detections, "segm")
+    a = match(truth, detections, "bbox")
+    with pytest.raises(ValueError, match="on the same images"):
+        paired_bootstrap(a, replace(a, image_ids=a.image_ids + 1), 10, rng=rng)
 
 
 def test_predictions_become_coco_results():
@@ -360,11 +306,7 @@ def test_predictions_become_coco_results():
         assert rle.toBbox(result["segmentation"]).tolist() == result["bbox"]
     del prediction["masks"]
     assert all("segmentation" not in r for r in to_coco_results(4, prediction, [11, 22]))
-
-
-def test_an_empty_prediction_gives_no_results():
-    empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0).long(), "scores": torch.zeros(0)}
-    assert to_coco_results(1, {**empty, "masks": torch.zeros(0, 8, 8).bool()}, [1]) == []
+    assert to_coco_results(4, {name: each[:0] for name, each in prediction.items()}, [11, 22]) == []
 
 
 def test_background_and_soft_masks_are_refused():

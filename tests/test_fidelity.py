@@ -1,5 +1,3 @@
-import subprocess
-import sys
 import warnings
 
 import numpy as np
@@ -64,30 +62,24 @@ def test_ssim_is_skimages(pair):
     assert torch.allclose(ssim(x, x), torch.ones(2))
 
 
-def test_ssim_refuses_images_under_its_window():
-    x = torch.rand(1, 3, 40, 10)
-    with pytest.raises(ValueError, match=r"10x40 px; this metric needs at least 11x11"):
-        ssim(x, x)
-
-
 @pytest.mark.parametrize("metric", [psnr, ssim])
 @pytest.mark.parametrize(
     "change, message",
     [
         (lambda x: 2 * x - 1, r"runs from -1 to 1; need \[0, 1\]"),
-        (lambda x: 255 * x, r"runs from 0 to 255"),
         (lambda x: x * float("nan"), "runs from nan"),
         (lambda x: x[0], "need images"),
-        (lambda x: x[:, :1], "need images"),
         (lambda x: (255 * x).to(torch.uint8), "torch.uint8; need floats"),
     ],
 )
-def test_doors_are_watched(metric, change, message):
+def test_bad_input_is_refused(metric, change, message):
     x = torch.linspace(0, 1, 3 * 16 * 16).reshape(1, 3, 16, 16)
     with pytest.raises(ValueError, match=message):
         metric(change(x), change(x))
     with pytest.raises(ValueError, match="differ in shape"):
         metric(x, x[..., :15])
+    with pytest.raises(ValueError, match=r"10x16 px; this metric needs at least 11x11"):
+        ssim(x[..., :10], x[..., :10])
 
 
 def test_feature_distance_by_hand():
@@ -97,15 +89,11 @@ def test_feature_distance_by_hand():
     features_y = {"p2": unit + 1, "p3": 2 * unit + 3}
     assert feature_distance(features_x, features_y).tolist() == pytest.approx([2.5])
     assert feature_distance(features_x, features_x).tolist() == [0.0]
-
-
-def test_feature_distance_keeps_images_apart():
-    x = {"p2": torch.randn(3, 4, 5, 6, generator=torch.Generator().manual_seed(1))}
-    y = {"p2": x["p2"].clone()}
-    y["p2"][1] += 1
-    assert [d > 0 for d in feature_distance(x, y).tolist()] == [False, True, False]
-    alone = feature_distance({"p2": x["p2"][1:2]}, {"p2": y["p2"][1:2]})
-    assert torch.equal(alone, feature_distance(x, y)[1:2])
+    both_x, both_y = (
+        {k: torch.cat([v, features_x[k]]) for k, v in each.items()}
+        for each in (features_x, features_y)
+    )
+    assert feature_distance(both_x, both_y).tolist() == pytest.approx([2.5, 0])  # image by image
 
 
 def test_feature_distance_has_the_right_gradient():
@@ -115,15 +103,6 @@ def test_feature_distance_has_the_right_gradient():
     feature_distance({"a": x}, {"a": y}).sum().backward()
     variance = x.flatten(1).var(dim=1, unbiased=False)[:, None, None, None]
     assert torch.allclose(y.grad, 2 * (y - x).detach() / (48 * variance), atol=1e-6)
-
-
-def test_feature_distance_refuses_other_maps():
-    a, b = torch.rand(1, 2, 4, 4), torch.rand(1, 2, 2, 2)
-    for other, message in [({"q": a}, "same maps"), ({"p": b}, "map p: shapes")]:
-        with pytest.raises(ValueError, match=message):
-            feature_distance({"p": a}, other)
-    with pytest.raises(ValueError, match="at least one"):
-        feature_distance({}, {})
 
 
 @pytest.mark.filterwarnings("ignore:.*weights.*")  # lpips calls torchvision by an old name
@@ -138,7 +117,7 @@ def test_vgg_distance_is_lpips_own(publish, monkeypatch, pair, capfd):
     before = torch.random.get_rng_state()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        distance = VGGDistance.load()
+        distance = VGGDistance()
     assert torch.equal(before, torch.random.get_rng_state())
     assert "".join(capfd.readouterr()) == ""
 
@@ -155,7 +134,7 @@ def test_vgg_distance_is_lpips_own(publish, monkeypatch, pair, capfd):
 def test_missing_vgg_weights_say_what_to_do(hub):
     for download, reason in ((False, "the file is missing"), (True, "no route to host")):
         with pytest.raises(WeightsUnavailable, match=reason) as missing:
-            VGGDistance.load(download)
+            VGGDistance(download)
         assert "https://download.pytorch.org/models/vgg16-397923af.pth" in str(missing.value)
         assert str(hub / "vgg16-397923af.pth") in str(missing.value)
 
@@ -165,10 +144,4 @@ def test_a_cache_that_cannot_be_is_a_reason(home, monkeypatch):
     """TORCH_HOME is a file, or cannot be written: the column says so, and the run goes on."""
     monkeypatch.setenv("TORCH_HOME", home)
     with pytest.raises(WeightsUnavailable, match=f"VGG-16 weights are unavailable .*{home}"):
-        VGGDistance.load(download=True)
-
-
-@pytest.mark.slow
-def test_nothing_heavy_is_imported_until_asked_for():
-    code = "import sys, icmlib.metrics.fidelity; assert 'lpips' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
+        VGGDistance(download=True)

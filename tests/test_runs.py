@@ -6,13 +6,12 @@ import multiprocessing
 import os
 import pickle
 import time
-import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from icmlib.io import fingerprint, load_weights, project_root, save_weights, written
@@ -60,23 +59,19 @@ def files(folder) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(
-    ("parameters", "inputs", "difference"),
+    ("parameters", "seed", "difference"),
     [
-        ({"lr": 0.2}, {"data": "x"}, "parameters.lr: 0.1 -> 0.2"),
-        ({"lr": 0.1}, {"data": "y"}, "inputs.data: x -> y"),
-        ({"lr": 0.1, "seed": 1}, {"data": "x"}, "parameters.seed: None -> 1"),
-        ({}, {"data": "x"}, "parameters.lr: 0.1 -> None"),
+        ({"lr": 0.2}, 0, "parameters.lr: 0.1 -> 0.2"),
+        ({"lr": 0.1}, 1, "inputs.data.seed: 0 -> 1"),
+        ({"new": 1}, 0, "parameters.lr: 0.1 -> None, parameters.new: None -> 1"),
     ],
 )
-def test_a_run_of_other_parameters_or_inputs_is_moved_aside(
-    tmp_path, parameters, inputs, difference
-):
-    """What differs is said, all of the old run is kept, and nothing of it is left to be taken for
-    the new one's."""
-    folder = filled(tmp_path / "a", data="x").folder
+def test_a_run_of_other_parameters_or_inputs_is_moved_aside(tmp_path, parameters, seed, difference):
+    """The warning says what differs; all of the old run is kept, nothing of it stays behind."""
+    folder = filled(tmp_path / "a", data={"seed": 0, "size": 64}).folder
     old = files(folder)
     with pytest.warns(UserWarning) as caught:
-        run = Run(folder, parameters, inputs, {"profile": "t"})
+        run = Run(folder, parameters, {"data": {"seed": seed, "size": 64}}, {"profile": "t"})
     (warning,) = (each for each in caught if each.category is UserWarning)
     assert f"({difference}): moved to {tmp_path / 'a.old-1'}" in str(warning.message)
     assert warning.filename == __file__  # it points to the caller
@@ -85,20 +80,17 @@ def test_a_run_of_other_parameters_or_inputs_is_moved_aside(
     assert set(files(folder)) == {"run.json"}
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_every_run_moved_aside_is_kept(tmp_path):
     """Each by the next number; the one of the first parameters is not taken back."""
-    for seed in (0, 1, 0, 2):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            run = Run(tmp_path / "a", {"seed": seed}, {}, {})
+    for seed in (0, 1, 0):
+        run = Run(tmp_path / "a", {"seed": seed}, {}, {})
         assert run.resume(net=layer()) == 0
-        run.checkpoint(seed + 1, net=layer())
-    seeds = [
-        json.loads((tmp_path / name / "run.json").read_text())["parameters"]["seed"]
-        for name in ("a.old-1", "a.old-2", "a.old-3", "a")
-    ]
-    assert seeds == [0, 1, 0, 2]
-    assert all((tmp_path / f"a.old-{n}" / "last.pt").exists() for n in (1, 2, 3))
+        run.checkpoint(1, net=layer())
+    folders = [tmp_path / name for name in ("a.old-1", "a.old-2", "a")]
+    facts = [json.loads((folder / "run.json").read_text()) for folder in folders]
+    assert [each["parameters"]["seed"] for each in facts] == [0, 1, 0]
+    assert all((folder / "last.pt").exists() for folder in folders)
 
 
 def test_the_new_run_holds_its_folder(tmp_path):
@@ -121,8 +113,7 @@ def test_the_new_run_holds_its_folder(tmp_path):
 
 
 def test_the_notebook_that_opens_a_run_stays_with_it(tmp_path):
-    """Its executed copy is being written while the old run is moved aside; the old run keeps the
-    notebook that it was made by."""
+    """Its copy is being written while the old run is moved aside with the notebook that made it."""
     folder = filled(tmp_path / "a").folder
     (folder / "notebook.ipynb").write_text("old")
     (folder / UNFINISHED).write_text("new")
@@ -133,44 +124,24 @@ def test_the_notebook_that_opens_a_run_stays_with_it(tmp_path):
     assert not (folder / "notebook.ipynb").exists()
 
 
+@pytest.mark.filterwarnings("error::UserWarning")
 def test_a_first_run_beside_its_own_notebook_moves_nothing(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / UNFINISHED).write_text("new")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
-        Run(tmp_path / "a", {}, {}, {})
+    Run(tmp_path / "a", {}, {}, {})
     assert [f.name for f in tmp_path.iterdir()] == ["a"]
 
 
-def test_what_differs_within_a_config_is_named(tmp_path):
-    Run(tmp_path / "a", {"finetune": {"lr": 0.1, "steps": 3}}, {}, {})
-    with pytest.warns(UserWarning, match=r"\(parameters\.finetune\.lr: 0\.1 -> 0\.2\)"):
-        Run(tmp_path / "a", {"finetune": {"lr": 0.2, "steps": 3}}, {}, {})
-
-
-@pytest.mark.parametrize("key", ["threads", "gpu", "git", "versions", "provenance"])
+@pytest.mark.filterwarnings("error::UserWarning")
+@pytest.mark.parametrize("key", ["threads", "versions", "provenance"])
 def test_a_run_of_another_machine_goes_on(tmp_path, key):
     """What it ran on is recorded, and decides nothing."""
     file = filled(tmp_path / "a").path("run.json")
     facts = json.loads(file.read_text())
     file.write_text(json.dumps(facts | {key: "other"}))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
-        run = Run(tmp_path / "a", {"lr": 0.1}, {}, {"profile": "t"})
+    run = Run(tmp_path / "a", {"lr": 0.1}, {}, {"profile": "t"})
     assert run.resume(net=layer()) == 2
     assert json.loads(file.read_text())[key] == facts[key]
-
-
-def test_a_run_goes_on_with_other_threads(tmp_path):
-    run = filled(tmp_path / "a")
-    before = torch.get_num_threads()
-    torch.set_num_threads(before + 1)
-    try:
-        again = Run(tmp_path / "a", {"lr": 0.1}, {}, {"profile": "t"})
-    finally:
-        torch.set_num_threads(before)
-    assert again.resume(net=layer()) == 2
-    assert json.loads(run.path("run.json").read_text())["threads"] == before + 1
 
 
 def test_broken_run_file_starts_anew(tmp_path):
@@ -215,31 +186,6 @@ def test_checkpoint_brings_back_every_part(tmp_path):
     torch.testing.assert_close(restored.state_dict(), optimizer.state_dict(), rtol=0, atol=0)
 
 
-def test_interrupted_checkpoint_leaves_the_old_one(tmp_path, monkeypatch):
-    """A kill while the new one is written, or before it is renamed."""
-    run = filled(tmp_path / "a")
-    whole = run.path("last.pt").read_bytes()
-
-    class Killed(BaseException):
-        pass
-
-    def save_half(state, target, *args, **kwargs):
-        (target.write if hasattr(target, "write") else target.write_bytes)(b"PK half")
-        raise Killed
-
-    monkeypatch.setattr(torch, "save", save_half)
-    with pytest.raises(Killed):
-        run.checkpoint(3, net=layer(9.0))
-    monkeypatch.undo()
-    assert run.path("last.pt").read_bytes() == whole
-    monkeypatch.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(Killed))
-    with pytest.raises(Killed):
-        run.checkpoint(3, net=layer(9.0))
-    monkeypatch.undo()
-    assert run.path("last.pt").read_bytes() == whole
-    assert run.resume(net=layer()) == 2
-
-
 def test_half_files_of_a_killed_process_are_gone(tmp_path):
     run = filled(tmp_path / "a")
     for name in (".old.npz.half", "figures/.old.png.half"):
@@ -251,31 +197,32 @@ def test_half_files_of_a_killed_process_are_gone(tmp_path):
 
 def test_half_weights_of_a_killed_process_are_gone(tmp_path):
     """safetensors gives them a name of its own until they are whole."""
-    weights = {"weight": torch.zeros(20_000_000)}
+    weights = nn.Linear(5000, 4000)
     process = multiprocessing.get_context("fork").Process(
         target=save_weights, args=(tmp_path / "final.safetensors", weights)
     )
     process.start()
-    while not list(tmp_path.iterdir()):
+    while not list(tmp_path.glob(".tmp*")):
         time.sleep(1e-4)
     process.kill()
     process.join()
-    assert [file.name[0] for file in tmp_path.iterdir()] == ["."]
+    assert list(tmp_path.glob(".tmp*"))
     Run(tmp_path, {}, {}, {})
     assert {file.name for file in tmp_path.iterdir()} == {".lock", "run.json"}
 
 
-def test_failed_write_leaves_nothing_behind(tmp_path):
+@pytest.mark.parametrize("error", [KeyError, KeyboardInterrupt])
+def test_failed_write_leaves_nothing_behind(tmp_path, error):
     target = tmp_path / "table.csv"
     target.write_text("old")
-    with pytest.raises(KeyError), written(target) as half:
+    with pytest.raises(error), written(target) as half:
         half.write_text("new")
-        raise KeyError
+        raise error
     assert [f.name for f in tmp_path.iterdir()] == ["table.csv"]
     assert target.read_text() == "old"
 
 
-@pytest.mark.parametrize("kept", [0, 4, 900, -1])
+@pytest.mark.parametrize("kept", [0, 900])
 def test_damaged_checkpoint_is_named_with_the_remedy(tmp_path, kept):
     """As a full disk, a copy or a power cut may leave it; and the remedy is one."""
     run = filled(tmp_path / "a")
@@ -295,28 +242,24 @@ def test_checkpoint_of_other_networks_is_named(tmp_path):
         run.resume(discriminator=layer())
 
 
-def resumed_log(run: Run, torn: str) -> bytes:
-    """The log after four logged steps, a torn row, and a resume from step 2."""
-    for step in (2, 3):
-        run.log(step, {"loss": 1.0})
-    with run.path("log.csv").open("a") as stream:
-        stream.write(torn)
-    assert run.resume(net=layer()) == 2
-    run.log(2, {"loss": 2.0})
-    return run.path("log.csv").read_bytes()
-
-
-@pytest.mark.parametrize("torn", ["", "4", "1", "4,0.", "1,"])
+@pytest.mark.parametrize("torn", ["", "1", "4,0."])
 def test_rows_past_the_resume_point_are_dropped(tmp_path, torn):
     """Also a half-written last row, even where its step is cut to a smaller number (13 -> 1)."""
-    assert resumed_log(filled(tmp_path / "a"), torn) == b"step,loss\n0,1\n1,1\n2,2\n"
+    run = filled(tmp_path / "a")
+    log = run.path("log.csv")
+    for step in (2, 3):
+        run.log(step, {"loss": 1.0})
+    log.write_text(log.read_text() + torn)
+    assert run.resume(net=layer()) == 2
+    run.log(2, {"loss": torch.tensor(2.0)})
+    assert log.read_text() == "step,loss\n0,1\n1,1\n2,2\n"
 
 
 def test_log_of_a_run_without_checkpoint_starts_again(tmp_path):
     run = Run(tmp_path / "a", {}, {}, {})
     run.log(0, {"loss": 1.0})
     assert run.resume(net=layer()) == 0
-    run.log(0, {"loss": torch.tensor(2.0)})
+    run.log(0, {"loss": 2.0})
     assert run.logged()["loss"].tolist() == [2.0]
 
 
@@ -343,48 +286,30 @@ def test_no_pickle_is_executed(tmp_path):
 # --- no space left -----------------------------------------------------------------------
 
 
-@pytest.fixture
-def full(new_run):
-    """A run whose named file lies on a full disk."""
-
-    def run_with(name: str) -> Run:
-        run = new_run()
-        run.path(name).symlink_to("/dev/full")
-        return run
-
-    return run_with
+NO_SPACE = [
+    ("log.csv", lambda run: run.log(0, {"loss": 1.0})),
+    (".t.csv.{}.half", lambda run: run.save_table(pd.DataFrame({"a": [1]}), "t")),
+    # torch.save of a path hides the full disk behind a RuntimeError of its own
+    (".last.pt.{}.half", lambda run: run.checkpoint(1, net=nn.Linear(99, 99))),
+]
 
 
-def assert_no_space(run: Run, act) -> None:
+@pytest.mark.parametrize(("file", "act"), NO_SPACE, ids=[file for file, _ in NO_SPACE])
+def test_full_disk(new_run, file, act):
+    run = new_run()
+    run.path(file.format(os.getpid())).symlink_to("/dev/full")
     with pytest.raises(OSError, match=r"no space left.*free some and run again") as caught:
-        act()
+        act(run)
     assert caught.value.errno == errno.ENOSPC and str(run.folder) in str(caught.value)
 
 
-def test_full_disk_while_logging(full):
-    run = full("log.csv")
-    assert_no_space(run, lambda: run.log(0, {"loss": 1.0}))
-
-
-def test_full_disk_while_saving_a_table(full):
-    run = full(f".t.csv.{os.getpid()}.half")
-    assert_no_space(run, lambda: run.save_table(pd.DataFrame({"a": [1]}), "t"))
-
-
-def test_full_disk_at_a_checkpoint(full):
-    """torch.save of a path hides ENOSPC behind a RuntimeError of its own."""
-    run = full(f".last.pt.{os.getpid()}.half")
-    assert_no_space(run, lambda: run.checkpoint(1, net=nn.Linear(99, 99)))
-
-
-def test_full_disk_while_saving_weights(new_run, monkeypatch):
-    run = new_run()
-
+def test_full_disk_while_saving_weights(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("icmlib.io.save_file", refuse)
-    assert_no_space(run, lambda: run.save_weights(layer()))
+    with pytest.raises(OSError, match=r"no space left.*free some and run again"):
+        save_weights(tmp_path / "w", layer())
 
 
 def test_other_errors_are_not_taken_for_a_full_disk(tmp_path):
@@ -412,7 +337,7 @@ def test_missing_weights(tmp_path):
         load_weights(layer(), tmp_path / "none.safetensors")
 
 
-@pytest.mark.parametrize("kept", [0, 4, 60, -1])
+@pytest.mark.parametrize("kept", [0, 60])
 def test_truncated_weights(tmp_path, kept):
     path = tmp_path / "w.safetensors"
     save_weights(path, layer())
@@ -425,7 +350,6 @@ def test_truncated_weights(tmp_path, kept):
     ("other", "message"),
     [
         (nn.Linear(4, 2), r"weight is \(2, 4\) in the file and \(2, 3\) in the network"),
-        (nn.Linear(3, 2, bias=False), r"bias is no such tensor in the file and \(2,\)"),
         (nn.BatchNorm1d(2), r"num_batches_tracked is \(\) in the file and no such tensor"),
     ],
 )
@@ -439,19 +363,10 @@ def test_weights_of_another_architecture_name_the_tensor(tmp_path, other, messag
     assert fingerprint(net) == before
 
 
-def test_interrupted_save_leaves_the_old_weights(tmp_path, monkeypatch):
-    path = tmp_path / "w.safetensors"
-    save_weights(path, layer(1.0))
-
-    def save_half(state, target):
-        target.write_bytes(b"half")
-        raise RuntimeError("killed")
-
-    monkeypatch.setattr("icmlib.io.save_file", save_half)
-    with pytest.raises(RuntimeError, match="killed"):
-        save_weights(path, layer(2.0))
-    assert load_file(path)["bias"].tolist() == [1.0, 1.0]
-    assert [f.name for f in tmp_path.iterdir()] == ["w.safetensors"]
+def test_weights_are_as_readable_as_other_files(tmp_path):
+    save_weights(tmp_path / "w.safetensors", layer())
+    (tmp_path / "other").touch()
+    assert (tmp_path / "w.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
 # --- fingerprints and the root -----------------------------------------------------------

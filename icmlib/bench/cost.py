@@ -3,6 +3,7 @@
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +24,7 @@ KEPT = 4  # times its weights a run keeps: them, and them with Adam's two moment
 
 
 def cost(profile: Profile, size: int = 554, batch: int = 1, tflops: float = 15.0) -> pd.DataFrame:
-    """A row for each stage: images that go through it, seconds and GFLOP for one of them (the
+    """One row per stage: images that go through it, seconds and GFLOP for one of them (the
     dearest), hours on this device and on a GPU that sustains so many TFLOP/s, and disk in GB.
 
     Measured with untrained networks on dead leaves; reading a data set's own images comes on top.
@@ -54,17 +55,17 @@ def cost(profile: Profile, size: int = 554, batch: int = 1, tflops: float = 15.0
 
 
 def _rows(profile: Profile, data: CocoDataset, folder: Path) -> Iterator[dict]:
-    """One for each training, for the latents that the finetunings of a stage share, and for each
-    architecture's evaluations. Of those that cost the same for an image, one is measured."""
+    """One for each training, and for each architecture's latents and evaluations. Of those that
+    cost the same per image, one is measured."""
     task = tasks.create(replace(profile.task, {"weights": None}))
     measured, shared = {}, {}
 
-    def row(stage: str, images: int, call: Callable[[int], None], like: str) -> dict:
-        if like not in measured:
+    def row(stage: str, images: int, call: Callable[[int], None], *like) -> dict:
+        if (key := str(like)) not in measured:
             gflop = operations(lambda: call(1)) / len(data) / 1e9
             seconds = seconds_a_step(call, 2) / len(data)
-            measured[like] = {"s an image": seconds, "GFLOP an image": gflop}
-        return {"stage": stage, "images": images, **measured[like]}
+            measured[key] = {"s an image": seconds, "GFLOP an image": gflop}
+        return {"stage": stage, "images": images, **measured[key]}
 
     for stage, architecture, loop, config in trainings(profile):
         modules = [codecs.create(architecture), task] if architecture else [task]
@@ -76,22 +77,23 @@ def _rows(profile: Profile, data: CocoDataset, folder: Path) -> Iterator[dict]:
             shared[stage, architecture] = {"stage": stage, "images": 0, "GB": latents / 1e9}
         if getattr(config, "proxy", "task") == "vgg16":
             inputs[1] = proxies.VGG16(config.vgg16_layers, weights=None)
-        call, images = partial(_train, loop, inputs, config), config.steps * config.batch
-        alike = replace(config, {"steps": 1} | ({"beta": 1.0} if hasattr(config, "beta") else {}))
-        weights = sum(p.numel() for module in modules for p in module.parameters())
-        kept = {"GB": KEPT * 4e-9 * weights}
-        yield row(stage, images, call, f"{stage} {architecture} {alike}") | kept
+        call = partial(_train, loop, inputs, config)
+        like = {k: v for k, v in asdict(config).items() if k not in ("steps", "beta")}
+        kept = KEPT * 4e-9 * sum(p.numel() for module in modules for p in module.parameters())
+        images = config.steps * config.batch
+        yield row(stage, images, call, stage, architecture, like) | {"GB": kept}
     yield from shared.values()
     for architecture, times in evaluations(profile).items():
         codec = codecs.create(architecture).eval()
         codec.update()
         images = times * (count(profile, "val") + count(profile, "test"))
-        yield row("evaluation", images, partial(_evaluate, codec, task, data), str(architecture))
+        yield row("evaluation", images, partial(_evaluate, codec, task, data), architecture)
 
 
 def _train(loop: Callable, inputs: list, config, steps: int) -> None:
-    batch = len(inputs[-1])
-    trained(loop, *inputs, replace(config, {"steps": steps, "batch": batch}))
+    if loop is train_task_network:
+        inputs[0].requires_grad_(True)  # it was frozen when the last training ended
+    trained(loop, *inputs, replace(config, {"steps": steps, "batch": len(inputs[-1])}))
 
 
 def _evaluate(codec, task, data: CocoDataset, times: int) -> None:
@@ -100,7 +102,7 @@ def _evaluate(codec, task, data: CocoDataset, times: int) -> None:
 
 
 def trainings(profile: Profile) -> Iterator[tuple]:
-    """Everything that a profile trains: stage, the codec in it, the loop and its config."""
+    """All trainings of a profile: stage, codec, loop, config."""
     if not profile.task.weights:
         yield "task network", None, train_task_network, profile.task
     if profile.rows:
@@ -127,13 +129,13 @@ def trainings(profile: Profile) -> Iterator[tuple]:
 
 
 def evaluations(profile: Profile) -> Counter[CodecConfig]:
-    """How often codecs of each architecture are measured, on val and on test."""
+    """How many codecs of each architecture are measured, on val and on test."""
     architectures = [codec for _, codec, *_ in trainings(profile) if codec]
     return Counter(architectures + (FILTERS * [profile.codec] if profile.rows else []))
 
 
 def count(profile: Profile, split: str) -> int:
-    """Images of a split, as the profile has them; 5,000 of one without a limit (COCO's val2017)."""
+    """Images of a split; 5,000 of one without a limit (COCO's val2017)."""
     if profile.data.name == "deadleaves":
         return getattr(profile.data, split)
     return profile.data.splits[split].get("limit", 5000)

@@ -1,8 +1,7 @@
-"""A data set to bitstreams and back, beside CompressAI; what measuring it costs beyond the task
-network; COCO's figures beside pycocotools."""
+"""Coding a data set beside CompressAI; measuring it beside the task network's own predictions;
+COCO's figures beside pycocotools."""
 
 import contextlib
-import copy
 import io
 
 import numpy as np
@@ -10,7 +9,6 @@ import torch
 from faster_coco_eval.core import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from torch import nn
 
 from icmlib import codecs
 from icmlib.bench.harness import Pair, largest_difference
@@ -21,43 +19,31 @@ from icmlib.metrics import checkerboard, detection, fidelity
 def coding(codec: codecs.LearnedCodec, images) -> dict[str, Pair]:
     """`encode`: a data set to bitstreams on all cores, beside CompressAI's `compress`, image by
     image; `decode`: bitstreams to images, beside its `decompress`."""
-    model, files = compressai_model(codec), list(codecs.encode_all(codec, images))
 
     @torch.no_grad()
     def compress() -> list[dict]:
-        return [model.compress(codec.pad(images.image(i)[None])) for i in range(len(images))]
+        return [codec.model.compress(codec.pad(images.image(i)[None])) for i in range(len(images))]
 
     @torch.no_grad()
     def decompress() -> list[torch.Tensor]:
-        decoded = zip((model.decompress(**each)["x_hat"] for each in coded), images.sizes())
+        decoded = zip((codec.model.decompress(**each)["x_hat"] for each in coded), images.sizes())
         return [x_hat[0, :, :height, :width] for x_hat, (height, width) in decoded]
+
+    def encode() -> list[bytes]:
+        return list(codecs.encode_all(codec, images))
 
     def other_bytes(files: list[bytes], coded: list[dict]) -> float:
         strings = [[[each] for each in Bitstream.from_bytes(file).strings] for file in files]
         return float(strings != [each["strings"] for each in coded])
 
-    coded = compress()
-    return {
-        "encode": Pair(lambda: list(codecs.encode_all(codec, images)), compress, other_bytes),
-        "decode": Pair(
-            lambda: list(codecs.decode_all(codec, files)), decompress, largest_difference
-        ),
-    }
-
-
-def compressai_model(codec: codecs.LearnedCodec) -> nn.Module:
-    """The codec's model as CompressAI has it: a copy brings its own range coder back, and is rid of
-    the methods that `LearnedCodec` replaced."""
-    model = copy.deepcopy(codec.model)
-    for module in model.modules():
-        for name in ("forward", "build_indexes"):
-            vars(module).pop(name, None)
-    return model
+    files, coded = encode(), compress()
+    decode = Pair(lambda: list(codecs.decode_all(codec, files)), decompress, largest_difference)
+    return {"encode": Pair(encode, compress, other_bytes), "decode": decode}
 
 
 def evaluation(codec: codecs.LearnedCodec, task, images) -> Pair:
-    """What measuring costs beyond the task network: ours is fidelity, checkerboard and mAP of
-    decoded images of one size, theirs the task network's own predictions of the same images."""
+    """Measuring decoded images of one size: ours is fidelity, checkerboard and mAP; theirs, for
+    comparison, is the task network's predictions of the same images."""
     x = torch.stack([images.image(index) for index in range(len(images))])
     decoded = codecs.decode_all(codec, list(codecs.encode_all(codec, images)))
     x_hat = fidelity.to_8bit(torch.stack([*decoded]))
@@ -105,23 +91,19 @@ def coco_evaluation(images: int, detections: int) -> Pair:
 
 
 def made_detections(images: int, detections: int, size: int = 64) -> tuple[dict, list[dict]]:
-    """Ground truth of five objects an image in three categories, and as many detections: each one
-    of ten boxes, as a mask."""
+    """Ground truth with five objects per image in three categories, and `detections` per image;
+    each has one of ten boxes as its mask."""
     rng = np.random.default_rng(0)
     boxes = rng.uniform((0, 0, 8, 8), (48, 48, 40, 40), (10, 4))  # x, y, width, height
     masks = rle.frPyObjects(boxes, size, size)
-    areas = rle.area(masks).tolist()
-    shapes = [
-        {"category_id": 1 + k % 3, "segmentation": mask, "area": area, "iscrowd": 0}
-        for k, (mask, area) in enumerate(zip(masks, areas))
-    ]
 
     def annotations(count: int) -> list[dict]:
-        drawn = enumerate(rng.choice(shapes, images * count))
-        return [
-            {**shape, "id": 1 + i, "image_id": 1 + i // count, "score": rng.uniform()}
-            for i, shape in drawn
-        ]
+        made = []
+        for i, shape in enumerate(rng.integers(len(masks), size=images * count)):
+            one = {"id": 1 + i, "image_id": 1 + i // count, "category_id": 1 + int(shape) % 3}
+            one |= {"segmentation": masks[shape], "area": float(rle.area(masks[shape]))}
+            made.append(one | {"iscrowd": 0, "score": rng.uniform()})
+        return made
 
     sizes = [{"id": 1 + i, "height": size, "width": size} for i in range(images)]
     categories = [{"id": 1 + i, "name": str(i)} for i in range(3)]

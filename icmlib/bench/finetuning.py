@@ -35,8 +35,8 @@ def generator_step(
 
 
 def coded_whole(codec: codecs.LearnedCodec) -> Callable[..., torch.Tensor]:
-    """`decode(images, corners, size)`, the plain way: of each patch, all of its image (3, H, W) is
-    encoded and decoded, once for all of its patches, then cropped."""
+    """`decode(images, corners, size)`, the plain way: each image (3, H, W) is encoded and decoded,
+    once for all of its patches, then cropped."""
     return partial(decode_whole, lambda x: codec.model(codec.pad(x))["x_hat"])
 
 
@@ -60,7 +60,7 @@ def _update(codec, decode: Callable, x: torch.Tensor, fused: bool = False) -> Ca
 
 
 def untrained(N: int, M: int) -> codecs.LearnedCodec:
-    """A scale hyperprior whose latents are not all zero, as an untrained one's would be."""
+    """A scale hyperprior; scaled up, since an untrained one rounds every latent to zero."""
     codec = codecs.create(CodecConfig("bmshj2018_hyperprior", N, M)).eval()
     with torch.no_grad():
         codec.model.g_a[-1].weight.mul_(300)
@@ -69,8 +69,8 @@ def untrained(N: int, M: int) -> codecs.LearnedCodec:
 
 
 def finetunings(config: FinetuneConfig, size: int, N: int, M: int) -> Pair:
-    """`finetune_decoder` on scenes of size x size px with a row's settings, in float32 and without
-    a task network: each side is called with the number of steps, and gives the decoder's weights.
+    """`finetune_decoder` on scenes of size x size px, in float32 and without a task network: each
+    side is called with the number of steps and returns the decoder's weights.
 
     Theirs is the same loop, but it encodes every image of the batch and decodes it whole.
     """
@@ -83,14 +83,13 @@ def finetunings(config: FinetuneConfig, size: int, N: int, M: int) -> Pair:
         trained(loop, codec, latents, nn.Identity(), images, settings)
         return list(codec.g_s.parameters())
 
-    def ours(steps: int) -> list:
-        return finetuned(untrained(N, M), latents, steps)
-
     def theirs(steps: int) -> list:
         codec = untrained(N, M)  # whose "latents" are the images
         return finetuned(codec, images, steps, coded_whole(codec))
 
-    return Pair(ours, theirs, largest_difference)
+    return Pair(
+        lambda steps: finetuned(untrained(N, M), latents, steps), theirs, largest_difference
+    )
 
 
 def finetuning(config: FinetuneConfig, size: int, N: int, M: int) -> dict[str, float]:
@@ -111,17 +110,14 @@ def latents_seconds(size: int, N: int, M: int) -> float:
 def growth(size: int, N: int, M: int) -> pd.DataFrame:
     """Seconds and floating-point operations of a generator step, ours and theirs, as the image,
     the number of patches, or their size grows from size x size px, 3 patches, an eighth of it."""
-    grown = {
-        "image side (px)": (("height", "width"), (size // 4, size // 2, size, 2 * size)),
-        "patches": (("patches",), (1, 3, 9)),
-        "patch side (px)": (("patch_size",), (size // 16, size // 8, size // 4)),
-    }
-    rows = []
-    for grows, (names, values) in grown.items():
-        for value in values:
-            usual = {"height": size, "width": size, "patch_size": size // 8}
-            pair = generator_step(**usual | dict.fromkeys(names, value), N=N, M=M)
-            row = {"grows": grows, "value": value, **harness.measure(pair, repeats=2)}
-            sides = {"ours_operations": pair.ours, "theirs_operations": pair.theirs}
-            rows.append(row | {name: harness.operations(side) for name, side in sides.items()})
+    sides = [n * size // 4 for n in (1, 2, 4, 8)]
+    cases = [("image side (px)", {"height": side, "width": side}) for side in sides]
+    cases += [("patches", {"patches": n}) for n in (1, 3, 9)]
+    cases += [("patch side (px)", {"patch_size": n * size // 16}) for n in (1, 2, 4)]
+    usual, rows = {"height": size, "width": size, "patch_size": size // 8, "N": N, "M": M}, []
+    for grows, changes in cases:
+        pair = generator_step(**usual | changes)
+        row = {"grows": grows, "value": max(changes.values()), **harness.measure(pair, repeats=2)}
+        row["ours_operations"] = harness.operations(pair.ours)
+        rows.append(row | {"theirs_operations": harness.operations(pair.theirs)})
     return pd.DataFrame(rows)

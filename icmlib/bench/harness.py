@@ -25,7 +25,7 @@ from icmlib.training import Journal
 
 @dataclass
 class Pair:
-    """Two ways to the same result: each call does the work once (a training: so many steps of it)
+    """Two ways to the same result: each call does the work once (a training: a number of steps)
     and returns what it made."""
 
     ours: Callable
@@ -34,7 +34,7 @@ class Pair:
 
 
 def measure(pair: Pair, repeats: int = 5) -> dict[str, float]:
-    """How far apart the results of the first calls are, and `compared` of those that follow."""
+    """`compared` of calls in turns, and the `difference` of the first results."""
     difference = pair.difference(pair.ours(), pair.theirs())
     turns = [(clocked(pair.ours), clocked(pair.theirs)) for _ in range(repeats)]
     return {**compared(turns), "difference": difference}
@@ -60,7 +60,7 @@ def clocked(work: Callable[[], object]) -> float:
 
 
 def seconds_a_step(work: Callable[[int], object], steps: int) -> float:
-    """Of `work(steps)`: so many steps more, less the first: what happens once is left out."""
+    """Of `work(steps)`, without what happens once."""
     work(1)
     more, first = clocked(lambda: work(1 + steps)), clocked(lambda: work(1))
     return max(more - first, 0.0) / steps
@@ -82,9 +82,8 @@ def alone(work: Callable, *arguments):
 
 
 def peak_memory(case: Callable[..., Pair], side: str, **options) -> float:
-    """MB that one call of a side needs beyond what lay there before it; nan but on Linux. In a
-    process of its own: the notebook's keeps freed memory, which then looks like half as much again.
-    """
+    """MB that one call of a side adds to the memory in use, in a process of its own; nan if the
+    system is not Linux."""
     return alone(_peak, case, side, options)
 
 
@@ -118,7 +117,7 @@ def largest_difference(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> 
 
 
 class Scenes(list):
-    """Dead-leaves scenes of size x size px held in memory, as a data set without annotations."""
+    """Dead-leaves scenes of size x size px in memory, as a data set without annotations."""
 
     def __init__(self, count: int, size: int):
         super().__init__(scene(size, size, index) for index in range(count))

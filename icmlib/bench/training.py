@@ -12,11 +12,11 @@ from icmlib.config import BaseTrainingConfig, CodecConfig, replace
 
 
 def base_training(size: int, N: int, M: int, batch: int = 8, seed: int = 0) -> Pair:
-    """So many steps of base training (rate and MSE), from start to end: each side is called with
-    their number, and gives the loss of each step.
+    """Base training (rate and MSE) in float32: each side is called with the number of steps and
+    returns the loss of each.
 
-    Ours is `train_base_codec`. Theirs is the loop of CompressAI's examples/train.py: the same
-    model, optimisers and images, its own loss function. Both are float32.
+    Ours is `train_base_codec`. Theirs is the loop of CompressAI's examples/train.py, with its own
+    loss function and the same model, optimisers and images.
     """
     scenes, architecture = Scenes(2 * batch, size), CodecConfig("bmshj2018_hyperprior", N, M)
     config = BaseTrainingConfig(
@@ -58,8 +58,8 @@ def base_training(size: int, N: int, M: int, batch: int = 8, seed: int = 0) -> P
 
 
 def base_step(size: int, steps: int, N: int, M: int, repeats: int) -> dict[str, float]:
-    """Seconds of one step of base training, as `compared` gives them. Each side runs in processes
-    of its own, in turns: memory is kept for ours alone."""
+    """Seconds of one step of base training, as `compared` gives them. Each side runs in its own
+    processes, in turns: only ours keeps freed memory."""
     seconds = partial(alone, _seconds_a_step, size, steps, N, M)
     return compared([(seconds("ours"), seconds("theirs")) for _ in range(repeats)])
 

@@ -1,57 +1,62 @@
 """Data sets by name. All are COCO-style (images and an instances JSON) and read by one class.
 
 deadleaves.py   synthetic scenes, generated on first use
+annotations.py  annotation files, checked as a whole
 coco.py         the data set class: any folder in COCO layout, or a plain folder of images
 openimages.py   Open Images into COCO layout
-missing.py      what of a downloaded data set is not there
 """
 
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import skimage
+from pydantic.dataclasses import dataclass
 
 from icmlib import device
-from icmlib.config import DataConfig
+from icmlib.config import STRICT, DataConfig, from_dict
 from icmlib.datasets import deadleaves
+from icmlib.datasets.annotations import first_few
 from icmlib.datasets.coco import CocoDataset, has_masks, read_ids
-from icmlib.datasets.missing import check
-from icmlib.io import project_root, read_image
+from icmlib.io import InputError, project_root, read_image
 
 __all__ = ["CocoDataset", "check", "create", "has_masks", "photographs", "read_image"]
 
 
+@dataclass(frozen=True, config=STRICT)
+class Split:
+    """A split of a profile's data set in COCO layout; all paths are below the data set's root."""
+
+    images: str  # folder
+    annotations: str  # instances JSON
+    ids: list[int] | str | None = None  # of the images to take, or a text file, one per line
+    skip: int = 0
+    limit: int | None = None
+
+
 def create(config: DataConfig, split: str, limit: int | None = None) -> CocoDataset:
-    """The data set of a profile.
+    """The data set of a profile; dead leaves are generated if they are not there yet.
 
     Args:
-        config: which data set and where; dead leaves are generated if not there yet.
         split: `train`, `val` or `test`.
         limit: only the first so many images.
     """
+    root = project_root() / config.root
     if config.name == "deadleaves":
         counts = {"train": config.train, "val": config.val, "test": config.test}
-        root = project_root() / config.root
         with device.state().main_process_first():
             folder = deadleaves.generate(root, config.size, counts, config.seed)
         return CocoDataset(folder / split, deadleaves.annotation_file(folder, split), limit)
-    if config.name == "coco":
-        files = config.splits[split]
-        known = ("images", "annotations", "ids", "skip", "limit")
-        unknown = set(files) - set(known)
-        if unknown:  # a mistyped skip would let train and val overlap
-            raise ValueError(
-                f"split {split!r} has unknown keys {', '.join(sorted(unknown))}; known: "
-                f"{', '.join(known)}"
-            )
-        root = project_root() / config.root
-        return CocoDataset(
-            root / files["images"],
-            root / files["annotations"],
-            limit or files.get("limit"),
-            skip=files.get("skip", 0),
-            ids=read_ids(files.get("ids"), root),
-        )
-    raise ValueError(f"unknown data set {config.name!r}; known: deadleaves, coco")
+    if config.name != "coco":
+        raise InputError(f"unknown data set {config.name!r}; known: deadleaves, coco")
+    files = _split(config, split)
+    return CocoDataset(
+        root / files.images,
+        root / files.annotations,
+        limit or files.limit,
+        skip=files.skip,
+        ids=read_ids(files.ids, root),
+    )
 
 
 def photographs(folder: str | Path | None = None) -> CocoDataset:
@@ -61,3 +66,65 @@ def photographs(folder: str | Path | None = None) -> CocoDataset:
         return CocoDataset(project_root() / folder)
     names = ["astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg"]
     return CocoDataset(Path(skimage.data_dir), files=names)
+
+
+def check(config: DataConfig, num_classes: int | None = None) -> None:
+    """Looks for every file that the three splits of a profile need; dead leaves need none.
+
+    Whether images can be read is not tried: there are too many.
+
+    Args:
+        num_classes: of the task network, if it is to know all categories of the data.
+
+    Raises:
+        ValueError: names everything that is missing or empty, and the archives that lie beside it.
+    """
+    if config.name != "coco":
+        return
+    problems: dict[str, list[str]] = {}
+    for split in ("train", "val", "test"):
+        for problem in _problems(config, split, num_classes):
+            problems.setdefault(problem, []).append(split)
+    if problems:
+        lines = [
+            "the data set is not whole; data/README.md says where each file comes from and goes",
+            *(f"{', '.join(splits)}: {problem}" for problem, splits in problems.items()),
+            *map(_archive, sorted((project_root() / config.root).glob("*.zip"))),
+        ]
+        raise InputError("\n- ".join(lines))
+
+
+def _split(config: DataConfig, split: str) -> Split:
+    return from_dict(Split, config.splits.get(split) or {}, f"data.splits.{split}")
+
+
+def _problems(config: DataConfig, split: str, num_classes: int | None) -> Iterator[str]:
+    try:
+        folder = project_root() / config.root / _split(config, split).images
+        if not folder.is_dir():
+            yield f"image folder {folder} does not exist"
+        data = create(config, split)
+    except (OSError, ValueError) as error:
+        yield str(error)
+        return
+    known = len(data.category_ids)
+    if num_classes not in (None, known):
+        yield f"there are {known} categories; the profile's task.num_classes is {num_classes}"
+    if folder.is_dir():
+        yield from _image_problems(folder, [i["file_name"] for i in data.ground_truth["images"]])
+
+
+def _image_problems(folder: Path, names: list[str]) -> Iterator[str]:
+    sizes = {n: path.stat().st_size if (path := folder / n).is_file() else None for n in names}
+    for what, wrong in ((f"not in {folder}", None), (f"empty files in {folder}", 0)):
+        some = [name for name, size in sizes.items() if size == wrong]
+        if some:
+            yield f"{len(some):,} of {len(names):,} images are {what}: {first_few(some)}"
+
+
+def _archive(path: Path) -> str:
+    """What was downloaded and perhaps not unpacked, or not to its end."""
+    if zipfile.is_zipfile(path):  # its directory is at its end
+        return f"{path} is there; is all of it unpacked?"
+    size = path.stat().st_size
+    return f"{path} ({size:,} bytes) is cut short or no archive; get it again"

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from icmlib.io import InputError
+
 LARGEST = 65_535  # px of a side, as of a JPEG file
 MIN_SIDE = 0.01  # px; detectors refuse smaller boxes, which have no area in float32
 
@@ -39,7 +41,7 @@ def read_annotations(path: str | Path) -> dict:
         }
     if problems:
         lines = [f"{what}: {len(ids):,} (ids {first_few(ids)})" for what, ids in problems.items()]
-        raise ValueError("\n- ".join([f"annotation file {path} is not sound; correct it:", *lines]))
+        raise InputError("\n- ".join([f"annotation file {path} is not sound; correct it:", *lines]))
     return coco
 
 
@@ -72,15 +74,15 @@ def _parse(path: Path) -> dict:
         coco = json.loads(text, parse_constant=str)  # NaN becomes text, which is no number
     except (ValueError, RecursionError) as error:
         size = path.stat().st_size
-        raise ValueError(
+        raise InputError(
             f"annotation file {path} ({size:,} bytes) is not valid JSON ({error}); get it again"
         ) from error
     for name in ("images", "annotations", "categories"):
         found = coco.get(name) if isinstance(coco, dict) else None
         if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
-            raise ValueError(f"annotation file {path} has no list of {name}: not COCO instances")
+            raise InputError(f"annotation file {path} has no list of {name}: not COCO instances")
     if not coco["images"]:
-        raise ValueError(f"annotation file {path} lists no images")
+        raise InputError(f"annotation file {path} lists no images")
     return coco
 
 

@@ -1,6 +1,6 @@
 """One data set class for everything in COCO layout: a folder of images and an instances JSON."""
 
-import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,7 +11,8 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from icmlib.datasets.annotations import first_few, read_annotations
-from icmlib.io import IMAGE_SUFFIXES, read_image
+from icmlib.io import IMAGE_SUFFIXES, InputError, read_image
+from icmlib.metrics.detection import encode_mask
 
 
 def has_masks(coco: dict) -> bool:
@@ -19,71 +20,59 @@ def has_masks(coco: dict) -> bool:
     return all(annotation.get("segmentation") for annotation in coco["annotations"])
 
 
+def instance(category_id: int, mask: np.ndarray) -> dict:
+    """A mask (H, W) bool as a COCO annotation, but for its ids."""
+    encoded = encode_mask(mask)
+    return {
+        "category_id": category_id,
+        "segmentation": encoded,
+        "area": int(mask.sum()),
+        "bbox": [float(v) for v in rle.toBbox(encoded)],  # xywh, px
+        "iscrowd": 0,
+    }
+
+
 def folder_annotations(folder: Path, names: list[str] | None = None) -> dict:
     """COCO dict without annotations for images of a plain folder: those named, or all below it."""
     if not folder.is_dir():
         raise FileNotFoundError(f"image folder {folder} does not exist")
     everything = (f for f in folder.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES)
-    files = [folder / name for name in names] if names else sorted(everything)
-    if not files:
-        raise ValueError(f"image folder {folder} holds no image ({', '.join(IMAGE_SUFFIXES)})")
-    images = [{"id": i + 1, "file_name": str(f.relative_to(folder))} for i, f in enumerate(files)]
+    files = names or [str(f.relative_to(folder)) for f in sorted(everything)]
+    images = [{"id": i, "file_name": name} for i, name in enumerate(files, 1)]
     return {"images": images, "annotations": [], "categories": []}
 
 
 def read_ids(ids: list[int] | str | None, root: Path) -> list[int] | None:
-    """Image ids as a profile's split has them: a list, or a text file below `root`, an id a line.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: neither of both, an entry that is no id, or not one id.
-    """
-    if ids is None:
-        return None
-    if isinstance(ids, str):
-        source = root / ids
-        if not source.is_file():
-            raise FileNotFoundError(f"list of image ids {source} does not exist")
-        entries = source.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    elif isinstance(ids, list):
-        source, entries = "ids", ids
-    else:
-        raise ValueError(f"ids is {ids!r}; give a list of image ids, or a file with an id a line")
-    entries = [(i, str(entry).strip()) for i, entry in enumerate(entries, 1)]
-    entries = [(i, entry) for i, entry in entries if entry]
-    for i, entry in entries:
-        if not re.fullmatch("[0-9]+", entry):
-            raise ValueError(f"{source}, entry {i}: {entry[:60]!r} is no image id; one is like 139")
-    if not entries:
-        raise ValueError(f"{source} names no image id; without ids every image is taken")
-    return [int(entry) for _, entry in entries]
+    """Image ids as a profile's split has them: a list, or a text file below `root`, one id per
+    line; raises ValueError for an entry that is no id."""
+    if not isinstance(ids, str):
+        return ids
+    entries = (root / ids).read_text(encoding="utf-8-sig", errors="replace").split()
+    wrong = [entry for entry in entries if not entry.isdecimal()]
+    if wrong:
+        raise InputError(f"{root / ids}: {wrong[0][:60]!r} is no image id; one is like 139")
+    return [int(entry) for entry in entries]
 
 
 def select(
-    images: list[dict],
-    source: str | Path,
-    ids: Iterable[int] | None = None,
-    skip: int = 0,
-    limit: int | None = None,
+    images: list[dict], source: Path, ids: Iterable[int] | None, skip: int, limit: int | None
 ) -> list[dict]:
-    """Entries of the images with these ids (none: all), then of them `limit` after `skip`; in the
-    order of the file, `source`.
-
-    Raises:
-        ValueError: an id that is not listed, or nothing is left.
-    """
+    """The images with these ids (None: all), then of them `limit` after `skip`; in the order of
+    the file, `source`. Raises ValueError for an id that is not listed, or if nothing is left."""
     if ids is not None:
         wanted = set(ids)
         unknown = sorted(wanted - {image["id"] for image in images})
         if unknown:
-            raise ValueError(
+            raise InputError(
                 f"{source} lists {len(images):,} images; {len(unknown):,} of the ids asked for are "
                 f"not among them: {first_few(unknown)}"
             )
         images = [image for image in images if image["id"] in wanted]
+    if not images:
+        raise InputError(f"{source} has no images, or none is asked for")
     kept = images[skip:][:limit]
     if not kept:
-        raise ValueError(
+        raise InputError(
             f"{source}: of the {len(images):,} images asked for, skip: {skip} and limit: {limit} "
             f"leave none"
         )
@@ -97,15 +86,16 @@ class CocoDataset(Dataset):
         images: folder of the image files.
         annotations: instances JSON; without one every image below `images` is taken, unlabelled.
         limit: keep only the first `limit` images.
-        skip: leave out so many images before that, so that one file serves disjoint splits.
         files: without annotations, names of the images to take from the folder.
+        skip: leave out so many images before that, so that one file serves disjoint splits.
         ids: keep only the images with these ids; `skip` and `limit` count what that leaves.
 
     Each item is `(image, target)`: image (3, H, W) RGB float in [0, 1]; target a dict of
     `image_id` int, `boxes` (N, 4) xyxy in pixels, `labels` (N,) in 1..K (contiguous; see
-    `category_ids`) and, of a data set `with_masks`, `masks` (N, H, W) uint8. Crowd regions and
-    boxes without area are in `ground_truth`, which evaluation reads, but not in the target, which
-    training reads. A data set is one of boxes alone as soon as one of its boxes has no mask.
+    `category_ids`) and, if the data set is `with_masks`, `masks` (N, H, W) uint8. One box without a
+    mask makes it a data set of boxes alone. Crowd regions, objects without area and those outside
+    their image are in `ground_truth`, which evaluation reads, but not in the target, which training
+    reads; `left_out` counts them.
 
     Raises:
         FileNotFoundError: no annotation file.
@@ -121,25 +111,20 @@ class CocoDataset(Dataset):
         skip: int = 0,
         ids: Iterable[int] | None = None,
     ):
-        self.folder = Path(images)
-        coco = (
-            read_annotations(annotations) if annotations else folder_annotations(self.folder, files)
-        )
-        kept = select(coco["images"], annotations or images, ids, skip, limit)
-        kept_ids = {image["id"] for image in kept}
-        self.ground_truth = {
-            "info": coco.get("info", {}),
-            "images": kept,
-            "annotations": [a for a in coco["annotations"] if a["image_id"] in kept_ids],
-            "categories": coco["categories"],
-        }
-        self.category_ids = [c["id"] for c in sorted(coco["categories"], key=lambda c: c["id"])]
-        self.categories = {c["id"]: c["name"] for c in coco["categories"]}
-        self._labels = {category: i + 1 for i, category in enumerate(self.category_ids)}
+        self.folder, source = Path(images), Path(annotations or images)
+        coco = read_annotations(source) if annotations else folder_annotations(source, files)
+        kept = select(coco["images"], source, ids, skip, limit)
         self._instances: dict[int, list[dict]] = {image["id"]: [] for image in kept}
-        for annotation in self.ground_truth["annotations"]:
+        own = [a for a in coco["annotations"] if a["image_id"] in self._instances]
+        for annotation in own:
             self._instances[annotation["image_id"]].append(annotation)
+        categories = coco["categories"]
+        info = coco.get("info", {})
+        self.ground_truth = dict(info=info, images=kept, annotations=own, categories=categories)
+        self.category_ids = sorted(category["id"] for category in categories)
+        self.categories = {category["id"]: category["name"] for category in categories}
         self.with_masks = has_masks(self.ground_truth)
+        self.left_out = Counter(filter(None, (a["left_out"] for a in own)))
 
     def __len__(self) -> int:
         return len(self.ground_truth["images"])
@@ -149,22 +134,22 @@ class CocoDataset(Dataset):
 
     def sizes(self) -> list[tuple[int, int]]:
         """(height, width) of every image, in px, from the annotations or the files' headers."""
-        return [self._size(i, image) for i, image in enumerate(self.ground_truth["images"])]
+        return [self._size(index) for index in range(len(self))]
 
-    def _size(self, index: int, image: dict) -> tuple[int, int]:
-        if "height" in image and "width" in image:
-            return image["height"], image["width"]
+    def _size(self, index: int) -> tuple[int, int]:
+        stated = self.ground_truth["images"][index]
+        if "height" in stated and "width" in stated:
+            return stated["height"], stated["width"]
         with Image.open(self.path(index)) as file:
             return file.height, file.width
 
     def image(self, index: int) -> torch.Tensor:
         """(3, H, W); raises ValueError where the annotations state another size."""
-        image = read_image(self.path(index))
-        stated = self._size(index, self.ground_truth["images"][index])
-        if tuple(image.shape[1:]) != tuple(stated):
-            raise ValueError(
+        image, (height, width) = read_image(self.path(index)), self._size(index)
+        if image.shape[1:] != (height, width):
+            raise InputError(
                 f"image {self.path(index)} is {image.shape[2]}x{image.shape[1]} px; its "
-                f"annotations say {stated[1]}x{stated[0]}"
+                f"annotations say {width}x{height}"
             )
         return image
 
@@ -177,7 +162,7 @@ class CocoDataset(Dataset):
         usable = [a for a in self._instances[image_id] if not a["left_out"]]
         boxes = torch.tensor([a["bbox"] for a in usable], dtype=torch.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]  # xywh -> xyxy
-        labels = [self._labels[a["category_id"]] for a in usable]
+        labels = [1 + self.category_ids.index(a["category_id"]) for a in usable]
         target = {"boxes": boxes, "labels": torch.tensor(labels, dtype=torch.int64)}
         if self.with_masks:
             masks = [_decode(a["segmentation"], height, width) for a in usable]

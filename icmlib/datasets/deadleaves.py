@@ -12,17 +12,17 @@ import json
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from faster_coco_eval.core import mask as rle
 from PIL import Image
 from tqdm.auto import tqdm
 
 from icmlib import device
+from icmlib.datasets.coco import instance
+from icmlib.io import written
 
 CATEGORIES = ("disk", "square", "triangle", "star")
 SPLITS = ("train", "val", "test")
@@ -86,10 +86,8 @@ class Canvas:
     def colours(self, rows: slice, columns: slice) -> np.ndarray:
         """(h, w, 3) textured, shaded colour of one leaf over a window."""
         rng = self.rng
-        texture, shift = (
-            self.textures[rng.integers(len(self.textures))],
-            rng.integers(0, self.size, 2),
-        )
+        texture = self.textures[rng.integers(len(self.textures))]
+        shift = rng.integers(0, self.size, 2)
         slope = rng.normal(0, 0.12, 2) / self.size
         y, x = np.ogrid[rows, columns]
         pattern = texture[(y - shift[0]) % self.size, (x - shift[1]) % self.size]  # rolled
@@ -127,10 +125,10 @@ def scene(seed: int, split: str, index: int, size: int) -> tuple[np.ndarray, lis
     for _ in range(60):  # radii with density r^-3 between 4 and 40 px: scale invariance
         canvas.paint(blob(rng), min(40, 4 / np.sqrt(rng.uniform(0.01, 1))))
     painted = {}
-    for instance in range(1, rng.integers(2, 7) + 1):
+    for number in range(1, rng.integers(2, 7) + 1):
         category = CATEGORIES[rng.integers(len(CATEGORIES))]
-        area = canvas.paint(SHAPES[category], rng.uniform(0.085, 0.24) * size, instance)
-        painted[instance] = (category, area)
+        area = canvas.paint(SHAPES[category], rng.uniform(0.085, 0.24) * size, number)
+        painted[number] = (category, area)
         if rng.uniform() < 0.3:  # clutter in front
             canvas.paint(blob(rng), rng.uniform(4, 10))
     y, x = np.mgrid[:size, :size] / size - 0.5
@@ -138,8 +136,8 @@ def scene(seed: int, split: str, index: int, size: int) -> tuple[np.ndarray, lis
     image = canvas.image * light[..., None] + rng.normal(0, 0.008, (size, size, 3))
     pixels = (np.clip(image, 0, 1) * 255).round().astype(np.uint8)
     instances = []
-    for instance, (category, area) in painted.items():
-        mask = canvas.owner == instance
+    for number, (category, area) in painted.items():
+        mask = canvas.owner == number
         if mask.sum() >= max(MIN_AREA, MIN_VISIBLE * area):
             instances.append({"category": category, "mask": mask})
     return pixels, instances
@@ -148,20 +146,10 @@ def scene(seed: int, split: str, index: int, size: int) -> tuple[np.ndarray, lis
 def _write_scene(index: int, *, folder: Path, seed: int, split: str, size: int) -> list[dict]:
     pixels, instances = scene(seed, split, index, size)
     Image.fromarray(pixels).save(folder / f"{index:06d}.png")
-    annotations = []
-    for instance in instances:
-        encoded = rle.encode(np.asfortranarray(instance["mask"].astype(np.uint8)))
-        annotations.append(
-            {
-                "image_id": index + 1,
-                "category_id": CATEGORIES.index(instance["category"]) + 1,
-                "segmentation": {"size": [size, size], "counts": encoded["counts"].decode()},
-                "area": int(instance["mask"].sum()),
-                "bbox": [float(v) for v in rle.toBbox(encoded)],
-                "iscrowd": 0,
-            }
-        )
-    return annotations
+    return [
+        {"image_id": index + 1} | instance(CATEGORIES.index(each["category"]) + 1, each["mask"])
+        for each in instances
+    ]
 
 
 def _end_with_parent() -> None:
@@ -174,6 +162,10 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def annotation_file(folder: Path, split: str) -> Path:
+    return Path(folder) / "annotations" / f"instances_{split}.json"
+
+
 def generate(
     root: Path, size: int, counts: dict[str, int], seed: int, workers: int | None = None
 ) -> Path:
@@ -183,7 +175,6 @@ def generate(
         root: parent folder; the data set goes to a folder named after its parameters.
         size: height and width of a scene in pixels.
         counts: scenes per split, e.g. `{"train": 1400, "val": 200, "test": 200}`.
-        seed: seed of all scenes.
         workers: processes; all cores by default.
 
     Returns:
@@ -192,35 +183,22 @@ def generate(
     numbers = "-".join(str(counts[split]) for split in SPLITS)
     folder = Path(root) / f"deadleaves-{size}px-seed{seed}-{numbers}"
     for split in SPLITS:
-        if not annotation_file(folder, split).exists():
-            _generate_split(folder, split, size, counts[split], seed, workers)
+        if annotation_file(folder, split).exists():
+            continue
+        (folder / split).mkdir(parents=True, exist_ok=True)
+        write = partial(_write_scene, folder=folder / split, seed=seed, split=split, size=size)
+        with ProcessPoolExecutor(workers or device.cores(), initializer=_end_with_parent) as pool:
+            scenes = pool.map(write, range(counts[split]), chunksize=16)
+            annotations = [a for each in tqdm(scenes, split, total=counts[split]) for a in each]
+        coco = {
+            "info": {"description": f"dead leaves, {split}", "seed": seed, "size": size},
+            "images": [
+                {"id": i + 1, "file_name": f"{i:06d}.png", "height": size, "width": size}
+                for i in range(counts[split])
+            ],
+            "annotations": [{"id": i, **a} for i, a in enumerate(annotations, 1)],
+            "categories": [{"id": i, "name": name} for i, name in enumerate(CATEGORIES, 1)],
+        }
+        with written(annotation_file(folder, split)) as half:  # its presence: the split is whole
+            half.write_text(json.dumps(coco))
     return folder
-
-
-def annotation_file(folder: Path, split: str) -> Path:
-    return Path(folder) / "annotations" / f"instances_{split}.json"
-
-
-def _generate_split(
-    folder: Path, split: str, size: int, count: int, seed: int, workers: int | None
-) -> None:
-    (folder / split).mkdir(parents=True, exist_ok=True)
-    write = partial(_write_scene, folder=folder / split, seed=seed, split=split, size=size)
-    workers = workers or device.cores()
-    with ProcessPoolExecutor(workers, initializer=_end_with_parent) as pool:
-        scenes: Iterator = pool.map(write, range(count), chunksize=16)
-        annotations = [a for each in tqdm(scenes, split, total=count) for a in each]
-    coco = {
-        "info": {"description": f"dead leaves, {split}", "seed": seed, "size": size},
-        "images": [
-            {"id": i + 1, "file_name": f"{i:06d}.png", "height": size, "width": size}
-            for i in range(count)
-        ],
-        "annotations": [{"id": i + 1, **a} for i, a in enumerate(annotations)],
-        "categories": [{"id": i + 1, "name": name} for i, name in enumerate(CATEGORIES)],
-    }
-    target = annotation_file(folder, split)
-    target.parent.mkdir(exist_ok=True)
-    half = target.with_suffix(".half")
-    half.write_text(json.dumps(coco))
-    half.replace(target)  # its presence says that the split is whole

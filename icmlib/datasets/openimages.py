@@ -1,14 +1,14 @@
 """Open Images V6 instance masks as COCO instances, in COCO's 80 categories.
 
-Read are the official files below one folder (data/README.md says which, and where from):
+The official files are read from one folder (data/README.md says which, and where from):
 
     class-descriptions-boxable.csv               label -> name
     <split>-annotations-object-segmentation.csv  one row per mask
     <split>-masks/<MaskPath>                     PNG, not always of its image's size
     <split>/<ImageID>.jpg
 
-Written are annotations/instances_<split>.json and, beside it, a report of what was left out. Names
-of masks and images are held in memory; run lengths go straight to the file.
+The results are annotations/instances_<split>.json and a report of what was left out. Names of masks
+and images are held in memory; run lengths go straight to the file.
 """
 
 import csv
@@ -19,20 +19,20 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from faster_coco_eval.core import mask as rle
 from PIL import Image
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 from tqdm.auto import tqdm
 
+from icmlib.datasets.coco import instance
 from icmlib.io import UNREADABLE, InputError, project_root, written
 
 
 def convert(root: str | Path, split: str, image_list: str | Path | None = None) -> dict:
     """Write `<root>/annotations/instances_<split>.json`, whole or not at all.
 
-    An image is in it where at least one of its masks is: Open Images annotates only the classes
-    that were verified in an image, so one without masks is not known to be empty. Image ids follow
-    the order of the Open Images ids, annotation ids that of the masks' file names.
+    An image is in it if at least one of its masks is: Open Images annotates only the classes that
+    were verified in an image, so one without masks is not known to be empty. Image ids follow the
+    order of the Open Images ids, annotation ids that of the masks' file names.
 
     Args:
         root: folder of the official files.
@@ -63,12 +63,10 @@ def convert(root: str | Path, split: str, image_list: str | Path | None = None) 
 
 
 def _inputs(root: Path, split: str, image_list: str | Path | None) -> dict[str, Path]:
-    """The files that are read; raises FileNotFoundError for those and folders that are missing."""
-    found = sorted(root.glob("*class-descriptions-boxable.csv"))  # V7's begins with oidv7-
-    files = {
-        "classes": found[0] if found else root / "class-descriptions-boxable.csv",
-        "masks": root / f"{split}-annotations-object-segmentation.csv",
-    }
+    """The files that are read; raises FileNotFoundError for files and folders that are missing."""
+    name = "class-descriptions-boxable.csv"
+    (classes,) = [*root.glob(f"*{name}")][:1] or [root / name]  # V7's begins with oidv7-
+    files = {"classes": classes, "masks": root / f"{split}-annotations-object-segmentation.csv"}
     if image_list:
         files["list"] = Path(image_list)
     needed = [*files.values(), root / split, root / f"{split}-masks"]
@@ -153,43 +151,31 @@ def _leave_out(report: dict, reason: str, masks: pd.Series | list[str]) -> None:
 
 def _write(path: Path, masks: pd.DataFrame, root: Path, split: str, report: dict) -> None:
     """COCO instances, one annotation at a time."""
-    images: dict[Path, dict] = {}
+    images: dict[str, dict] = {}
     with path.open("w") as out:
         out.write('{"annotations": [')
         for row in tqdm(masks.itertuples(), f"{split} masks", len(masks)):
-            image = root / split / f"{row.ImageID}.jpg"
-            encoded = _encode(root / f"{split}-masks" / row.MaskPath, image)
-            if isinstance(encoded, str):
-                _leave_out(report, encoded, [row.MaskPath])
+            name = f"{row.ImageID}.jpg"
+            mask = _read_mask(root / f"{split}-masks" / row.MaskPath, root / split / name)
+            if isinstance(mask, str):
+                _leave_out(report, mask, [row.MaskPath])
                 continue
-            entry = images.setdefault(image, _image(len(images) + 1, image, *encoded["size"]))
+            height, width = mask.shape
+            facts = {"file_name": name, "height": height, "width": width}
+            facts |= {"id": len(images) + 1, "open_images_id": row.ImageID}
+            image = images.setdefault(name, facts)
             out.write(",\n" if report["annotations"] else "\n")
             report["annotations"] += 1
-            annotation = {"id": report["annotations"], "image_id": entry["id"]}
-            out.write(json.dumps(annotation | _instance(int(row.category), encoded)))
+            ids = {"id": report["annotations"], "image_id": image["id"]}
+            out.write(json.dumps(ids | instance(int(row.category), mask)))
         info = {"description": f"Open Images V6, {split}, in COCO's categories"}
         rest = {"images": list(images.values()), "categories": categories(), "info": info}
         out.write("],\n" + json.dumps(rest)[1:])
     report["images"] = len(images)
 
 
-def _image(number: int, file: Path, height: int, width: int) -> dict:
-    size = {"height": height, "width": width}
-    return {"id": number, "file_name": file.name, **size, "open_images_id": file.stem}
-
-
-def _instance(category: int, encoded: dict) -> dict:
-    return {
-        "category_id": category,
-        "bbox": [float(v) for v in rle.toBbox(encoded)],  # xywh, px
-        "area": int(rle.area(encoded)),
-        "iscrowd": 0,
-        "segmentation": {"size": encoded["size"], "counts": encoded["counts"].decode()},
-    }
-
-
-def _encode(mask: Path, image: Path) -> dict | str:
-    """The mask's run lengths at the size of its image, or why there are none."""
+def _read_mask(mask: Path, image: Path) -> np.ndarray | str:
+    """The mask (H, W) at the size of its image, or why there is none."""
     try:
         with Image.open(image) as file:  # the header alone
             size = file.size
@@ -197,11 +183,9 @@ def _encode(mask: Path, image: Path) -> dict | str:
         return "unreadable_images"
     try:
         with Image.open(mask) as file:
-            pixels = np.array(file.convert("L").resize(size, Image.Resampling.NEAREST))
+            pixels = np.array(file.convert("L").resize(size, Image.Resampling.NEAREST)) > 0
     except FileNotFoundError:
         return "missing_masks"
     except UNREADABLE:
         return "unreadable_masks"
-    if not pixels.any():
-        return "empty_masks"
-    return rle.encode(np.asfortranarray(pixels > 0, dtype=np.uint8))
+    return pixels if pixels.any() else "empty_masks"

@@ -1,9 +1,8 @@
 """The explorer: one image's bits, and what each decoder makes of them, in a notebook.
 
 coded.py      an image coded once: decoded at any place of the knob, measured
-pictures.py   what is shown of it: pixels, boxes, spectrum, table
-divider.py    the before / after divider in the browser: divider.js, explorer.css
-widget.py     the controls, and what a change of each of them shows anew
+pictures.py   pixels, boxes, spectrum, table
+widget.py     the controls, and the divider between two pictures (divider.js, explorer.css)
 """
 
 from icmlib.explorer.coded import CodedImage, examples

@@ -42,26 +42,26 @@ class CodedImage:
 
     @cached_property
     def machine(self) -> torch.Tensor:
-        """What the codec's own decoder makes of the bits."""
+        """x_hat of the codec's own decoder."""
         return self.decode(MACHINE)
 
     @torch.no_grad()
     @device.exact()
     def decode(self, to: str | float) -> torch.Tensor:
-        """x_hat (3, H, W) of 8 bits, by a decoder's name or a place of the knob: the bits are
-        read already, so that only g_s is left to run. Raises as `Decoders.turn`."""
+        """x_hat (3, H, W) of 8 bits, by a decoder's name or a place of the knob; only g_s runs.
+        Raises as `Decoders.turn`."""
         x_hat = self.decoders.turn(to).synthesize(self._y_hat, *self.x.shape[-2:])
         return fidelity.to_8bit(x_hat[0].cpu())
 
     def measure(self, x_hat: torch.Tensor) -> dict[str, float]:
-        """Fidelity of a decoded image, and its pattern."""
+        """PSNR (dB) and SSIM of a decoded image, and its pattern."""
         x, x_hat = self.x[None], x_hat[None]
         quality = {"psnr": fidelity.psnr(x, x_hat).item(), "ssim": fidelity.ssim(x, x_hat).item()}
         return quality | self.pattern(x_hat[0])
 
     def pattern(self, image: torch.Tensor) -> dict[str, float]:
-        """LPP at periods 2, 4, 8 (dB) and PRMS (grey levels) of an image of this size. Noisier
-        than of a whole test set: a scene of 128 px is a single tile."""
+        """LPP at periods 2, 4, 8 (dB) and PRMS (grey levels) of an image of this size; noisier
+        than over a whole test set."""
         spectrum = checkerboard.welch_spectrum(checkerboard.luma(image), self.tile)
         pattern = checkerboard.read_pattern(spectrum[None])
         return {f"lpp{S}": value for S, value in pattern.lpp.items()} | {"prms": pattern.prms}
@@ -72,11 +72,8 @@ class CodedImage:
 
 
 def examples(data: DataConfig, count: int = 4) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """A few test images of a profile's data and scikit-image's photographs, by name; and the names
-    of the data's classes.
-
-    Dead leaves are painted here, the same as in the test split, so that no data set is made.
-    """
+    """A few test images of a profile's data and scikit-image's photographs, by name; names of the
+    data's classes. Dead leaves are those of the test split, without making it."""
     if data.name == "deadleaves":
         painted = [deadleaves.scene(data.seed, "test", i, data.size)[0] for i in range(count)]
         images = [torch.from_numpy(each).permute(2, 0, 1) / 255 for each in painted]

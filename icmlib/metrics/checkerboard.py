@@ -18,8 +18,8 @@ would have there.
 
 Report both: blurring lowers PRMS and leaves LPP. Pool first: average P over the tiles of an image,
 then over the images, then read. One tile is so noisy that max(P - B, 0) alone reads about 1 grey
-level; pooled floors are 0.07 for white noise of 8 grey levels and 0.2 to 0.4 on photographs, so the
-originals' own reading belongs beside every reading, and `excess_prms` takes it off.
+level. Pooled floors are 0.07 for white noise of 8 grey levels and 0.2 to 0.4 on photographs, so the
+originals are read, too, and `excess_prms` takes their reading off.
 
 Below N = 64 the neighbourhoods of the S = 8 lattice start to hold its own lines, so B rises and the
 readings fall short: compare such readings only with each other.
@@ -37,11 +37,10 @@ from functools import lru_cache
 import numpy as np
 from torch import Tensor
 
-from icmlib.io import InputError
-from icmlib.metrics import resample_counts
+from icmlib.io import LUMA, InputError
+from icmlib.metrics import bootstrap
 
 SCALES = (2, 4, 8)
-BT601 = (0.299, 0.587, 0.114)
 # Far under the power of 8-bit rounding (1.3e-6): keeps a flat tile at 0 dB, changes no picture.
 POWER_FLOOR = 1e-12
 
@@ -54,41 +53,31 @@ class Pattern:
     prms: float
 
 
-def luma(image: Tensor | np.ndarray) -> np.ndarray:
-    """BT.601 luma (H, W), float64, of an RGB image (3, H, W) in [0, 1]."""
-    image = _as_array(image)
-    if image.ndim != 3 or image.shape[0] != 3:
-        raise ValueError(f"need an RGB image (3, H, W); got shape {image.shape}")
-    _check_range(image, 0, 1)
-    return np.tensordot(BT601, image, axes=1)
+def luma(image: Tensor) -> np.ndarray:
+    """BT.601 luma (H, W), float64, of an RGB image (3, H, W) in [0, 1]; raises ValueError for
+    other values."""
+    image = image.detach().cpu().double().numpy()
+    if not (image.min() >= 0 and image.max() <= 1):  # so phrased, NaN fails too
+        raise ValueError(f"values run from {image.min():.4g} to {image.max():.4g}; need [0, 1]")
+    return np.tensordot(LUMA, image, axes=1)
 
 
 def tile_size(shapes: Iterable[tuple[int, int]]) -> int:
     """Tile side for a set of images of these (height, width): 128 px, or the largest multiple of
     16 that fits the smallest image. Raises ValueError under 16 px."""
-    shapes = [tuple(shape) for shape in shapes]
-    if not shapes:
-        raise ValueError("no image shapes given; a tile size needs at least one")
     height, width = min(shapes, key=min)
     if min(height, width) < 16:
         raise InputError(f"image is {width}x{height} px; the spectrum needs at least 16x16")
     return min(128, min(height, width) // 16 * 16)
 
 
-def tile_count(height: int, width: int, tile: int) -> int:
-    """How many tiles `welch_spectrum` averages: the image's weight in a pooled reading."""
-    return (2 * (height - tile) // tile + 1) * (2 * (width - tile) // tile + 1)
+def welch_spectrum(plane: np.ndarray, tile: int) -> np.ndarray:
+    """Welch power spectrum P of a luma, or of a difference of two, (H, W): (tile, tile), float64,
+    mean over its tiles.
 
-
-def welch_spectrum(image_or_luma: Tensor | np.ndarray, tile: int) -> np.ndarray:
-    """Welch power spectrum P of one image: (tile, tile), float64, mean over its tiles.
-
-    Takes an RGB image (3, H, W) in [0, 1], or a luma or a difference of two lumas (H, W), in
-    [-1, 1]. `P.sum() / tile**2` is the (Hann-weighted) variance; DC is at [0, 0]. Raises
-    ValueError for other shapes or ranges, a tile that does not fit or is no multiple of 16.
+    `P.sum() / tile**2` is the (Hann-weighted) variance; DC is at [0, 0]. `tile` is that of
+    `tile_size`. Raises ValueError where it does not fit.
     """
-    plane = _as_plane(image_or_luma)
-    _check_tile(tile)
     if min(plane.shape) < tile:
         height, width = plane.shape
         raise ValueError(f"image is {width}x{height} px; a tile of {tile}x{tile} does not fit")
@@ -96,44 +85,36 @@ def welch_spectrum(image_or_luma: Tensor | np.ndarray, tile: int) -> np.ndarray:
     window = np.outer(hann, hann) / (hann**2).sum()
     windows = np.lib.stride_tricks.sliding_window_view(plane, (tile, tile))
     windows = windows[:: tile // 2, :: tile // 2]  # (rows, columns, N, N)
-    # A row of tiles at a time: all tiles of a large photograph at once would fill the memory.
-    return sum(_power(row, window).sum(axis=0) for row in windows) / np.prod(windows.shape[:2])
+    power = np.zeros((tile, tile))
+    for row in windows:  # all tiles of a large photograph at once would fill the memory
+        row = row - row.mean(axis=(-2, -1), keepdims=True)
+        power += (np.abs(np.fft.fft2(row * window)) ** 2).sum(axis=0)
+    return power / np.prod(windows.shape[:2])
 
 
-def read_pattern(spectra: np.ndarray, weights: np.ndarray | None = None) -> Pattern:
-    """Pool the spectra (n, N, N) of n images, then read the lattice peaks.
-
-    `weights` None counts every image alike: the reading of the published figures. Each image's
-    tile count (`tile_count`) instead makes the pool the mean over all tiles of all images, so that
-    large images weigh more. The two are the same for images of one size.
-    """
-    spectra, weights = _check_pool(spectra, weights)
-    lpp, prms = _read(_pool(spectra, weights[None]))
-    return Pattern({S: float(v) for S, v in zip(SCALES, lpp[0], strict=True)}, float(prms[0]))
+def read_pattern(spectra: np.ndarray) -> Pattern:
+    """Pools the spectra (n, N, N) of n images, each image alike, and reads the lattice peaks."""
+    lpp, prms = _read(spectra.mean(axis=0, keepdims=True))
+    return Pattern({S: float(v) for S, v in zip(SCALES, lpp[0])}, float(prms[0]))
 
 
 def bootstrap_pattern(
-    spectra: np.ndarray,
-    weights: np.ndarray | None = None,
-    resamples: int = 200,
-    *,
-    rng: np.random.Generator,
+    spectra: np.ndarray, resamples: int = 200, *, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """Readings of `resamples` bootstrap samples of the images: "lpp2", "lpp4", "lpp8", "prms".
+    """Readings of resampled images of `spectra` (n, N, N): "lpp2", "lpp4", "lpp8" and "prms", each
+    (resamples,).
 
-    Each is a (resamples,) array; take its quantiles for an interval. Arguments as `read_pattern`.
     Near its floor PRMS is biased upwards by noise, and a resample is noisier than the set: there
     the interval can lie above the reading itself.
     Generators of equal seed draw equal images, which pairs decoded images with their originals:
     `excess_prms` of two such "prms" arrays is the bootstrap of the excess.
     """
-    spectra, weights = _check_pool(spectra, weights)
-    counts = resample_counts(len(spectra), resamples, rng)
+    counts = bootstrap.resample_counts(len(spectra), resamples, rng)
     read = _frequencies_read(spectra.shape[-1])  # the others need no pooling
     pooled = np.empty((resamples, spectra[0].size))
-    pooled[:, read] = _pool(spectra.reshape(len(spectra), -1)[:, read], counts * weights)
+    pooled[:, read] = counts / len(spectra) @ spectra.reshape(len(spectra), -1)[:, read]
     lpp, prms = _read(pooled.reshape(-1, *spectra.shape[1:]))
-    return {**{f"lpp{S}": column for S, column in zip(SCALES, lpp.T, strict=True)}, "prms": prms}
+    return {**{f"lpp{S}": column for S, column in zip(SCALES, lpp.T)}, "prms": prms}
 
 
 def excess_prms(decoded, original):
@@ -142,16 +123,6 @@ def excess_prms(decoded, original):
     Patterns of different origin are uncorrelated, so powers, not amplitudes, subtract.
     """
     return np.sqrt(np.maximum(np.square(decoded) - np.square(original), 0))
-
-
-def _power(tiles: np.ndarray, window: np.ndarray) -> np.ndarray:
-    tiles = tiles - tiles.mean(axis=(-2, -1), keepdims=True)
-    return np.abs(np.fft.fft2(tiles * window)) ** 2
-
-
-def _pool(spectra: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weighted means (R, ...) of spectra (n, ...) under R rows of weights (R, n)."""
-    return np.tensordot(weights / weights.sum(axis=1, keepdims=True), spectra, axes=1)
 
 
 def _read(pooled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -188,50 +159,11 @@ def _lattice(tile: int, scale: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]
         (False, True): [(0, j) for i, j in near if i == 0],
         (True, False): [(i, 0) for i, j in near if j == 0],
     }
+    steps = [(k, m) for k in range(scale) for m in range(scale)]
+    steps = [(k, m) for k, m in steps if k % 2 or m % 2]  # both even: in Lambda_{S/2}, or DC
     pairs = []
     for kind, offsets in kinds.items():
-        points = [
-            (k * tile // scale, m * tile // scale)
-            for k in range(scale)
-            for m in range(scale)
-            if (k > 0, m > 0) == kind and (k % 2 or m % 2)  # both even: in Lambda_{S/2}, or DC
-        ]
-        around = [[(y + i) % tile * tile + (x + j) % tile for i, j in offsets] for y, x in points]
-        pairs.append((np.array([y * tile + x for y, x in points]), np.array(around)))
+        points = np.array([(k, m) for k, m in steps if (k > 0, m > 0) == kind]) * tile // scale
+        around = (points[:, None] + np.array(offsets)) % tile  # (points, neighbours, 2)
+        pairs.append((points @ (tile, 1), around @ (tile, 1)))
     return tuple(pairs)
-
-
-def _as_array(image: Tensor | np.ndarray) -> np.ndarray:
-    image = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
-    return image.astype(np.float64)
-
-
-def _as_plane(image_or_luma: Tensor | np.ndarray) -> np.ndarray:
-    plane = _as_array(image_or_luma)
-    if plane.ndim != 2:
-        return luma(plane)
-    _check_range(plane, -1, 1)
-    return plane
-
-
-def _check_range(values: np.ndarray, low: float, high: float) -> None:
-    if not (values.min() >= low and values.max() <= high):  # so phrased, NaN fails too
-        raise ValueError(
-            f"values run from {values.min():.4g} to {values.max():.4g}; need [{low}, {high}]"
-        )
-
-
-def _check_tile(tile: int) -> None:
-    if tile < 16 or tile % 16:
-        raise ValueError(f"tile is {tile} px; need a multiple of 16, at least 16 (see tile_size)")
-
-
-def _check_pool(spectra, weights) -> tuple[np.ndarray, np.ndarray]:
-    spectra = np.asarray(spectra, dtype=np.float64)
-    if spectra.ndim != 3 or spectra.shape[1] != spectra.shape[2] or len(spectra) == 0:
-        raise ValueError(f"need spectra of shape (n, N, N), n > 0; got {spectra.shape}")
-    _check_tile(spectra.shape[1])
-    weights = np.ones(len(spectra)) if weights is None else np.asarray(weights, dtype=np.float64)
-    if weights.shape != (len(spectra),) or not (weights > 0).all():
-        raise ValueError(f"need {len(spectra)} positive weights, one an image; got {weights}")
-    return spectra, weights

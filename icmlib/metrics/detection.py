@@ -4,20 +4,19 @@ Ground truth is a COCO-style dict (images, annotations, categories); detections 
 results (image_id, category_id, score, bbox in x, y, width, height pixels, and, for masks,
 segmentation as RLE). Neither is ever changed.
 
-`coco_summary` gives the twelve figures everybody quotes (faster-coco-eval). `match` pairs
-detections with objects once (pycocotools); `average_precision` then costs no more than sorting out
-who was right, for as many resamples as a bootstrap wants.
+`coco_summary` gives the twelve official figures (faster-coco-eval). `match` pairs detections with
+objects once (pycocotools); `average_precision` then costs little, for as many resamples as a
+bootstrap wants.
 """
 
 import contextlib
 import io
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from faster_coco_eval.core import mask as rle
 
-from icmlib.metrics import resample_counts
+from icmlib.metrics import bootstrap
 
 FIGURES = (
     *("AP", "AP50", "AP75", "APsmall", "APmedium", "APlarge"),
@@ -32,71 +31,62 @@ CHUNK = 2_000_000  # elements of one (resamples, detections) array: 16 MB
 
 
 @dataclass(frozen=True)
-class CategoryMatches:
-    """One category: D detections by falling score, T = 10 IoU thresholds, I images."""
+class Matches:
+    """All that AP needs, as arrays: K categories that have objects, I images by rising id, D
+    detections by category and falling score, T = 10 IoU thresholds."""
 
-    category_id: int
-    scores: np.ndarray  # (D,)
-    image: np.ndarray  # (D,) index into Matches.image_ids
+    image_ids: np.ndarray  # (I,)
+    positives: np.ndarray  # (K, I) objects to be found
+    category: np.ndarray  # (D,) index into the K
+    image: np.ndarray  # (D,) index into the I
     true_positive: np.ndarray  # (T, D) bool
     ignored: np.ndarray  # (T, D) bool: matched to a crowd, neither right nor wrong
-    positives: np.ndarray  # (I,) objects to be found in each image
 
 
-@dataclass(frozen=True)
-class Matches:
-    """All that AP needs, category by category; weights of images go by `image_ids` (rising)."""
-
-    image_ids: tuple[int, ...]
-    categories: tuple[CategoryMatches, ...]
-
-
-def coco_summary(
-    ground_truth: dict,
-    detections: list[dict],
-    iou_type: str,
-    image_ids: Iterable[int] | None = None,
-) -> dict[str, float]:
+def coco_summary(ground_truth: dict, detections: list[dict], iou_type: str) -> dict[str, float]:
     """The twelve official COCO figures by name, in [0, 1], as pycocotools computes them.
 
-    `iou_type` is "bbox" or "segm"; `image_ids` restricts ground truth and detections to these
-    images. AP is the mean over IoU .50:.95 and over the categories that have ground truth; a
-    category without any is left out. A figure without any ground truth at all (no small object in
-    the set, say) is nan where COCO prints -1. No detections read 0.0. Detections of categories
-    that the ground truth does not list are passed over, as COCO does. Raises ValueError for an
-    unknown `iou_type` and for images or detections that do not belong to the ground truth.
+    `iou_type` is "bbox" or "segm". AP is the mean over IoU .50:.95 and over the categories that
+    have objects. A figure without any object (no small one in the set, say) is nan where COCO
+    prints -1; no detections read 0. Detections of categories that the ground truth does not list
+    are passed over, as COCO does. Raises ValueError for detections in images that it does not list.
     """
     from faster_coco_eval import COCO, COCOeval_faster
 
-    truth, results = _private_copies(ground_truth, detections, iou_type, image_ids)
+    truth, results = _private_copies(ground_truth, detections, iou_type)
     evaluation = COCOeval_faster(COCO(truth), COCO(results), iou_type)
     evaluation.run()
-    return {
-        name: float("nan") if value < 0 else float(value)
-        for name, value in zip(FIGURES, evaluation.stats, strict=True)
-    }
+    stats = np.asarray(evaluation.stats, float)
+    return dict(zip(FIGURES, np.where(stats < 0, np.nan, stats).tolist(), strict=True))
 
 
-def match(
-    ground_truth: dict,
-    detections: list[dict],
-    iou_type: str,
-    image_ids: Iterable[int] | None = None,
-) -> Matches:
-    """Matches detections to objects once, image by image (area all, 100 detections an image).
+def match(ground_truth: dict, detections: list[dict], iou_type: str) -> Matches:
+    """Matches detections to objects once, image by image (area all, 100 detections per image).
 
-    Arguments and errors as `coco_summary`. Categories without ground truth are left out.
+    Arguments and errors as `coco_summary`.
     """
-    truth, results = _private_copies(ground_truth, detections, iou_type, image_ids)
-    parameters, evaluated = _evaluate_images(truth, results, iou_type)
-    n = len(parameters.imgIds)
-    categories = [
-        _category_matches(int(category_id), evaluated[k * n : (k + 1) * n])
-        for k, category_id in enumerate(parameters.catIds)
-    ]
+    image_ids, found = _evaluate_images(
+        *_private_copies(ground_truth, detections, iou_type), iou_type
+    )
+    positives = [np.sum(np.equal(each["gtIgnore"], 0)) for each in found]
+    positives = np.array(positives, dtype=int).reshape(-1, len(image_ids))
+    scores = np.concatenate([each["dtScores"] for each in found])
+    place = np.repeat(np.arange(len(found)), [len(each["dtScores"]) for each in found])
+    category, image = np.divmod(place, len(image_ids))
+    order = np.lexsort((-scores, category))  # equal scores keep the order of the images
+    present = positives.any(axis=1)
+    order = order[present[category[order]]]
+    matched, ignored = (
+        np.concatenate([each[name] for each in found], axis=1)[:, order] > 0
+        for name in ("dtMatches", "dtIgnore")
+    )
     return Matches(
-        image_ids=tuple(int(image_id) for image_id in parameters.imgIds),
-        categories=tuple(c for c in categories if c.positives.any()),
+        image_ids=np.array(image_ids),
+        positives=positives[present],
+        category=(np.cumsum(present) - 1)[category[order]],
+        image=image[order],
+        true_positive=matched & ~ignored,
+        ignored=ignored,
     )
 
 
@@ -104,49 +94,32 @@ def average_precision(matches: Matches, weights: np.ndarray | None = None) -> di
     """COCO's "AP" and "AP50" with each image counted `weights` times.
 
     weights (I,), or None for one each, gives floats: for unit weights exactly `coco_summary`'s.
-    weights (R, I) gives arrays (R,), one value a resample. A category is left out of a resample
+    weights (R, I) gives arrays (R,), one value per resample. A category is left out of a resample
     that holds none of its objects; nan where no category is left.
     """
     weights = np.ones(len(matches.image_ids)) if weights is None else np.asarray(weights)
-    if weights.ndim not in (1, 2) or weights.shape[-1] != len(matches.image_ids):
-        raise ValueError(
-            f"weights have shape {weights.shape}; need ({len(matches.image_ids)},) or "
-            f"(resamples, {len(matches.image_ids)}), one column an image"
-        )
     rows = np.atleast_2d(weights).astype(float)
-    table = np.empty((len(matches.categories), len(rows), IOU_THRESHOLDS))
-    for k, category in enumerate(matches.categories):
-        table[k] = _category_precision(category, rows)
+    table = np.empty((len(matches.positives), len(rows), IOU_THRESHOLDS))
+    for k in range(len(table)):
+        table[k] = _category_precision(matches, k, rows)
     values = {"AP": _mean_present(table.mean(axis=2)), "AP50": _mean_present(table[:, :, 0])}
     return {k: float(v[0]) for k, v in values.items()} if weights.ndim == 1 else values
 
 
 def paired_bootstrap(
-    matches_a: Matches,
-    matches_b: Matches,
-    resamples: int = 1000,
-    *,
-    rng: np.random.Generator,
-    figure: str = "AP",
+    matches_a: Matches, matches_b: Matches, resamples: int = 1000, *, rng: np.random.Generator
 ) -> dict[str, float]:
     """AP of b minus AP of a, with its 95 % interval: "difference", "low", "high".
 
-    Both are read on the same resampled images, so what is hard for both cancels; the interval is
-    the 2.5 and 97.5 % quantiles of the resampled differences. `figure` is "AP" or "AP50".
-    Raises ValueError where the two were not matched on the same images.
+    Both are read on the same resampled images, so what is hard for both cancels. Raises ValueError
+    where the two were not matched on the same images.
     """
-    if matches_a.image_ids != matches_b.image_ids:
-        raise ValueError(
-            f"a has {len(matches_a.image_ids)} images, b {len(matches_b.image_ids)}; a paired "
-            "bootstrap needs the same image_ids in both"
-        )
-    counts = resample_counts(len(matches_a.image_ids), resamples, rng)
-    difference = (
-        average_precision(matches_b, counts)[figure] - average_precision(matches_a, counts)[figure]
-    )
-    low, high = np.nanquantile(difference, [0.025, 0.975])
-    whole = average_precision(matches_b)[figure] - average_precision(matches_a)[figure]
-    return {"difference": whole, "low": float(low), "high": float(high)}
+    if not np.array_equal(matches_a.image_ids, matches_b.image_ids):
+        raise ValueError("a paired bootstrap needs detections on the same images")
+    counts = bootstrap.whole_and_resamples(len(matches_a.image_ids), resamples, rng)
+    a, b = (average_precision(each, counts)["AP"] for each in (matches_a, matches_b))
+    low, high = bootstrap.interval((b - a)[1:])
+    return {"difference": float(b[0] - a[0]), "low": low, "high": high}
 
 
 def to_coco_results(image_id: int, prediction: dict, category_ids: list[int]) -> list[dict]:
@@ -182,109 +155,66 @@ def encode_mask(mask: np.ndarray) -> dict:
     return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode()}
 
 
-def _private_copies(
-    ground_truth: dict, detections: list[dict], iou_type: str, image_ids: Iterable[int] | None
-) -> tuple[dict, dict]:
-    """Ground truth and detections of these images as two COCO dicts that evaluators may write to.
+def _private_copies(ground_truth: dict, detections: list[dict], iou_type: str) -> tuple[dict, dict]:
+    """Ground truth and detections as two COCO dicts whose annotations evaluators may write to.
 
-    Ids are numbered from 1: the evaluators take an id of 0 for "no match".
+    Ids are numbered from 1: the evaluators take an id of 0 for "no match". Areas are those of the
+    geometry that is judged: COCO's own reader takes the box's for the mask's, where both are given.
     """
-    if iou_type not in GEOMETRY:
-        raise ValueError(f"iou_type is {iou_type!r}; need one of {sorted(GEOMETRY)}")
-    known = {image["id"] for image in ground_truth["images"]}
-    wanted = known if image_ids is None else set(image_ids)
-    strangers = (wanted | {d["image_id"] for d in detections}) - known
+    strangers = {d["image_id"] for d in detections} - {i["id"] for i in ground_truth["images"]}
     if strangers:
         raise ValueError(f"images {sorted(strangers)[:5]} are not in the ground truth")
-    shared = {
-        "images": [dict(image) for image in ground_truth["images"] if image["id"] in wanted],
-        "categories": [dict(category) for category in ground_truth["categories"]],
-    }
-    objects = [a for a in ground_truth["annotations"] if a["image_id"] in wanted]
-    objects = [{"iscrowd": 0, **a, "id": i} for i, a in enumerate(objects, start=1)]
-    results = [d for d in detections if d["image_id"] in wanted]
-    shapes = [_shape(detection, iou_type) for detection in results]
+    objects = [{"iscrowd": 0, **a, "id": i} for i, a in enumerate(ground_truth["annotations"], 1)]
+    name = GEOMETRY[iou_type]
+    shapes = [each[name] for each in detections]
+    if iou_type == "bbox":
+        areas = [width * height for _, _, width, height in shapes]
+    else:
+        areas = rle.area(shapes).astype(float).tolist() if shapes else []
     results = [
-        _as_annotation(*each, i, iou_type)
-        for i, each in enumerate(zip(results, shapes, _areas(shapes, iou_type)), start=1)
+        {key: each[key] for key in ("image_id", "category_id", "score", name)}
+        | {"id": i, "area": area, "iscrowd": 0}
+        for i, (each, area) in enumerate(zip(detections, areas), 1)
     ]
+    shared = {key: ground_truth[key] for key in ("images", "categories")}
     return {**shared, "annotations": objects}, {**shared, "annotations": results}
 
 
-def _shape(detection: dict, iou_type: str) -> list | dict:
-    geometry = GEOMETRY[iou_type]
-    if geometry not in detection:
-        raise ValueError(f"a detection has no {geometry!r}, which {iou_type!r} needs: {detection}")
-    return detection[geometry]
+def _evaluate_images(truth: dict, results: dict, iou_type: str) -> tuple[list[int], list[dict]]:
+    """The image ids, rising, and pycocotools' matches, category by category, by these images.
 
-
-def _areas(shapes: list, iou_type: str) -> list[float]:
-    """Of the geometry that is judged: COCO's own reader, given both, takes the box's area for the
-    mask's, and so puts masks in the wrong size class."""
-    if iou_type == "bbox":
-        return [width * height for _, _, width, height in shapes]
-    return rle.area(shapes).astype(float).tolist() if shapes else []
-
-
-def _as_annotation(
-    detection: dict, shape: list | dict, area: float, identifier: int, iou_type: str
-) -> dict:
-    kept = {key: detection[key] for key in ("image_id", "category_id", "score")}
-    return {**kept, GEOMETRY[iou_type]: shape, "area": area, "id": identifier, "iscrowd": 0}
-
-
-def _evaluate_images(truth: dict, results: dict, iou_type: str):
-    """pycocotools' parameters and per-image matches, category by category, images rising.
-
-    pycocotools, since faster-coco-eval keeps its per-image matches inside C++.
+    pycocotools, since faster-coco-eval keeps its matches per image inside C++.
     """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints each step
         apis = COCO(), COCO()
-        for api, dataset in zip(apis, (truth, results), strict=True):
+        for api, dataset in zip(apis, (truth, results)):
             api.dataset = dataset
             api.createIndex()
         evaluation = COCOeval(*apis, iou_type)
         evaluation.params.areaRng = evaluation.params.areaRng[:1]
         evaluation.params.maxDets = [MAX_DETECTIONS]
         evaluation.evaluate()
-    return evaluation.params, evaluation.evalImgs
+    nothing = np.zeros((IOU_THRESHOLDS, 0))
+    empty = {"dtScores": [], "dtMatches": nothing, "dtIgnore": nothing, "gtIgnore": []}
+    return list(evaluation.params.imgIds), [each or empty for each in evaluation.evalImgs]
 
 
-def _category_matches(category_id: int, evaluated: list[dict | None]) -> CategoryMatches:
-    """Joins a category's images and sorts by score; equal scores keep the order of the images."""
-    present = [(i, e) for i, e in enumerate(evaluated) if e is not None]
-    scores = np.concatenate([[], *(e["dtScores"] for _, e in present)])
-    image = np.repeat([i for i, _ in present], [len(e["dtScores"]) for _, e in present])
-    none = np.zeros((IOU_THRESHOLDS, 0))  # so that a category without detections joins, too
-    matched = np.concatenate([none, *(e["dtMatches"] for _, e in present)], axis=1) > 0
-    ignored = np.concatenate([none, *(e["dtIgnore"] for _, e in present)], axis=1) > 0
-    positives = np.array(
-        [0 if e is None else np.sum(np.equal(e["gtIgnore"], 0)) for e in evaluated], dtype=int
-    )
-    order = np.argsort(-scores, kind="mergesort")
-    return CategoryMatches(
-        category_id=category_id,
-        scores=scores[order],
-        image=image.astype(int)[order],
-        true_positive=(matched & ~ignored)[:, order],
-        ignored=ignored[:, order],
-        positives=positives,
-    )
-
-
-def _category_precision(category: CategoryMatches, weights: np.ndarray) -> np.ndarray:
-    """AP at each IoU threshold, (R, T), under weights (R, I); nan where no object counts."""
-    step = max(1, CHUNK // max(1, len(category.scores)))  # all resamples at once fill the memory
-    chunks = [weights[start : start + step] for start in range(0, len(weights), step)]
-    columns = list(zip(category.true_positive, ~category.ignored, strict=True))
-    tables = []
-    for chunk in chunks:
-        positives, drawn = chunk @ category.positives, chunk[:, category.image]
-        tables.append([_threshold_precision(drawn, positives, *flags) for flags in columns])
-    return np.concatenate([np.stack(table, axis=1) for table in tables])
+def _category_precision(matches: Matches, k: int, weights: np.ndarray) -> np.ndarray:
+    """AP of a category at each IoU threshold, (R, T), under weights (R, I); nan where no object
+    counts."""
+    own = matches.category == k
+    image, positives = matches.image[own], weights @ matches.positives[k]
+    right, counted = matches.true_positive[:, own], ~matches.ignored[:, own]
+    table = np.empty((len(weights), IOU_THRESHOLDS))
+    step = max(1, CHUNK // max(1, len(image)))  # all resamples at once fill the memory
+    for rows in (slice(start, start + step) for start in range(0, len(weights), step)):
+        drawn = weights[rows][:, image]
+        for t in range(IOU_THRESHOLDS):
+            table[rows, t] = _threshold_precision(drawn, positives[rows], right[t], counted[t])
+    return table
 
 
 def _threshold_precision(

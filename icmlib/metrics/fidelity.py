@@ -1,6 +1,6 @@
 """Fidelity of a decoded image to its original: PSNR, SSIM, VGG distance, task-feature distance.
 
-Images are RGB floats in [0, 1], (B, 3, H, W); each metric returns one value an image, (B,), and
+Images are RGB floats in [0, 1], (B, 3, H, W). Each metric returns one value per image, (B,), and
 refuses other shapes and ranges. Round decoded images once (`to_8bit`) before calling any of them.
 """
 
@@ -12,8 +12,6 @@ from torch import Tensor
 
 from icmlib.downloads import read_state
 
-SSIM_WINDOW = 11
-VGG_SMALLEST = 16  # VGG-16's fifth stage sees 1/16 of the image
 VGG_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"  # torchvision's
 
 
@@ -30,8 +28,7 @@ def to_8bit(x: Tensor) -> Tensor:
 def psnr(x: Tensor, y: Tensor) -> Tensor:
     """Peak signal-to-noise ratio (dB) of each image, (B,), both rounded to 8 bits first.
 
-    -10 log10(MSE over all pixels and channels), peak 1. Identical images are infinitely good
-    (inf), and so is any mean that holds one: count them, or average the MSE.
+    -10 log10(MSE over all pixels and channels), peak 1; inf for identical images.
     """
     _check_pair(x, y)
     error = to_8bit(x.double()) - to_8bit(y.double())
@@ -44,7 +41,7 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
     11x11 Gaussian window of sigma 1.5, window positions inside the image only, mean over the three
     channels. Raises ValueError for images smaller than the window.
     """
-    _check_pair(x, y, smallest=SSIM_WINDOW)
+    _check_pair(x, y, smallest=11)
     # channels last, the depthwise windows take a third of the time
     x, y = (image.float().contiguous(memory_format=torch.channels_last) for image in (x, y))
     return msssim_ssim(x, y, data_range=1.0, size_average=False)
@@ -54,70 +51,46 @@ def feature_distance(features_x: dict[str, Tensor], features_y: dict[str, Tensor
     """Distance of two sets of feature maps, (B,): 0 for equal maps, about 2 for unrelated ones.
 
     For each image, the mean over maps (B, C, H, W) of MSE(map_x, map_y) / variance(map_x): the
-    original's variance makes maps of any scale count alike. Differentiable, so that it is a metric
-    and the task-feature term of the training losses alike; computed in float32 under autocast.
-    Raises ValueError where names or shapes of the maps differ, or there are none.
+    original's variance makes maps of any scale count alike. Differentiable; computed in float32
+    under autocast. It is both a metric and the feature term of the trainings.
     """
-    if features_x.keys() != features_y.keys() or not features_x:
-        raise ValueError(
-            f"need the same maps on both sides, at least one; got {sorted(features_x)} "
-            f"and {sorted(features_y)}"
-        )
-    return torch.stack([_map_distance(n, features_x[n], features_y[n]) for n in features_x]).mean(0)
+    return torch.stack([_map_distance(features_x[n], features_y[n]) for n in features_x]).mean(0)
 
 
-class VGGDistance:
+class VGGDistance(torch.nn.Module):
     """LPIPS on VGG-16 (Zhang et al. 2018, arXiv 1801.03924), version 0.1; lower is closer.
 
-    Make one with `VGGDistance.load()`; call it with two batches of images in [0, 1].
+    VGG-16 is torchvision's (528 MB, in torch.hub's cache); lpips brings its own part.
+
+    Raises:
+        WeightsUnavailable: VGG-16 is not in the cache and `download` is off, or it cannot be had;
+            gives the reason, the file's address and its place.
     """
 
-    def __init__(self, model: torch.nn.Module):
-        """`model`: an `lpips.LPIPS(net="vgg")` with its pretrained weights."""
-        self.model = model.eval().requires_grad_(False)
-
-    @classmethod
-    def load(cls, download: bool = False) -> "VGGDistance":
-        """With torchvision's VGG-16 (528 MB, in torch.hub's cache); lpips brings its own part.
-
-        Raises WeightsUnavailable, with the reason, the file's address and its place, where it is
-        missing and `download` is off, or it cannot be had: a table then says "n/a", never another
-        network's distance.
-        """
+    def __init__(self, download: bool = False):
+        super().__init__()
         state = read_state(VGG_URL, "VGG-16", download)
-        model = _untrained_lpips()
-        names = model.net.state_dict()  # sliceK.N.weight is VGG-16's features.N.weight
-        model.net.load_state_dict({k: state[f"features.{k.split('.', 1)[1]}"] for k in names})
-        return cls(model)
+        import lpips  # here, since it takes seconds and most runs never ask for it
 
-    def to(self, device: torch.device | str) -> "VGGDistance":
-        """Moves the network; the images of a call must be on the same device."""
-        self.model.to(device)
-        return self
+        # keep the caller's random state; lpips calls torchvision by an old name and hears about it
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # random weights: its way to VGG-16's would unpickle
+            self.model = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
+        names = self.model.net.state_dict()  # sliceK.N.weight is VGG-16's features.N.weight
+        self.model.net.load_state_dict({k: state[f"features.{k.split('.', 1)[1]}"] for k in names})
+        self.eval().requires_grad_(False)
 
     @torch.no_grad()
-    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Distance of each image, (B,), of two batches (B, 3, H, W) in [0, 1], at least 16x16."""
-        _check_pair(x, y, smallest=VGG_SMALLEST)
+        _check_pair(x, y, smallest=16)  # the fifth stage sees 1/16
         return self.model(2 * x.float() - 1, 2 * y.float() - 1).flatten()  # LPIPS wants [-1, 1]
 
 
-def _map_distance(name: str, x: Tensor, y: Tensor) -> Tensor:
-    if x.shape != y.shape:
-        raise ValueError(f"map {name}: shapes {tuple(x.shape)} and {tuple(y.shape)} differ")
+def _map_distance(x: Tensor, y: Tensor) -> Tensor:
     x, y = x.float().flatten(1), y.float().flatten(1)
     variance = x.var(dim=1, unbiased=False).clamp_min(1e-6)  # a dead map must not divide by 0
     return (x - y).square().mean(dim=1) / variance
-
-
-def _untrained_lpips() -> torch.nn.Module:
-    """lpips' own layers over a VGG-16 of random weights: its way to VGG-16's would unpickle."""
-    import lpips  # here, since it takes seconds and most runs never ask for it
-
-    # keep the caller's random state; lpips calls torchvision by an old name and hears about it
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
 
 
 def _check_pair(x: Tensor, y: Tensor, smallest: int = 1) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy.interpolate import PchipInterpolator
 
-from icmlib.metrics import bd
+from icmlib.metrics import bd, bootstrap
 from icmlib.studies.verdicts import FINDING, finding
 
 ANCHORS = ("VVC", "HEVC")  # what the learned codec is held against off the shelf: the first there
@@ -86,8 +86,7 @@ def lowest_common_rate(curves: dict[str, Curve], names: list[str]) -> float:
 
 def interval(values: np.ndarray, scale: float = 1.0) -> dict[str, float]:
     """`value` of the whole set and its 95 % interval from (1 + R,); nan resamples are left out."""
-    draws = values[1:][np.isfinite(values[1:])]
-    low, high = np.quantile(draws, (0.025, 0.975)) if len(draws) else (np.nan, np.nan)
+    low, high = bootstrap.interval(values[1:])
     return {"value": scale * values[0], "low": scale * low, "high": scale * high}
 
 

@@ -15,7 +15,7 @@ from icmlib.codecs.conventional import ConventionalCodec
 from icmlib.config import ChainConfig, CodecConfig, FinetuneConfig, replace
 from icmlib.evaluate import Evaluation, load_evaluation
 from icmlib.io import project_root
-from icmlib.metrics import bd, detection
+from icmlib.metrics import bd, bootstrap, detection
 from icmlib.studies.curves import Curve, at_rate, interval
 from icmlib.studies.profile import BRIDGE, Profile, lookup
 from icmlib.studies.runs import load_codec, read_summary, run_folder
@@ -87,7 +87,7 @@ def resampled_curves(profile: Profile) -> dict[str, Curve]:
     """Every curve with a bootstrap over the test images: the same resamples for all of them."""
     truth = datasets.create(profile.data, "test").ground_truth
     rng = np.random.default_rng(0)
-    counts = bd.whole_and_resamples(len(truth["images"]), profile.evaluation.resamples, rng)
+    counts = bootstrap.whole_and_resamples(len(truth["images"]), profile.evaluation.resamples, rng)
     curves = {}
     for curve, points in tqdm(groupby(runs(profile), itemgetter(0)), "curves"):
         measured = [

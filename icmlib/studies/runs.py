@@ -3,13 +3,14 @@
 results/<profile>/<stage>/<name>/
     run.json       parameters, versions, device, git commit, fingerprints, start, end
     log.csv        one row per step      summary.json   what later notebooks read
-    last.pt        the resume point      final.safetensors   the weights
+    last.pt        the checkpoint        final.safetensors   the weights
     figures/       pictures, each with the table it was drawn from
     notebook.ipynb the executed notebook; notebook.unfinished.ipynb while it runs, or if it failed
     .lock          the process at work   .*.half, .tmp*      of a killed one: count as nothing
 """
 
 import contextlib
+import itertools
 import json
 import platform
 import subprocess
@@ -48,12 +49,11 @@ PACKAGES = ("torch", "torchvision", "compressai", "numpy", "faster-coco-eval")
 
 
 class Run(Journal):
-    """One run folder. Opening it again with the same parameters and inputs resumes it. A run of
-    others is moved aside, to `<name>.old-<n>`, with a warning that says what differs; nothing is
-    deleted. The folder is this process's until the run is finished.
+    """One run folder, locked until the run is finished. With the same parameters and inputs it
+    resumes; a folder with others is moved aside, to `<name>.old-<n>`, with a warning that says what
+    differs.
 
     Args:
-        folder: where everything goes.
         parameters: configs and values that decide the result.
         inputs: fingerprints of what goes in (data, weights).
         provenance: short facts for figures and tables: profile, seed, data.
@@ -70,7 +70,7 @@ class Run(Journal):
         old = read_json(self.path("run.json"))
         device.state().wait_for_everyone()  # before one of them writes
         if any(old.get(key) != value for key, value in self._facts.items()):
-            if old or self._computed():
+            if {file.name for file in self.folder.iterdir()} - {".lock", UNFINISHED}:
                 self._move_aside(old)
             old = {}
         self._facts |= {
@@ -90,37 +90,26 @@ class Run(Journal):
 
     @device.main_only
     def _claim(self) -> None:
-        """Two processes at once would write into each other's log and checkpoints: what a killed
-        snakemake had started goes on without it. A killed process gives up its lock."""
+        """Keep other processes out: those of a killed snakemake go on without it."""
         self._lock = FileLock(self.path(".lock"), is_singleton=True)
         try:
             self._lock.acquire(blocking=False)
         except Timeout:
-            raise RuntimeError(
-                f"another process is at work in {self.folder}; wait for its end, or end it, and "
-                f"run again"
-            ) from None
-        for pattern in (".*.half", ".tmp*"):  # of a killed process; the latter are safetensors' own
+            busy = f"another process is at work in {self.folder}; wait for its end, or end it"
+            raise RuntimeError(f"{busy}, and run again") from None
+        for pattern in (".*.half", ".tmp*"):  # left by a killed process; .tmp* by safetensors
             for half in self.folder.rglob(pattern):
                 half.unlink()
-
-    # --- files ---------------------------------------------------------------------------
 
     @device.main_only
     def _write(self, name: str, values: dict) -> None:
         with written(self.path(name)) as half:
             half.write_text(json.dumps(plain(values), indent=1))
 
-    def _computed(self) -> bool:
-        """Whether anything was made here, of which run.json should tell."""
-        return any(file.name not in (".lock", UNFINISHED) for file in self.folder.iterdir())
-
     @device.main_only
     def _move_aside(self, old: dict) -> None:
-        """The folder becomes `<name>.old-<n>`; a new one takes its place."""
-        number = 1
-        while (aside := self.folder.with_name(f"{self.folder.name}.old-{number}")).exists():
-            number += 1
+        named = (self.folder.with_name(f"{self.folder.name}.old-{n}") for n in itertools.count(1))
+        aside = next(folder for folder in named if not folder.exists())
         self._lock.release(force=True)
         self.folder.rename(aside)
         changed = ", ".join(_changes(old, self._facts)) if old else "run.json cannot be read"
@@ -131,8 +120,6 @@ class Run(Journal):
         if (aside / UNFINISHED).exists():  # the notebook that opens this run
             (aside / UNFINISHED).rename(self.folder / UNFINISHED)
         self._claim()
-
-    # --- results -------------------------------------------------------------------------
 
     @device.main_only
     def save_table(self, table: pd.DataFrame, name: str) -> None:
@@ -152,7 +139,7 @@ class Run(Journal):
             self.save_table(table, f"figures/{name}")
 
     def finish(self, summary: dict) -> dict:
-        """Write summary.json, which says that the run is whole."""
+        """Write summary.json, which marks the run as complete."""
         self._write("run.json", self._facts | {"end": _now()})
         self._write("summary.json", summary)
         if device.main():

@@ -2,8 +2,7 @@
 
     torchvision.py   the small Mask R-CNN of the embedded data; torchvision's own detectors
     detectron2.py    detectron2's, by the names of its model zoo, where it is installed
-    batch_norm.py    when it is trained and when it is not, in both
-    targets.py       what both ask of a target
+    common.py        what both share: checks, and when batch norm is trained
     proxies.py       VGG-16, in place of the machine in base training
 
 A task network takes RGB images in [0, 1] and does its own channel order, scaling and resizing,
@@ -48,7 +47,7 @@ def create(config: TaskConfig) -> torch.nn.Module:
         ImportError: detectron2 is asked for and not installed; says how.
         WeightsUnavailable: published weights cannot be downloaded; names the address and where to
             put the file.
-        Else as `icmlib.studies.runs.load_weights`.
+        Else as `icmlib.io.load_weights`.
     """
     network = _build(config)
     library = detectron2 if config.name.startswith(detectron2.PREFIX) else torchvision
@@ -60,8 +59,8 @@ def create(config: TaskConfig) -> torch.nn.Module:
 
 
 def load(config: TaskConfig, path: str | Path) -> torch.nn.Module:
-    """A trained task network, frozen, on this process's GPU, where it has one; raises as
-    `icmlib.studies.runs.load_weights`."""
+    """A trained task network, frozen, on this process's GPU if it has one; raises as
+    `icmlib.io.load_weights`."""
     network = _build(config)
     load_weights(network, path)
     return network.to(device.current()).eval().requires_grad_(False)

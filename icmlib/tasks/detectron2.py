@@ -12,8 +12,8 @@ from torch import nn
 
 from icmlib.config import TaskConfig
 from icmlib.downloads import read_state
-from icmlib.tasks import batch_norm
-from icmlib.tasks.targets import masks_of
+from icmlib.io import InputError
+from icmlib.tasks import common
 
 PREFIX = "detectron2:"  # before the config's name, in TaskConfig.name
 PUBLISHED = ("DEFAULT",)  # the weights that the model zoo has for a config
@@ -52,7 +52,10 @@ class Detectron2Task(nn.Module):
         """detectron2's own terms. Images may have any sizes, and no objects."""
         from detectron2.utils.events import EventStorage
 
-        self._train()
+        common.training_mode(self.model)
+        # RetinaNet divides its losses by a running count of objects: no loss is to depend on the
+        # one before, nor on where a run was resumed.
+        vars(self.model).pop("loss_normalizer", None)
         batch = self._batch(images)
         sizes = zip(images, batch.image_sizes)
         instances = [self._instances(t, x.shape[-2:], s) for t, (x, s) in zip(targets, sizes)]
@@ -71,12 +74,6 @@ class Detectron2Task(nn.Module):
         batch = self._batch(images)
         found, _ = self._heads(batch, self._maps(batch) if features is None else features)
         return [self._prediction(each, *image.shape[-2:]) for each, image in zip(found, images)]
-
-    def _train(self) -> None:
-        batch_norm.training_mode(self.model)
-        # RetinaNet divides its losses by a running count of objects: no loss is to depend on the
-        # one before, nor on where a run was resumed.
-        vars(self.model).pop("loss_normalizer", None)
 
     def _batch(self, images):
         """An ImageList: normalised, and padded at the right and at the bottom."""
@@ -105,7 +102,7 @@ class Detectron2Task(nn.Module):
         instances.gt_boxes = Boxes((target["boxes"] * scale).to(weight))
         instances.gt_classes = target["labels"].to(self.device) - 1
         if self.has_masks:
-            masks = masks_of(target)[:, None].to(self.device).float()  # (N, 1, H, W)
+            masks = common.masks_of(target)[:, None].to(self.device).float()  # (N, 1, H, W)
             instances.gt_masks = BitMasks(F.interpolate(masks, resized)[:, 0] > 0)
         return instances
 
@@ -145,26 +142,29 @@ class Detectron2Task(nn.Module):
 def detector(config: TaskConfig) -> Detectron2Task:
     """The network that `detectron2:<config>` names, without weights, built for those it will get.
 
-    Published weights come with frozen batch norm and as many classes as they were trained for.
-    Untrained, such a network diverges: batch norm is then trained, and no layer is frozen.
+    Published weights come with frozen batch norm. Without them batch norm is trained, as such a
+    network would diverge otherwise, and no layer is frozen.
 
     Raises:
         ImportError: detectron2 is not here; says how to install it.
         ValueError: no such config, one that is no detector, or one without published weights.
     """
-    _require()
-    from detectron2.modeling import build_model
-
-    settings = _settings(config)
+    try:
+        from detectron2 import model_zoo, modeling
+    except ImportError as error:
+        raise ImportError(f"detectron2 cannot be imported ({error}). {INSTALL}") from error
+    settings = _settings(model_zoo, config)
+    model = settings.MODEL
     if config.weights in PUBLISHED:
-        _check_published(config, settings)
+        _url(config)  # raises
+        dense = model.META_ARCHITECTURE == "RetinaNet"
+        common.check_classes(config, (model.RETINANET if dense else model.ROI_HEADS).NUM_CLASSES)
     else:
-        if settings.MODEL.RESNETS.NORM == "FrozenBN":
-            settings.MODEL.RESNETS.NORM = "BN"
-        settings.MODEL.BACKBONE.FREEZE_AT = 0
-        settings.MODEL.ROI_HEADS.NUM_CLASSES = config.num_classes
-        settings.MODEL.RETINANET.NUM_CLASSES = config.num_classes
-    return Detectron2Task(build_model(settings), settings)
+        if model.RESNETS.NORM == "FrozenBN":
+            model.RESNETS.NORM = "BN"
+        model.BACKBONE.FREEZE_AT = 0
+        model.ROI_HEADS.NUM_CLASSES = model.RETINANET.NUM_CLASSES = config.num_classes
+    return Detectron2Task(modeling.build_model(settings), settings)
 
 
 def load_published(network: Detectron2Task, config: TaskConfig) -> None:
@@ -178,64 +178,37 @@ def load_published(network: Detectron2Task, config: TaskConfig) -> None:
     network.model.load_state_dict(state)
 
 
-def _require() -> None:
-    try:
-        import detectron2.model_zoo  # noqa: F401
-    except ImportError as error:
-        raise ImportError(f"detectron2 cannot be imported ({error}). {INSTALL}") from error
-
-
-def _settings(config: TaskConfig):
+def _settings(model_zoo, config: TaskConfig):
     """detectron2's settings of that config, for the CPU; raises as `detector`."""
-    from detectron2 import model_zoo
-
     name = config.name.removeprefix(PREFIX)
     folder = Path(model_zoo.__file__).parent / "configs"
     known = [str(path.relative_to(folder)) for path in folder.glob("*/*.yaml")]
     if name not in known:
         near = ", ".join(get_close_matches(name, known, 3, 0)) or "none"
-        raise ValueError(f"detectron2's model zoo has no config {name!r}; nearest: {near}")
+        raise InputError(f"detectron2's model zoo has no config {name!r}; nearest: {near}")
     settings = model_zoo.get_config(name)
     settings.MODEL.DEVICE = "cpu"
     if config.min_size is not None:
         settings.INPUT.MIN_SIZE_TEST = config.min_size
-    _check_detector(name, settings.MODEL)
-    return settings
-
-
-def _check_detector(name: str, model) -> None:
-    """Raises ValueError for networks whose loss needs more than boxes, labels and masks."""
+    model = settings.MODEL
     complete = model.PROPOSAL_GENERATOR.NAME != "PrecomputedProposals"
     boxes = model.META_ARCHITECTURE in ("GeneralizedRCNN", "RetinaNet") and not model.KEYPOINT_ON
-    if not (complete and boxes):
-        raise ValueError(
-            f"{PREFIX}{name} is no detector of boxes or masks by itself (it is a "
+    if not (complete and boxes):  # the loss needs more than boxes, labels and masks
+        raise InputError(
+            f"{config.name} is no detector of boxes or masks by itself (it is a "
             f"{model.META_ARCHITECTURE}); take one of COCO-Detection/faster_rcnn*, "
             f"COCO-Detection/retinanet* or COCO-InstanceSegmentation/*"
         )
+    return settings
 
 
 def _url(config: TaskConfig) -> str:
     from detectron2 import model_zoo
 
-    return model_zoo.get_checkpoint_url(config.name.removeprefix(PREFIX))
-
-
-def _check_published(config: TaskConfig, settings) -> None:
-    """Raises ValueError where there are no weights, or they know another number of classes."""
     try:
-        _url(config)
+        return model_zoo.get_checkpoint_url(config.name.removeprefix(PREFIX))
     except RuntimeError:
-        raise ValueError(
+        raise InputError(
             f"detectron2's model zoo has no weights for {config.name}: set weights to a file, or "
             f"to null to train from scratch"
         ) from None
-    model = settings.MODEL
-    dense = model.META_ARCHITECTURE == "RetinaNet"
-    count = (model.RETINANET if dense else model.ROI_HEADS).NUM_CLASSES
-    if count != config.num_classes:
-        raise ValueError(
-            f"{config.name} with weights {config.weights} knows {count} classes; the profile says "
-            f"num_classes: {config.num_classes}. Set it to {count}, or weights to null to train "
-            f"from scratch"
-        )

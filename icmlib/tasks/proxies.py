@@ -1,9 +1,8 @@
 """What stands in for the machine in base training: the network whose features are compared.
 
 The task network itself, or VGG-16 as in the paper (Le et al. 2021, arXiv 2108.09993), which knows
-nothing of the task. Its maps, their weights and its warm-up are not known from there; here they are
-`vgg16_layers`, `lambda_feature` and `warmup` of `icmlib.config.BaseTrainingConfig`. All maps count
-alike, each per its own variance (`icmlib.metrics.fidelity.feature_distance`).
+nothing of the task. The paper does not state the layers, weight or warm-up; here they are
+`vgg16_layers`, `lambda_feature` and `warmup` of `icmlib.config.BaseTrainingConfig`.
 """
 
 import torch
@@ -18,8 +17,7 @@ from icmlib.metrics.fidelity import VGG_URL
 def create(config: BaseTrainingConfig, task: nn.Module) -> nn.Module:
     """The network whose features a profile's base training compares: the task network, or VGG-16.
 
-    Raises WeightsUnavailable where VGG-16's weights cannot be had: names the address and where to
-    put the file. Nothing takes its place.
+    Raises as `icmlib.downloads.read_state`.
     """
     return VGG16(config.vgg16_layers) if config.proxy == "vgg16" else task
 

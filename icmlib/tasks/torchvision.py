@@ -16,8 +16,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from icmlib.config import TaskConfig
 from icmlib.downloads import read_state
-from icmlib.tasks import batch_norm
-from icmlib.tasks.targets import masks_of
+from icmlib.tasks import common
 
 DETECTORS = (
     "fasterrcnn_resnet50_fpn",
@@ -53,7 +52,7 @@ class TorchvisionTask(nn.Module):
     def loss(self, images, targets: list[dict]) -> dict[str, torch.Tensor]:
         """RPN, box and (of a Mask R-CNN) mask losses; torchvision gives them in training mode
         only. Images may have any sizes, and no objects."""
-        batch_norm.training_mode(self.model)
+        common.training_mode(self.model)
         targets = [self._target(target) for target in targets]
         return self.model([x.to(self.device) for x in images], targets)
 
@@ -61,7 +60,7 @@ class TorchvisionTask(nn.Module):
         """What torchvision reads, with its own labels."""
         read = {"boxes": target["boxes"], "labels": self._outputs[target["labels"] - 1]}
         if self.model.roi_heads.has_mask():
-            read["masks"] = masks_of(target)
+            read["masks"] = common.masks_of(target)
         return {key: value.to(self.device) for key, value in read.items()}
 
     def features(self, images) -> dict[str, torch.Tensor]:
@@ -102,39 +101,28 @@ def detector(config: TaskConfig) -> TorchvisionTask:
 
     torchvision's own have 91 outputs, the ids of COCO's categories with gaps; ours are 1..80 in the
     same order. Around them batch norm is frozen, as torchvision does it for all but v2: finetuning
-    on small batches keeps their statistics. Without weights, or with those of a file, it is trained
-    with the network, and wants batches of 8 images or more (Wu & He 2018, Figure 1).
-
-    Raises:
-        ValueError: torchvision's weights, and `num_classes` is not 80.
+    on small batches keeps their statistics. Otherwise batch norm is trained, and wants batches of 8
+    images or more (Wu & He 2018, Figure 1). Raises ValueError for torchvision's weights if
+    `num_classes` is not 80.
     """
-    resizing = {} if config.min_size is None else {"min_size": config.min_size}
-    options = {"weights": None, "weights_backbone": None, **resizing}  # else it downloads both
+    options = {"weights": None, "weights_backbone": None}  # else it downloads both
+    if config.min_size is not None:
+        options["min_size"] = config.min_size
     if config.weights not in PUBLISHED:
-        return TorchvisionTask(
-            get_model(config.name, num_classes=config.num_classes + 1, **options)
-        )
-    categories = _published(config).meta["categories"]
+        model = get_model(config.name, num_classes=config.num_classes + 1, **options)
+        return TorchvisionTask(model)
+    categories = get_model_weights(config.name)[config.weights].meta["categories"]
     outputs = [i for i, name in enumerate(categories) if name not in ("__background__", "N/A")]
-    if len(outputs) != config.num_classes:
-        raise ValueError(
-            f"{config.name} with weights {config.weights} knows {len(outputs)} classes; the "
-            f"profile says num_classes: {config.num_classes}. Set it to {len(outputs)}, or weights "
-            f"to null to train from scratch"
-        )
+    common.check_classes(config, len(outputs))
     model = get_model(config.name, num_classes=len(categories), **options)
-    batch_norm.freeze(model, eps=0.0 if config.name.endswith("resnet50_fpn") else 1e-5)
+    common.freeze_batch_norm(model, eps=0.0 if config.name.endswith("resnet50_fpn") else 1e-5)
     return TorchvisionTask(model, outputs)
 
 
 def load_published(network: TorchvisionTask, config: TaskConfig) -> None:
     """torchvision's weights into what `detector` built; raises as `icmlib.downloads.read_state`."""
-    what = f"{config.name} {config.weights}"
-    network.model.load_state_dict(read_state(_published(config).url, what))
-
-
-def _published(config: TaskConfig):
-    return get_model_weights(config.name)[config.weights]
+    weights = get_model_weights(config.name)[config.weights]
+    network.model.load_state_dict(read_state(weights.url, f"{config.name} {config.weights}"))
 
 
 class SmallBackbone(nn.Module):

@@ -6,7 +6,9 @@ icm run notebooks/03_patchgan_finetuning.ipynb out.ipynb profile=quick row=p3x64
 """
 
 import json
+import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -220,6 +222,8 @@ def run(notebook: Path, executed: Path, parameters: tuple[str, ...], quiet: bool
 
     from icmlib.tool import notebooks
 
+    if int(os.environ.get("RANK", 0)):  # of several processes, the first one's copy is kept
+        executed, quiet = Path(tempfile.mkdtemp()) / executed.name, True
     say = (lambda _: None) if quiet else click.echo
     start = time.perf_counter()
     values = notebooks.read_parameters(notebook, parameters)

@@ -5,26 +5,21 @@ base_codec.py     train_base_codec: rate + MSE + task-feature distance
 patchgan.py       finetune_decoder: PatchGAN on the first decoder layers; the bits stay
 chain.py          finetune_chain: task loss + beta * rate, for the codec, the machine, or both
 steps.py          what a step of each needs
-journal.py        log, resume point and weights of a training
+journal.py        log, checkpoint and weights of a training
 """
 
-from icmlib.training.base_codec import random_crop, train_base_codec
+from icmlib.training.base_codec import train_base_codec
 from icmlib.training.chain import finetune_chain
 from icmlib.training.journal import Journal
 from icmlib.training.patchgan import finetune_decoder, sample_patches
-from icmlib.training.steps import batch_indices, item_rng, late_decay, learning_rate, seeded
-from icmlib.training.task_network import flip, train_task_network
+from icmlib.training.steps import batch_indices, seeded
+from icmlib.training.task_network import train_task_network
 
 __all__ = [
     "Journal",
     "batch_indices",
     "finetune_chain",
     "finetune_decoder",
-    "flip",
-    "item_rng",
-    "late_decay",
-    "learning_rate",
-    "random_crop",
     "sample_patches",
     "seeded",
     "train_base_codec",

@@ -29,22 +29,21 @@ def train_base_codec(
     entropy tables go to `journal`.
 
     Args:
-        task: the frozen machine, or a proxy of `icmlib.tasks.proxies`: only its features are asked,
-            and none where lambda_feature is 0.
+        task: the frozen machine, or a proxy of `icmlib.tasks.proxies`, for its features; none if
+            lambda_feature is 0.
         dataset: its `image(index)` (3, H, W) are cropped at random.
     """
     frozen = [task.to(device.current()).requires_grad_(False)] if task else []
-    codec.to(device.current()).requires_grad_(True)
+    codec.to(device.current()).train().requires_grad_(True)
     quantiles, weights = split_quantiles(codec)
     optimizer = Adam(weights, config.lr, fused=True)
     aux_optimizer = Adam(quantiles, config.aux_lr)  # without it real files outgrow the estimate
     schedule = LambdaLR(optimizer, lambda step: late_decay(step / config.steps))
     parts = {"codec": codec, "optimizer": optimizer, "aux": aux_optimizer, "schedule": schedule}
-    start = journal.resume(**parts)
 
-    with device.channels_last(codec, *frozen, optimizers=(optimizer,)):
+    with device.channels_last(codec, *frozen):
+        start = journal.resume(**parts)
         for step, batch in batches(dataset.image, len(dataset), config, start, "base codec"):
-            codec.train()
             x = crops(batch, config, step).to(codec.device)  # (B, 3, crop, crop)
             with seeded(config.seed, step):
                 with device.autocast(x.device, config.precision):
@@ -71,8 +70,8 @@ def train_base_codec(
     journal.save_weights(codec)
 
 
-def split_quantiles(codec: LearnedCodec) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """The entropy bottleneck's quantiles, which have a loss of their own, and all other weights."""
+def split_quantiles(codec: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The entropy bottleneck's quantiles, which have their own loss, and all other weights."""
     named = list(codec.named_parameters())
     quantiles = [weight for name, weight in named if name.endswith("quantiles")]
     return quantiles, [weight for name, weight in named if not name.endswith("quantiles")]
@@ -96,8 +95,8 @@ def crops(
 
 
 def random_crop(image: torch.Tensor, size: int, rng: random.Random) -> torch.Tensor:
-    """(3, H, W) -> (3, size, size) at a random place, flipped at random; smaller images are
-    repeated at their far edges."""
+    """(3, H, W) -> (3, size, size) at a random place, flipped at random; the last row and column of
+    smaller images are repeated."""
     short = [max(0, size - extent) for extent in image.shape[-2:]]
     image = pad(image[None], (0, short[1], 0, short[0]), mode="replicate")[0]
     top, left = (rng.randrange(extent - size + 1) for extent in image.shape[-2:])
@@ -109,7 +108,7 @@ def random_crop(image: torch.Tensor, size: int, rng: random.Random) -> torch.Ten
 def task_feature_distance(
     task: TaskNetwork, x: torch.Tensor, x_hat: torch.Tensor, precision: str = "float32"
 ) -> torch.Tensor:
-    """How far the task network's maps of x_hat are from those of x; scalar, mean over images."""
+    """`feature_distance` of x and x_hat (B, 3, H, W); scalar, mean over images."""
     with device.autocast(x.device, precision):
         with torch.no_grad():
             features = task.features(x)

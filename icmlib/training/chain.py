@@ -25,8 +25,8 @@ def finetune_chain(
 ) -> None:
     """Finetune codec and task network together, or parts of them (Chamain et al. 2020).
 
-    What `config.parts` does not name stays as it is, bit for bit: without "encoder" and "entropy"
-    the bits stay, without "decoder" and "entropy" a decoder that is in use reads the new ones.
+    Parts that are not in `config.parts` do not change: without "encoder" and "entropy" the bits
+    stay; without "decoder" and "entropy" decoders that are in use read the new bits.
     Weights of both go to `journal`: `final` is the codec, `task` the machine.
     """
     codec.to(device.current())
@@ -44,11 +44,11 @@ def finetune_chain(
     schedule = LambdaLR(optimizer, lambda s: learning_rate(config.schedule, s / config.steps))
     parts = {"codec": codec, "task": task, "schedule": schedule}
     parts |= {"optimizer": optimizer, "aux": aux_optimizer}
-    start = journal.resume(**parts)
 
-    with device.channels_last(codec, task, optimizers=(optimizer,)):
+    with device.channels_last(codec, task):
+        start = journal.resume(**parts)
         for step, batch in batches(dataset.__getitem__, len(dataset), config, start, "chain"):
-            # noise for rounding, where what is rounded is trained
+            # noise in place of rounding, if what is rounded is trained
             codec.train(not {"encoder", "entropy"}.isdisjoint(config.parts))
             images, targets = flipped(batch, config.seed, step)
             with seeded(config.seed, step):
@@ -57,7 +57,7 @@ def finetune_chain(
             for module in (codec, task):
                 module.zero_grad()
             loss.backward()
-            for weights in trained.values():  # each by its own norm: one must not slow the other
+            for weights in trained.values():  # each by its own norm: neither slows the other
                 average_gradients(weights)
                 nn.utils.clip_grad_norm_(weights, config.clip)
             optimizer.step()
@@ -74,16 +74,13 @@ def finetune_chain(
 
 
 def trained_weights(codec: LearnedCodec, parts: list[str]) -> list[nn.Parameter]:
-    """The weights of these parts of the codec, and no others, ready to be trained; quantiles are
-    left to the optimiser of their own."""
+    """The weights of these parts, without quantiles, which have their own optimiser; no others
+    require gradients."""
     codec.requires_grad_(False)
-    weights = []
-    for part, modules in codec.parts.items():
-        for name, weight in (each for module in modules for each in module.named_parameters()):
-            weight.requires_grad_(part in parts)
-            if part in parts and not name.endswith("quantiles"):
-                weights.append(weight)
-    return weights
+    modules = nn.ModuleList(
+        each for part in codec.parts if part in parts for each in codec.parts[part]
+    )
+    return split_quantiles(modules.requires_grad_(True))[1]
 
 
 def chain_terms(
@@ -95,12 +92,9 @@ def chain_terms(
 ) -> dict[str, torch.Tensor]:
     """The terms of the chain's loss on images (3, H, W) of any sizes: task, the sum of the task
     network's own losses on the decoded images, and rate, in bits per pixel of all of them."""
-    groups: dict[tuple, list[int]] = {}
-    for index, image in enumerate(images):
-        groups.setdefault(tuple(image.shape), []).append(index)
-    decoded: dict[int, torch.Tensor] = {}
-    bits = 0.0
-    for indices in groups.values():  # images of one size go through the codec together
+    decoded, bits = {}, 0.0
+    for shape in dict.fromkeys(image.shape for image in images):  # one size together
+        indices = [i for i, image in enumerate(images) if image.shape == shape]
         x = torch.stack([images[i] for i in indices]).to(codec.device)
         with device.autocast(x.device, precision):
             out = codec(x)

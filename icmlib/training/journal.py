@@ -1,4 +1,4 @@
-"""What a training leaves in its folder: log, resume point, weights."""
+"""What a training leaves in its folder: log, checkpoint, weights."""
 
 import csv
 import io
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from torch.optim import Optimizer
 
 from icmlib import device
 from icmlib.io import no_space, save_weights, written
@@ -15,10 +16,10 @@ CHECKPOINT_EVERY = 250  # steps
 
 
 class Journal:
-    """Log and resume point of one training; only the first of several processes writes.
+    """Log and checkpoint of one training; of several processes, only the first writes.
 
     <folder>/log.csv              one row per step
-    <folder>/last.pt              the resume point
+    <folder>/last.pt              the checkpoint
     <folder>/<name>.safetensors   weights
     """
 
@@ -32,12 +33,17 @@ class Journal:
         return self.folder / name
 
     def step(self, step: int, steps: int, terms: dict[str, torch.Tensor], parts: dict) -> None:
-        """A step is done: its terms to the log, and now and then a resume point.
+        """A step is done: its terms go to the log; at times `parts` go to the checkpoint.
 
         Raises:
             FloatingPointError: terms that are not finite; names them.
         """
-        check_finite(terms, step)
+        bad = {name: value.item() for name, value in terms.items() if not torch.isfinite(value)}
+        if bad:
+            raise FloatingPointError(
+                f"step {step}: loss is not finite: {bad}; lower the learning rate or that term's "
+                f"weight and run again"
+            )
         self.log(step, terms)
         if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == steps:
             self.checkpoint(step + 1, **parts)
@@ -46,10 +52,9 @@ class Journal:
         """Append one row to log.csv; of several processes, the means."""
         values = torch.stack([torch.as_tensor(term).detach().float() for term in terms.values()])
         device.average(values)
-        if device.main():
-            self._append({"step": step, **dict(zip(terms, map("{:.6g}".format, values.tolist())))})
-
-    def _append(self, row: dict) -> None:
+        if not device.main():
+            return
+        row = {"step": step, **dict(zip(terms, map("{:.6g}".format, values.tolist())))}
         with no_space(self.path("log.csv")), self.path("log.csv").open("a", newline="") as file:
             writer = csv.DictWriter(file, row, lineterminator="\n")
             if file.tell() == 0:
@@ -61,7 +66,7 @@ class Journal:
 
     @device.main_only
     def checkpoint(self, step: int, **parts) -> None:
-        """The resume point after `step` steps; parts are modules, optimisers, schedules."""
+        """The state after `step` steps; parts are modules, optimisers, schedules."""
         now = time.perf_counter()
         self.seconds, self._clock = self.seconds + now - self._clock, now
         state = {name: part.state_dict() for name, part in parts.items()}
@@ -71,10 +76,10 @@ class Journal:
             half.write_bytes(buffer.getbuffer())
 
     def resume(self, **parts) -> int:
-        """Restore parts from the resume point; returns the steps already done (0 without one).
+        """Restore parts from the checkpoint; returns the steps already done (0 without one).
 
         Raises:
-            ValueError: the resume point is damaged, or of other parts than these.
+            ValueError: the checkpoint is damaged, or of other parts than these.
         """
         self._clock, path = time.perf_counter(), self.path("last.pt")
         state = {"step": 0, "seconds": 0.0}
@@ -90,13 +95,14 @@ class Journal:
                 f"checkpoint {path} is damaged, or of other networks than these; delete it and "
                 f"run again: the run then starts from its first step"
             ) from error
+        for optimizer in (part for part in parts.values() if isinstance(part, Optimizer)):
+            _lay_out(optimizer)
         self.seconds = state["seconds"]
-        self._forget_after(state["step"])
+        self._drop_rows_from(state["step"])
         return state["step"]
 
     @device.main_only
-    def _forget_after(self, step: int) -> None:
-        """Rows past the resume point are made again."""
+    def _drop_rows_from(self, step: int) -> None:
         log = self.path("log.csv")
         if log.exists():
             rows = pd.read_csv(log, dtype=str, on_bad_lines="skip").dropna()
@@ -104,16 +110,17 @@ class Journal:
             with written(log) as half:
                 rows.to_csv(half, index=False)
 
-    @device.main_only
-    def save_weights(self, module_or_state, name: str = "final") -> None:
-        save_weights(self.path(f"{name}.safetensors"), module_or_state)
+    def save_weights(self, module: torch.nn.Module, name: str = "final") -> None:
+        """Weights to `<name>.safetensors`; no process goes on before they are there."""
+        if device.main():
+            save_weights(self.path(f"{name}.safetensors"), module)
+        device.state().wait_for_everyone()
 
 
-def check_finite(terms: dict[str, torch.Tensor], step: int) -> None:
-    """Raises FloatingPointError that names the terms which are not finite."""
-    bad = {name: value.item() for name, value in terms.items() if not torch.isfinite(value)}
-    if bad:
-        raise FloatingPointError(
-            f"step {step}: loss is not finite: {bad}; lower the learning rate or that term's "
-            f"weight and run again"
-        )
+def _lay_out(optimizer: Optimizer) -> None:
+    """Moments get the memory layout of their weights, which fused optimisers rely on; a checkpoint
+    may come from a device with another layout."""
+    for weight, state in optimizer.state.items():
+        for name, value in state.items():
+            if value.shape == weight.shape:
+                state[name] = torch.empty_like(weight).copy_(value)

@@ -26,13 +26,7 @@ from icmlib.discriminator import PatchDiscriminator
 from icmlib.tasks import TaskNetwork
 from icmlib.training.base_codec import task_feature_distance
 from icmlib.training.journal import Journal
-from icmlib.training.steps import (
-    average_gradients,
-    batches,
-    item_rng,
-    learning_rate,
-    seeded,
-)
+from icmlib.training.steps import average_gradients, batches, item_rng, learning_rate, seeded
 
 
 def finetune_decoder(
@@ -48,30 +42,37 @@ def finetune_decoder(
 
     Args:
         latents: y_hat (M, h, w) of every image of the data set.
-        task: the machine, frozen; asked only where the loss has its features or its own loss.
-        dataset: images (3, H, W) in [0, 1]; with targets where the loss has the machine's own.
-        decode: (y_hat of each patch, corners, size) -> patches; by default only the patches are
-            decoded, or whole images where a decoder cannot do that.
+        task: the machine, frozen; used only if the loss has its features or its own loss.
+        dataset: images (3, H, W) in [0, 1]; with targets if the loss has the machine's own.
+        decode: (y_hat of each patch, corners, size) -> patches (P, 3, s, s) as cut from the decoded
+            images. By default g_s runs only on what the patches need of y_hat.
     """
-    generator, discriminator = players(codec, task, config)
+    here = device.current()
+    codec.to(here).eval().requires_grad_(False)
+    task.to(here).requires_grad_(False)
+    generator = nn.ModuleList(decoder_layers(codec.g_s)[: config.layers]).requires_grad_(True)
+    with seeded(config.seed, -1):
+        discriminator = PatchDiscriminator().to(here)
     decode, adversarial = decode or patch_decoder(codec.g_s), config.adversarial != "none"
-    autocast = device.autocast(codec.device, config.precision)
+    autocast = device.autocast(here, config.precision)
+
     g_optimizer = Adam(generator.parameters(), config.lr, (0.5, 0.99), fused=True)
     d_optimizer = Adam(discriminator.parameters(), config.lr_discriminator, (0.5, 0.99), fused=True)
     schedule = LambdaLR(g_optimizer, lambda s: learning_rate(config.schedule, s / config.steps))
     parts = {"g_s": codec.g_s, "discriminator": discriminator, "g_schedule": schedule}
     parts |= {"g_optimizer": g_optimizer, "d_optimizer": d_optimizer}
-    start, nothing = journal.resume(**parts), torch.zeros((), device=codec.device)
+    start = journal.resume(**parts)
 
     for step, batch in batches(dataset.image, len(dataset), config, start, "finetuning"):
         with seeded(config.seed, step):
-            # patches of the originals (P, 3, s, s); of each its image's y_hat, and where it lies
+            # originals (P, 3, s, s); y_hat of the image of each, and where each lies in it
             x, y_hat, corners = sample_patches(batch, latents, config, step)
             with autocast:
                 x_hat = decode(y_hat, corners, x.shape[-2:]).float()  # (P, 3, s, s)
+            d_loss = g_loss = feature = lattice = task_term = 0.0  # those that are off
 
-            d_loss = fooled = feature = lattice = seen = nothing
-            if adversarial:  # discriminator step: tell patches of originals from decoded ones
+            # discriminator step: tell patches of originals from decoded ones
+            if adversarial:
                 discriminator.requires_grad_(True)
                 with autocast:
                     real, fake = discriminator(x), discriminator(x_hat.detach())
@@ -86,19 +87,19 @@ def finetune_decoder(
             mse = mse_loss(x_hat, x)
             if adversarial:
                 with autocast:
-                    fooled = losses.generator_loss(config.adversarial, discriminator(x_hat))
+                    g_loss = losses.generator_loss(config.adversarial, discriminator(x_hat))
             if config.lambda_feature:
                 feature = task_feature_distance(task, x, x_hat, config.precision)
             if config.lambda_lattice:
                 lattice = losses.lattice_power(x, x_hat)
             if config.lambda_task:
-                seen = task_loss(codec, task, latents, dataset, batch)
+                task_term = task_loss(codec, task, latents, dataset, batch)
             loss = (
                 config.lambda_mse * mse
-                + config.lambda_adversarial * fooled
+                + config.lambda_adversarial * g_loss
                 + config.lambda_feature * feature
                 + config.lambda_lattice * lattice
-                + config.lambda_task * seen
+                + config.lambda_task * task_term
             )
             g_optimizer.zero_grad()
             loss.backward()
@@ -106,45 +107,19 @@ def finetune_decoder(
             g_optimizer.step()
             schedule.step()
 
-        terms = {"loss": loss, "mse": mse, "discriminator": d_loss, "adversarial": fooled}
-        terms |= {"feature": feature, "lattice": lattice, "task": seen}
-        terms = {name: term for name, term in terms.items() if term is not nothing}
+        terms = {"loss": loss, "mse": mse, "discriminator": d_loss, "adversarial": g_loss}
+        terms |= {"feature": feature, "lattice": lattice, "task": task_term}
+        terms = {name: term for name, term in terms.items() if torch.is_tensor(term)}
         journal.step(step, config.steps, terms, parts)
     codec.requires_grad_(False)
     journal.save_weights(codec)
-
-
-def players(
-    codec: LearnedCodec, task: TaskNetwork, config: FinetuneConfig
-) -> tuple[nn.ModuleList, PatchDiscriminator]:
-    """What is trained: the generator, which is the first layers of the decoder, and a new
-    discriminator. Everything else is frozen."""
-    here = device.current()
-    codec.to(here).eval().requires_grad_(False)
-    task.to(here).requires_grad_(False)
-    with seeded(config.seed, -1):
-        discriminator = PatchDiscriminator().to(here).requires_grad_(False)
-    layers = decoder_layers(codec.g_s)[: config.layers]
-    return nn.ModuleList(layers).requires_grad_(True), discriminator
-
-
-def task_loss(
-    codec: LearnedCodec, task: TaskNetwork, latents: Latents, dataset: Dataset, batch: list
-) -> torch.Tensor:
-    """The task network's loss on whole decoded images; scalar, differentiable in the decoder."""
-    images, targets = zip(*(dataset[index] for index, _ in batch))
-    decoded = [
-        codec.synthesize(latents[index].to(codec.device, torch.float32)[None], *x.shape[-2:])[0]
-        for (index, _), x in zip(batch, images)
-    ]
-    return sum(task.loss(decoded, targets).values())
 
 
 def sample_patches(
     batch: list[tuple[int, torch.Tensor]], latents: Latents, config: FinetuneConfig, step: int
 ) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:
     """Random patches of images (3, H, W): originals (P, 3, s, s), y_hat (M, h, w) of the image of
-    each, corners (P, 2) in px.
+    each, corners (P, 2): top and left in px.
 
     An image's patches lie at different places; a patch as large as the image is taken once.
     """
@@ -161,3 +136,15 @@ def sample_patches(
             y_hat.append(y)
             corners.append((top, left))
     return torch.stack(patches).to(here), y_hat, torch.tensor(corners)
+
+
+def task_loss(
+    codec: LearnedCodec, task: TaskNetwork, latents: Latents, dataset: Dataset, batch: list
+) -> torch.Tensor:
+    """The task network's loss on whole decoded images; scalar, differentiable in the decoder."""
+    images, targets = zip(*(dataset[index] for index, _ in batch))
+    decoded = [
+        codec.synthesize(latents[index].to(codec.device, torch.float32)[None], *x.shape[-2:])[0]
+        for (index, _), x in zip(batch, images)
+    ]
+    return sum(task.loss(decoded, targets).values())

@@ -21,8 +21,8 @@ def _order(epoch: int, size: int, seed: int) -> list[int]:
 
 
 def batch_indices(step: int, size: int, batch: int, seed: int) -> list[int]:
-    """Which items make the batch of a step: a fresh permutation each epoch, known from the step
-    alone, so that a resumed run sees what an undisturbed one would have seen."""
+    """The items of a step's batch: a new permutation for each epoch. They depend on the step alone,
+    so that a resumed run sees the same ones."""
     positions = range(step * batch, (step + 1) * batch)
     return [_order(position // size, size, seed)[position % size] for position in positions]
 
@@ -40,7 +40,7 @@ def batches(
 ) -> Iterable[tuple[int, list[tuple[int, object]]]]:
     """`(step, [(index, item), ...])` for each step from `start`, behind a progress bar.
 
-    Of several processes each has an equal part of every batch. On a GPU, others read ahead.
+    Of several processes, each has an equal part of every batch. On a GPU, workers read ahead.
 
     Args:
         read: index -> item; `size` of them.
@@ -65,14 +65,14 @@ def batches(
 
 
 def item_rng(seed: int, step: int, index: int) -> random.Random:
-    """Random numbers of one item of a step, whichever process has it."""
+    """Random numbers for one item of a step, the same in any process."""
     return random.Random(f"{seed}/{step}/{index}")
 
 
 @contextlib.contextmanager
 def seeded(seed: int, step: int) -> Iterator[None]:
-    """Inside, torch's global generator depends on seed, step and process alone; outside it is
-    untouched. CompressAI and torchvision draw their training noise and samples from it."""
+    """Inside, torch's global generator is seeded by seed, step and process; after, it is as before.
+    CompressAI and torchvision draw noise and samples from it."""
     state = device.state()
     with torch.random.fork_rng([state.device] if state.device.type == "cuda" else []):
         torch.manual_seed(seed * 1_000_003 + step + state.process_index * 1_000_000_007)
@@ -80,7 +80,7 @@ def seeded(seed: int, step: int) -> Iterator[None]:
 
 
 def average_gradients(weights: Iterable[nn.Parameter]) -> None:
-    """Each gradient becomes its mean over all processes; with one process, nothing happens."""
+    """Each gradient becomes its mean over all processes."""
     if device.state().num_processes > 1:
         for weight in weights:
             if weight.grad is None:

@@ -1,0 +1,24 @@
+"""The bootstrap over images, one for all metrics."""
+
+import numpy as np
+
+
+def resample_counts(n: int, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """How often each of `n` images is drawn in each resample: (resamples, n), rows of sum n.
+
+    Metrics take the counts as weights of the images and never copy an image.
+    """
+    return rng.multinomial(n, np.full(n, 1 / n), size=resamples)
+
+
+def whole_and_resamples(n: int, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """How often each of n images counts, (1 + resamples, n): once each, then as drawn."""
+    return np.concatenate([np.ones((1, n), int), resample_counts(n, resamples, rng)])
+
+
+def interval(draws: np.ndarray) -> tuple[float, float]:
+    """The 95 % interval of resampled figures (R,), without those that are not finite; nan where
+    none is left."""
+    draws = draws[np.isfinite(draws)]
+    low, high = np.quantile(draws, (0.025, 0.975)) if len(draws) else (np.nan, np.nan)
+    return float(low), float(high)

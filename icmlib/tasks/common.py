@@ -1,0 +1,52 @@
+"""What the adapters of both libraries share."""
+
+import torch
+from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
+
+from icmlib.config import TaskConfig
+from icmlib.io import InputError
+
+
+def masks_of(target: dict) -> torch.Tensor:
+    """(N, H, W); raises ValueError if the data set has none, as its network then needs none."""
+    if "masks" not in target:
+        raise InputError(
+            "this task network trains on masks, and not every box of the data set has one "
+            "(`segmentation`); complete them, or take a network of boxes alone, such as "
+            "fasterrcnn_resnet50_fpn"
+        )
+    return target["masks"]
+
+
+def check_classes(config: TaskConfig, known: int) -> None:
+    """Raises ValueError where the published weights know another number of classes."""
+    if known != config.num_classes:
+        raise InputError(
+            f"{config.name} with weights {config.weights} knows {known} classes; the profile says "
+            f"num_classes: {config.num_classes}. Set it to {known}, or weights to null to train "
+            f"from scratch"
+        )
+
+
+def training_mode(model: nn.Module) -> None:
+    """Training mode; batch norm follows the batches only where its own weights are trained.
+
+    A frozen network keeps its running statistics: being asked for a loss does not train it. One
+    that is trained from scratch needs those of the batch: with the first ones, mean 0 and variance
+    1, batch norm would normalise nothing.
+    """
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.train(any(p.requires_grad for p in module.parameters()))
+
+
+def freeze_batch_norm(module: nn.Module, eps: float) -> None:
+    """Batch norm below a module becomes constant, as torchvision does it around its weights; `eps`
+    is what they were trained with."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, FrozenBatchNorm2d(child.num_features, eps))
+        else:
+            freeze_batch_norm(child, eps)
