@@ -7,6 +7,7 @@ image x -> codec.encode -> Bitstream (bytes) -> codec.decode -> x_hat -> task ne
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -21,7 +22,7 @@ from icmlib import device, losses
 from icmlib.codecs import Bitstream, LearnedCodec
 from icmlib.datasets import has_masks
 from icmlib.downloads import WeightsUnavailable
-from icmlib.io import written
+from icmlib.io import InputError, written
 from icmlib.metrics import bootstrap, checkerboard, detection, fidelity
 from icmlib.tasks import TaskNetwork
 
@@ -77,16 +78,17 @@ def evaluate(
     for network in (codec, task, vgg):
         if hasattr(network, "to"):  # conventional codecs are no networks
             network.to(where)
-    tile = checkerboard.tile_size(dataset.sizes())
+    images, sizes = dataset.ground_truth["images"], dataset.sizes()
+    tile = min(_named(row, checkerboard.tile_size, [size]) for row, size in zip(images, sizes))
     tables, detections = [], [] if task is not None else None
     spectra = {"decoded": [], "original": [], "residual": []}
-    for indices in tqdm(_batches(dataset.sizes()), "evaluate", disable=not progress):
+    for indices in tqdm(_batches(sizes), "evaluate", disable=not progress):
         x = torch.stack([dataset.image(i) for i in indices])
-        files = [bytes(codec.encode(image)) for image in x]
+        rows = [images[i] for i in indices]
+        files = [bytes(_named(row, codec.encode, image)) for row, image in zip(rows, x)]
         bitstreams = [Bitstream.from_bytes(data) for data in files]
         x_hat = torch.stack([codec.decode(bitstream) for bitstream in bitstreams])
-        x_hat = fidelity.to_8bit(x_hat.clamp(0, 1))
-        rows = [dataset.ground_truth["images"][i] for i in indices]
+        x_hat = fidelity.to_8bit(x_hat.float().clamp(0, 1))
         table = _table(rows, files, bitstreams, x.to(where), x_hat.to(where), vgg)
         if task is not None:
             with torch.no_grad():
@@ -105,6 +107,14 @@ def evaluate(
         detections,
         dataset.ground_truth,
     )
+
+
+def _named(row: dict, call: Callable, *arguments):
+    """`call(*arguments)`; its errors name the file."""
+    try:
+        return call(*arguments)
+    except InputError as error:
+        raise InputError(f"{row['file_name']}: {error}") from error
 
 
 def _batches(sizes: list[tuple[int, int]]) -> list[list[int]]:

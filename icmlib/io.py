@@ -5,13 +5,16 @@ import dataclasses
 import errno
 import hashlib
 import json
+import math
 import os
 import struct
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import pillow_heif
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from safetensors.torch import load_file, save_file
@@ -57,7 +60,8 @@ def fingerprint(*things) -> str:
 
 
 def plain(thing):
-    """Dataclasses, paths and numpy scalars as JSON takes them."""
+    """Dataclasses, paths and numpy scalars as JSON takes them; numbers that are not finite are
+    null."""
     if dataclasses.is_dataclass(thing):
         return plain(dataclasses.asdict(thing))
     if isinstance(thing, dict):
@@ -66,7 +70,8 @@ def plain(thing):
         return [plain(v) for v in thing]
     if isinstance(thing, Path):
         return str(thing)
-    return thing.item() if hasattr(thing, "item") else thing
+    thing = thing.item() if hasattr(thing, "item") else thing
+    return None if isinstance(thing, float) and not math.isfinite(thing) else thing
 
 
 @contextlib.contextmanager
@@ -139,6 +144,8 @@ def load_state(
     module: torch.nn.Module, state: dict[str, torch.Tensor], path: Path, resizable: tuple = ()
 ) -> None:
     """Weights that were read from `path`; as `load_weights`."""
+    if all(name.startswith("module.") for name in state):  # of nn.DataParallel
+        state = {name.removeprefix("module."): value for name, value in state.items()}
     for name, buffer in module.named_buffers():
         if name in state and name.endswith(tuple(resizable)):
             buffer.resize_(state[name].shape)
@@ -159,7 +166,9 @@ def load_state(
 
 LUMA = (0.299, 0.587, 0.114)  # BT.601: the weights of R, G and B
 
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}  # read and written
+READABLE = IMAGE_SUFFIXES | {".gif", ".avif", ".heic", ".heif"}
+pillow_heif.register_heif_opener()
 
 # of Pillow: OSError holds UnidentifiedImageError; the last three are of malformed EXIF data
 UNREADABLE = (
@@ -175,8 +184,8 @@ UNREADABLE = (
 def read_image(
     path: str | Path, upright: bool = False, file: BinaryIO | None = None
 ) -> torch.Tensor:
-    """(3, H, W) RGB float in [0, 1]; grey-scale, palette and 16-bit images are converted, and
-    transparency is dropped.
+    """(3, H, W) RGB float in [0, 1]; grey-scale, palette and 16-bit images are converted, what is
+    transparent is put on white, and of an animation the first picture is taken.
 
     Args:
         upright: turn it as its EXIF orientation says; annotations are of the image as it is stored.
@@ -206,4 +215,35 @@ def _pixels(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I;16"):
         grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
         return np.stack([grey] * 3, -1)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return np.array(image.convert("RGB"))
+
+
+def files_below(folder: Path, suffixes: Iterable[str] = READABLE) -> list[Path]:
+    """All files below a folder that end in one of the suffixes, in order of their paths. Hidden
+    files and folders are passed over, links are followed; a warning counts the other files.
+
+    Raises:
+        FileNotFoundError: no such folder.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"image folder {folder} does not exist")
+    files, seen = [], set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        seen.add(os.path.realpath(place))
+        shown = [name for name in folders if not name.startswith(".")]
+        folders[:] = [n for n in shown if os.path.realpath(os.path.join(place, n)) not in seen]
+        files += [Path(place, name) for name in names if not name.startswith(".")]
+    files = sorted(file for file in files if file.is_file())
+    others = [file for file in files if file.suffix.lower() not in suffixes]
+    if others:
+        few = ", ".join(str(file.relative_to(folder)) for file in others[:3])
+        kinds = ", ".join(sorted(suffixes))
+        more = ", ..." * (len(others) > 3)
+        warnings.warn(
+            f"{len(others):,} files below {folder} are skipped: {few}{more} (read are {kinds})",
+            stacklevel=2,
+        )
+    return [file for file in files if file.suffix.lower() in suffixes]

@@ -124,11 +124,13 @@ def test_format_of_the_picture_is_that_of_its_name(icm, file, tmp_path, suffix, 
 
 @pytest.mark.parametrize("kind", ["alpha", "16 bits", "turned"])
 def test_images_of_other_kinds_have_the_bits_of_what_they_show(icm, tmp_path, kind):
-    """16 bits hold the grey of 8, and are no white picture; photographs come upright."""
+    """What is transparent is white; 16 bits hold the grey of 8, and are no white picture;
+    photographs come upright."""
     grey, rgb, exif = pixels()[..., 0], pixels(), Image.Exif()
+    alpha = np.where(grey[..., None] > 127, 255, 0).astype(np.uint8)
     exif[0x0112] = 6  # turn by 90 degrees, clockwise
     made, same, options = {
-        "alpha": (np.concatenate([rgb, grey[..., None]], -1), rgb, {}),
+        "alpha": (np.concatenate([rgb, alpha], -1), np.where(alpha, rgb, 255).astype(np.uint8), {}),
         "16 bits": (grey.astype(np.uint16) * 257, np.stack([grey] * 3, -1), {}),
         "turned": (rgb, np.rot90(rgb, -1), {"exif": exif}),
     }[kind]

@@ -4,10 +4,13 @@ import hashlib
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from icmlib.codecs import PillowCodec
+from icmlib.datasets import CocoDataset
 from icmlib.evaluate import (
     compare,
     evaluate,
@@ -174,3 +177,25 @@ def test_plain_folder_has_no_map(scenes_folder):
 
     row = summarize(evaluate(JPEG, None, CocoDataset(scenes_folder / "val")), resamples=20)
     assert row["images"] == 2 and "mask_AP" not in row and row["psnr"] > 10
+
+
+class Double:
+    """A codec of someone's own, in double precision."""
+
+    def encode(self, image):
+        return PNG.encode(image.double())
+
+    def decode(self, bitstream):
+        return PNG.decode(bitstream).double()
+
+
+def test_a_codec_in_double_precision_is_measured(dataset):
+    ours, theirs = (evaluate(codec, None, dataset).per_image for codec in (PNG, Double()))
+    pd.testing.assert_frame_equal(ours, theirs)
+
+
+def test_an_image_that_is_too_small_is_named(tmp_path):
+    for name, side in (("large", 32), ("small", 9)):
+        Image.new("RGB", (side, side)).save(tmp_path / f"{name}.png")
+    with pytest.raises(ValueError, match=r"small\.png: image is 9x9 px"):
+        evaluate(PNG, None, CocoDataset(tmp_path))

@@ -15,7 +15,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from icmlib.codecs.bitstream import Bitstream
-from icmlib.io import IMAGE_SUFFIXES, InputError, UserError, read_image, written
+from icmlib.io import IMAGE_SUFFIXES, InputError, UserError, files_below, read_image, written
 
 SUFFIX = ".icm"
 QUALITY = 95  # of decoded pictures that are written as JPEG or WebP
@@ -97,7 +97,7 @@ def pairs(source: Path, target: Path, suffixes: set[str], suffix: str) -> list[P
     """
     if target.exists() and not target.is_dir():
         raise InputError(f"{source} is a folder and {target} is none; name another folder")
-    files = sorted(f for f in source.rglob("*") if f.suffix.lower() in suffixes and f.is_file())
+    files = files_below(source, suffixes)
     if not files:
         raise InputError(f"folder {source} holds no {', '.join(sorted(suffixes))} file")
     sources: dict[Path, Path] = {}

@@ -133,7 +133,7 @@ class LearnedCodec(nn.Module):
     def encode(self, image: Tensor) -> Bitstream:
         """image (3, H, W) RGB in [0, 1] -> Bitstream; raises ValueError for anything else."""
         check_image(image)
-        symbols, indexes, _ = self._compress(self.pad(image[None].to(self.device)))
+        symbols, indexes, _ = self._compress(self.pad(image[None].to(self.device, torch.float32)))
         strings = [table.encode(*each) for table, *each in zip(self._tables, symbols, indexes)]
         strings = tuple(reversed(strings))  # CompressAI's order: y, z
         return Bitstream(self.fingerprint, *image.shape[-2:], _crc(symbols), strings)

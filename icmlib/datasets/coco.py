@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from faster_coco_eval.core import mask as rle
-from PIL import Image
+from PIL import ExifTags, Image
 from torch.utils.data import Dataset
 
 from icmlib.datasets.annotations import first_few, read_annotations
-from icmlib.io import IMAGE_SUFFIXES, InputError, read_image
+from icmlib.io import InputError, files_below, read_image
 from icmlib.metrics.detection import encode_mask
 
 
@@ -34,10 +34,7 @@ def instance(category_id: int, mask: np.ndarray) -> dict:
 
 def folder_annotations(folder: Path, names: list[str] | None = None) -> dict:
     """COCO dict without annotations for images of a plain folder: those named, or all below it."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"image folder {folder} does not exist")
-    everything = (f for f in folder.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES)
-    files = names or [str(f.relative_to(folder)) for f in sorted(everything)]
+    files = names or [str(file.relative_to(folder)) for file in files_below(folder)]
     images = [{"id": i, "file_name": name} for i, name in enumerate(files, 1)]
     return {"images": images, "annotations": [], "categories": []}
 
@@ -112,6 +109,7 @@ class CocoDataset(Dataset):
         ids: Iterable[int] | None = None,
     ):
         self.folder, source = Path(images), Path(annotations or images)
+        self.upright = annotations is None  # annotations are of the image as it is stored
         coco = read_annotations(source) if annotations else folder_annotations(source, files)
         kept = select(coco["images"], source, ids, skip, limit)
         self._instances: dict[int, list[dict]] = {image["id"]: [] for image in kept}
@@ -141,11 +139,12 @@ class CocoDataset(Dataset):
         if "height" in stated and "width" in stated:
             return stated["height"], stated["width"]
         with Image.open(self.path(index)) as file:
-            return file.height, file.width
+            turned = self.upright and file.getexif().get(ExifTags.Base.Orientation, 1) > 4
+            return (file.width, file.height) if turned else (file.height, file.width)
 
     def image(self, index: int) -> torch.Tensor:
         """(3, H, W); raises ValueError where the annotations state another size."""
-        image, (height, width) = read_image(self.path(index)), self._size(index)
+        image, (height, width) = read_image(self.path(index), self.upright), self._size(index)
         if image.shape[1:] != (height, width):
             raise InputError(
                 f"image {self.path(index)} is {image.shape[2]}x{image.shape[1]} px; its "

@@ -15,7 +15,7 @@ from icmlib.codecs import Decoders
 from icmlib.codecs.decoders import HUMAN, MACHINE
 from icmlib.explorer import pictures
 from icmlib.explorer.coded import CodedImage
-from icmlib.io import IMAGE_SUFFIXES, read_image
+from icmlib.io import READABLE, read_image
 from icmlib.tasks import TaskNetwork
 
 KNOB, ORIGINAL = "knob", "original"
@@ -81,7 +81,7 @@ class Explorer(widgets.VBox):
         self.before = dropdown("left side", 190, [ORIGINAL, MACHINE])
         self.decoder = dropdown("decoder", 220, [first, *others])
         self.upload = widgets.FileUpload(
-            accept=",".join(sorted(IMAGE_SUFFIXES)),
+            accept=",".join(sorted(READABLE)),
             description="own file",
             tooltip="an image of your own, up to 10 MB: Jupyter's limit",
             layout={"width": "120px"},

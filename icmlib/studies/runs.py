@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from filelock import FileLock, Timeout
@@ -192,11 +193,18 @@ def open_run(
 
 
 def read_summary(profile: Profile, stage: str, name: str) -> dict:
-    """summary.json of a finished run; raises FileNotFoundError: that run is not finished."""
+    """summary.json of a finished run, where null among the measures of a split is nan.
+
+    Raises:
+        FileNotFoundError: that run is not finished.
+    """
     path = run_folder(profile, stage, name) / "summary.json"
     if not path.exists():
         raise FileNotFoundError(f"run {stage}/{name} is not finished ({path}); run its notebook")
-    return json.loads(path.read_text())
+    summary = json.loads(path.read_text())
+    for measures in (summary.get(split) for split in ("val", "test")):
+        measures and measures.update({k: np.nan for k, v in measures.items() if v is None})
+    return summary
 
 
 def load_task(profile: Profile) -> nn.Module:

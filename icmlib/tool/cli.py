@@ -10,6 +10,7 @@ import os
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +27,7 @@ WEIGHTS = click.option(
 WORKERS = click.option(
     "--workers", type=click.IntRange(min=0), help="Processes for a folder.  [default: all cores]"
 )
+RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "PMI_", "MPI_LOCAL", "OMPI_COMM_", "MV2_COMM_")
 FORCE = click.option("--force", is_flag=True, help="For folders: redo files that already exist.")
 
 
@@ -49,6 +51,10 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Image coding for machines, and for the people who look at the same bits."""
+    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
+    if "TORCHELASTIC_RUN_ID" not in os.environ:  # left by other programs, not by a launcher
+        for name in [name for name in os.environ if name.startswith(RANKS)]:
+            del os.environ[name]
 
 
 # --- pictures -------------------------------------------------------------------------------
@@ -68,8 +74,9 @@ def encode(source: Path, target: Path, weights: str, workers: int, force: bool) 
     that already have a .icm file are skipped; unreadable images are named at the end (exit code 1).
     """
     from icmlib.codecs import files
+    from icmlib.io import READABLE
 
-    kinds = (files.IMAGE_SUFFIXES, files.SUFFIX)
+    kinds = (READABLE, files.SUFFIX)
     _code(files.encode_file, _decoders(weights).codec, (source, target), kinds, workers, force)
 
 
