@@ -7,6 +7,8 @@ SEEDS ?= 1 2
 SCRATCH ?=
 CORES ?=
 BIN := .venv/bin
+# file names, whatever the locale
+export PYTHONUTF8 := 1
 NAME := $(PROFILE)$(if $(SCRATCH),-scratch)
 REPRODUCE = $(BIN)/icm reproduce "$(NAME)" $(if $(CORES),--cores $(CORES))
 

@@ -228,7 +228,7 @@ def save_evaluation(evaluation: Evaluation, folder: str | Path, split: str) -> N
     with written(folder / f"{split}_per_image.csv") as half:
         evaluation.per_image.to_csv(half, index=False)
     with written(folder / f"{split}_detections.json") as half:
-        half.write_text(json.dumps(evaluation.detections))
+        half.write_text(json.dumps(evaluation.detections), "utf-8")
     matches = {
         f"{kind} {name}": array
         for kind, each in evaluation.matches.items()
@@ -246,7 +246,7 @@ def load_evaluation(folder: str | Path, split: str, ground_truth: dict) -> Evalu
     evaluation = Evaluation(
         pd.read_csv(folder / f"{split}_per_image.csv", dtype={"file_name": str}),
         dict(np.load(folder / f"{split}_spectra.npz")),
-        json.loads((folder / f"{split}_detections.json").read_text()),
+        json.loads((folder / f"{split}_detections.json").read_text("utf-8")),
         ground_truth,
     )
     matches = {}

@@ -110,7 +110,7 @@ def no_space(path: Path) -> Iterator[None]:
 def read_json(path: Path) -> dict:
     """What the file holds; an empty dict if it is missing or broken."""
     with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
-        return json.loads(path.read_text())
+        return json.loads(path.read_text("utf-8"))
     return {}
 
 

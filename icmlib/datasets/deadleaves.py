@@ -200,5 +200,5 @@ def generate(
             "categories": [{"id": i, "name": name} for i, name in enumerate(CATEGORIES, 1)],
         }
         with written(annotation_file(folder, split)) as half:  # its presence: the split is whole
-            half.write_text(json.dumps(coco))
+            half.write_text(json.dumps(coco), "utf-8")
     return folder

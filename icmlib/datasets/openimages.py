@@ -58,7 +58,7 @@ def convert(root: str | Path, split: str, image_list: str | Path | None = None) 
         if not report["annotations"]:
             raise InputError(f"no mask of {files['masks']} can be used: {report}")
         with written(target.with_suffix(".report.json")) as half_report:
-            half_report.write_text(json.dumps(report, indent=2))
+            half_report.write_text(json.dumps(report, indent=2), "utf-8")
     return report
 
 
@@ -107,7 +107,7 @@ def _read_labels(path: Path) -> pd.Series:
 
 def _read_list(path: Path) -> set[str]:
     """The image ids, 16 hexadecimal digits each, of an official CSV or of any other text."""
-    with path.open(errors="replace") as lines:
+    with path.open(encoding="utf-8", errors="replace") as lines:
         ids = {image for line in lines for image in re.findall(r"\b[0-9a-f]{16}\b", line)}
     if not ids:
         raise InputError(f"image list {path} holds no image id; one is like 000a1249af2bc5f0")
@@ -152,7 +152,7 @@ def _leave_out(report: dict, reason: str, masks: pd.Series | list[str]) -> None:
 def _write(path: Path, masks: pd.DataFrame, root: Path, split: str, report: dict) -> None:
     """COCO instances, one annotation at a time."""
     images: dict[str, dict] = {}
-    with path.open("w") as out:
+    with path.open("w", encoding="utf-8") as out:
         out.write('{"annotations": [')
         for row in tqdm(masks.itertuples(), f"{split} masks", len(masks)):
             name = f"{row.ImageID}.jpg"

@@ -229,7 +229,7 @@ def load_profile(name: str | Path) -> Profile:
             f"as <name>-seed1, <name>-seed2, ..."
         )
     try:
-        values = yaml.safe_load(path.read_text()) or {}
+        values = yaml.safe_load(path.read_text("utf-8")) or {}
         if not isinstance(values, dict):
             raise ValueError(f"it holds no stages but {values!r:.40}")
         return from_dict(Profile, {"name": path.stem, **values})

@@ -105,7 +105,7 @@ class Run(Journal):
     @device.main_only
     def _write(self, name: str, values: dict) -> None:
         with written(self.path(name)) as half:
-            half.write_text(json.dumps(plain(values), indent=1))
+            half.write_text(json.dumps(plain(values), indent=1), "utf-8")
 
     @device.main_only
     def _move_aside(self, old: dict) -> None:
@@ -201,7 +201,7 @@ def read_summary(profile: Profile, stage: str, name: str) -> dict:
     path = run_folder(profile, stage, name) / "summary.json"
     if not path.exists():
         raise FileNotFoundError(f"run {stage}/{name} is not finished ({path}); run its notebook")
-    summary = json.loads(path.read_text())
+    summary = json.loads(path.read_text("utf-8"))
     for measures in (summary.get(split) for split in ("val", "test")):
         measures and measures.update({k: np.nan for k, v in measures.items() if v is None})
     return summary

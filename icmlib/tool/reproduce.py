@@ -143,7 +143,7 @@ def _minutes(start: float) -> float:
 def _step(run: Path) -> str:
     """How far a training is: the last line of its log, beside the steps that it was given."""
     with contextlib.suppress(OSError, ValueError, IndexError, StopIteration):
-        step = int((run / "log.csv").read_text().splitlines()[-1].split(",")[0])
+        step = int((run / "log.csv").read_text("utf-8").splitlines()[-1].split(",")[0])
         parameters = read_json(run / "run.json").get("parameters", {})
         configs = [each for each in parameters.values() if isinstance(each, dict)]
         steps = next(each["steps"] for each in configs if "steps" in each)

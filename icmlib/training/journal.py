@@ -55,7 +55,10 @@ class Journal:
         if not device.main():
             return
         row = {"step": step, **dict(zip(terms, map("{:.6g}".format, values.tolist())))}
-        with no_space(self.path("log.csv")), self.path("log.csv").open("a", newline="") as file:
+        with (
+            no_space(self.path("log.csv")),
+            self.path("log.csv").open("a", encoding="utf-8", newline="") as file,
+        ):
             writer = csv.DictWriter(file, row, lineterminator="\n")
             if file.tell() == 0:
                 writer.writeheader()
