@@ -32,6 +32,10 @@ class DataConfig:
     seed: int = 0
     # coco: split -> {images, annotations, ids, skip, limit}; see data/README.md
     splits: dict = field(default_factory=dict)
+    # coco: the data's category -> the network's class; others are left out; none: all as they are
+    classes: dict[str, str] = field(default_factory=dict)
+    # the network's classes in their order; COCO: its 80; none: those that `classes` names
+    class_names: list[str] | Literal["COCO"] = field(default_factory=list)
 
     @property
     def label(self) -> str:

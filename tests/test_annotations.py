@@ -13,8 +13,10 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from icmlib.config import DataConfig
 from icmlib.datasets import CocoDataset
 from icmlib.datasets.annotations import read_annotations
+from icmlib.datasets.coco import coco_categories
 from icmlib.metrics import detection
 
 
@@ -188,6 +190,38 @@ def test_run_lengths_of_any_mask_are_whole(tmp_path, rng):
         }
         coco["annotations"].append(row)
     assert len(read_annotations(write(tmp_path, coco))["annotations"]) == 40
+
+
+# --- classes by name -------------------------------------------------------------------------
+
+
+def test_categories_become_classes_by_name(folder, tmp_path):
+    """Two of them one class; labels are places among the network's classes."""
+    path = write(tmp_path, sound())
+    data = CocoDataset(folder, path, classes={"disk": "ball", "square": "ball"})
+    assert (
+        data.categories == {1: "ball"} and [len(data[k][1]["labels"]) for k in range(3)] == [1] * 3
+    )
+    names = ["person", "square", "car"]
+    data = CocoDataset(folder, path, classes={"square": "square"}, class_names=names)
+    assert data.category_ids == [1, 2, 3] and data[1][1]["labels"].tolist() == [2]
+    assert len(data) == 3 and len(data[0][1]["labels"]) == 0
+
+
+def test_class_names_that_do_not_match_are_said(folder, tmp_path):
+    with pytest.raises(ValueError) as caught:
+        CocoDataset(folder, write(tmp_path, sound()), classes={"disc": "ball", "square": "cube"},
+                    class_names=["balls", "cube"])  # fmt: skip
+    assert str(caught.value).splitlines()[1:] == [
+        "- 'disc' is no category of the annotation file (did you mean 'disk'?)",
+        "- 'ball' is no class of the network (did you mean 'balls'?)",
+    ]
+
+
+def test_a_profile_names_classes():
+    config = DataConfig("coco", classes={"van": "car"}, class_names="COCO")
+    assert config.class_names == "COCO"
+    assert len(coco_categories()) == 80 and {"id": 3, "name": "car"} in coco_categories()
 
 
 # --- sound files, changed at random ----------------------------------------------------------

@@ -19,6 +19,7 @@ from pycocotools.coco import COCO
 from icmlib import datasets
 from icmlib.config import DataConfig
 from icmlib.datasets import CocoDataset, openimages
+from icmlib.datasets.coco import coco_categories
 from icmlib.tool import cli
 
 ROOT = Path(__file__).parent.parent
@@ -174,7 +175,7 @@ def test_table_has_classes_for_every_category(shared):
     """With COCO's names and ids; no class is there twice; one capital, as Open Images has it."""
     own = json.loads((shared / "coco" / "annotations" / "instances_val2017.json").read_text())
     known = {(each["id"], each["name"]) for each in own["categories"]}
-    assert {(each["id"], each["name"]) for each in openimages.categories()} == known
+    assert {(each["id"], each["name"]) for each in coco_categories()} == known
     table = pd.read_csv(ROOT / "data" / "openimages_classes.csv")
     assert set(zip(table.coco_id, table.coco_name)) == known
     assert table.open_images_name.is_unique

@@ -17,7 +17,7 @@ from icmlib import device
 from icmlib.config import STRICT, DataConfig, from_dict
 from icmlib.datasets import deadleaves
 from icmlib.datasets.annotations import first_few
-from icmlib.datasets.coco import CocoDataset, has_masks, read_ids
+from icmlib.datasets.coco import CocoDataset, coco_categories, has_masks, read_ids
 from icmlib.io import InputError, project_root, read_image
 
 __all__ = ["CocoDataset", "check", "create", "has_masks", "photographs", "read_image"]
@@ -56,7 +56,16 @@ def create(config: DataConfig, split: str, limit: int | None = None) -> CocoData
         limit or files.limit,
         skip=files.skip,
         ids=read_ids(files.ids, root),
+        classes=config.classes,
+        class_names=_names(config),
     )
+
+
+def _names(config: DataConfig) -> list[str]:
+    """The network's classes."""
+    if config.class_names == "COCO":
+        return [category["name"] for category in coco_categories()]
+    return config.class_names
 
 
 def photographs(folder: str | Path | None = None) -> CocoDataset:

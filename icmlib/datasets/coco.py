@@ -1,7 +1,8 @@
 """One data set class for everything in COCO layout: a folder of images and an instances JSON."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from faster_coco_eval.core import mask as rle
 from PIL import ExifTags, Image
 from torch.utils.data import Dataset
+from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
 from icmlib.datasets.annotations import first_few, read_annotations
 from icmlib.io import InputError, files_below, read_image
@@ -76,6 +78,41 @@ def select(
     return kept
 
 
+def coco_categories() -> list[dict]:
+    """COCO's 80 categories with their official ids (1 to 90 with gaps), as torchvision's networks
+    have them."""
+    names = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+    unused = ("__background__", "N/A")
+    return [{"id": i, "name": name} for i, name in enumerate(names) if name not in unused]
+
+
+def by_class(coco: dict, classes: dict[str, str], names: Sequence[str]) -> dict:
+    """`annotations` and `categories` of the classes: category i is called `names[i - 1]`.
+
+    Raises:
+        InputError: names on either side that do not match; says which, and the nearest.
+    """
+    theirs = {category["name"]: category["id"] for category in coco["categories"]}
+    unknown = [
+        f"{name!r} is no {what}{f' (did you mean {near[0]!r}?)' if near else ''}"
+        for what, asked, known in (
+            ("category of the annotation file", classes, theirs),
+            ("class of the network", classes.values(), names),
+        )
+        for name in dict.fromkeys(asked)
+        if name not in known
+        for near in [get_close_matches(name, known, 1)]
+    ]
+    if unknown:
+        raise InputError("\n- ".join(["data.classes does not match:", *unknown]))
+    ids = {theirs[name]: 1 + list(names).index(to) for name, to in classes.items()}
+    rows = [row for row in coco["annotations"] if row["category_id"] in ids]
+    return {
+        "annotations": [row | {"category_id": ids[row["category_id"]]} for row in rows],
+        "categories": [{"id": i, "name": name} for i, name in enumerate(names, 1)],
+    }
+
+
 class CocoDataset(Dataset):
     """Images with instance annotations.
 
@@ -86,6 +123,9 @@ class CocoDataset(Dataset):
         files: without annotations, names of the images to take from the folder.
         skip: leave out so many images before that, so that one file serves disjoint splits.
         ids: keep only the images with these ids; `skip` and `limit` count what that leaves.
+        classes: name of a category -> name of the class that it is read as; annotations of other
+            categories are dropped. By default every category is a class.
+        class_names: all classes of the network, in its order; by default those that `classes` has.
 
     Each item is `(image, target)`: image (3, H, W) RGB float in [0, 1]; target a dict of
     `image_id` int, `boxes` (N, 4) xyxy in pixels, `labels` (N,) in 1..K (contiguous; see
@@ -107,10 +147,14 @@ class CocoDataset(Dataset):
         files: list[str] | None = None,
         skip: int = 0,
         ids: Iterable[int] | None = None,
+        classes: dict[str, str] | None = None,
+        class_names: Sequence[str] = (),
     ):
         self.folder, source = Path(images), Path(annotations or images)
         self.upright = annotations is None  # annotations are of the image as it is stored
         coco = read_annotations(source) if annotations else folder_annotations(source, files)
+        if classes:
+            coco |= by_class(coco, classes, class_names or list(dict.fromkeys(classes.values())))
         kept = select(coco["images"], source, ids, skip, limit)
         self._instances: dict[int, list[dict]] = {image["id"]: [] for image in kept}
         own = [a for a in coco["annotations"] if a["image_id"] in self._instances]

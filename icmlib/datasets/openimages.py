@@ -20,10 +20,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image
-from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 from tqdm.auto import tqdm
 
-from icmlib.datasets.coco import instance
+from icmlib.datasets.coco import coco_categories, instance
 from icmlib.io import UNREADABLE, InputError, project_root, written
 
 
@@ -76,14 +75,6 @@ def _inputs(root: Path, split: str, image_list: str | Path | None) -> dict[str, 
             f"Open Images: no {', no '.join(missing)}; data/README.md says where each comes from"
         )
     return files
-
-
-def categories() -> list[dict]:
-    """COCO's 80 categories with their official ids (1 to 90 with gaps), as torchvision's networks
-    have them; those without a class in Open Images, too, so that labels keep their numbers."""
-    names = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
-    unused = ("__background__", "N/A")
-    return [{"id": i, "name": name} for i, name in enumerate(names) if name not in unused]
 
 
 def _read_csv(path: Path, **options) -> Iterator[pd.DataFrame]:
@@ -169,7 +160,7 @@ def _write(path: Path, masks: pd.DataFrame, root: Path, split: str, report: dict
             ids = {"id": report["annotations"], "image_id": image["id"]}
             out.write(json.dumps(ids | instance(int(row.category), mask)))
         info = {"description": f"Open Images V6, {split}, in COCO's categories"}
-        rest = {"images": list(images.values()), "categories": categories(), "info": info}
+        rest = {"images": list(images.values()), "categories": coco_categories(), "info": info}
         out.write("],\n" + json.dumps(rest)[1:])
     report["images"] = len(images)
 
