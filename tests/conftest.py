@@ -1,6 +1,7 @@
 import copy
 import functools
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -125,6 +126,34 @@ def new_run(tmp_path):
     from icmlib.studies.runs import Run
 
     return lambda name="run", **parameters: Run(tmp_path / name, parameters, {}, {"profile": "t"})
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """`project(tiny="seed: 0")`: a project's folder, with a profile of that name and text."""
+    folder = tmp_path / "notebooks" / "profiles"
+    folder.mkdir(parents=True)
+    monkeypatch.setenv("ICM_ROOT", str(tmp_path))
+
+    def write(**profiles: str) -> Path:
+        for name, text in profiles.items():
+            (folder / f"{name}.yaml").write_text(text)
+        return tmp_path
+
+    return write
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """`finished("chain/q1", test={...})`: a run of profile `tiny` has ended with this summary."""
+
+    def write(run: str, base: str | None = None, **summary) -> None:
+        folder = tmp_path / "results" / "tiny" / run
+        folder.mkdir(parents=True)
+        (folder / "summary.json").write_text(json.dumps(summary))
+        (folder / "run.json").write_text(json.dumps({"inputs": {"base": base}}))
+
+    return write
 
 
 PROFILE = """

@@ -112,14 +112,10 @@ main_rows: [b]
 
 
 @pytest.fixture
-def named(tmp_path, monkeypatch):
+def named(project):
     """`named("given-scratch")`: a profile by its name; there are `given` and `published`."""
-    folder = tmp_path / "notebooks" / "profiles"
-    folder.mkdir(parents=True)
-    (folder / "given.yaml").write_text(GIVEN)
     published = "task: {name: maskrcnn_resnet50_fpn, num_classes: 80, weights: COCO_V1}"
-    (folder / "published.yaml").write_text(published)
-    monkeypatch.setenv("ICM_ROOT", str(tmp_path))
+    project(given=GIVEN, published=published)
     return load_profile
 
 

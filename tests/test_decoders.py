@@ -150,30 +150,27 @@ def test_shipped_weights_are_those_of_their_card():
 
 
 @pytest.fixture
-def project(codec, others, tmp_path, monkeypatch):
+def results(codec, others, project):
     """Runs of notebooks 02 and 03 in a project of its own."""
-    (tmp_path / "notebooks" / "profiles").mkdir(parents=True)
-    (tmp_path / "notebooks" / "profiles" / "tiny.yaml").write_text("codec: {N: 8, M: 12}\n")
-    results = tmp_path / "results" / "tiny"
+    results = project(tiny="codec: {N: 8, M: 12}") / "results" / "tiny"
     save_weights(results / "base_codec" / "base" / "final.safetensors", codec)
     save_weights(results / "finetune" / "mine" / "final.safetensors", others["human"])
     save_weights(results / "chain" / "q1" / "final.safetensors", codec)
-    monkeypatch.setenv("ICM_ROOT", str(tmp_path))
-    return tmp_path
+    return results
 
 
-def test_a_run_by_its_name_or_folder(project, decoders, monkeypatch):
-    for name in ("tiny/finetune/mine", project / "results" / "tiny" / "finetune" / "mine"):
+def test_a_run_by_its_name_or_folder(results, decoders, monkeypatch):
+    for name in ("tiny/finetune/mine", results / "finetune" / "mine"):
         read = load_decoders(name)
         assert read.names == ["machine", "human"]
         for to in read.names:
             assert read.turn(to).g_s[0].weight.equal(decoders.turn(to).g_s[0].weight)
     assert load_decoders("tiny/base_codec/base").names == ["machine"]
-    monkeypatch.chdir(project / "results" / "tiny" / "finetune" / "mine")
+    monkeypatch.chdir(results / "finetune" / "mine")
     assert load_decoders(".").names == ["machine", "human"]
 
 
-def test_runs_that_hold_no_decoders(project):
+def test_runs_that_hold_no_decoders(results):
     with pytest.raises(FileNotFoundError, match=r"no codec was trained in .*finetune/other"):
         load_decoders("tiny/finetune/other")
     with pytest.raises(ValueError, match=r"q1 is no run of notebooks 02 .* or 03"):

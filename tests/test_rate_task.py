@@ -1,7 +1,5 @@
 """Study 2's bookkeeping: settings by name, the bridge's figures, findings over seeds."""
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -27,24 +25,9 @@ rate_task:
 
 
 @pytest.fixture
-def profile(tmp_path, monkeypatch):
-    folder = tmp_path / "notebooks" / "profiles"
-    folder.mkdir(parents=True)
-    (folder / "tiny.yaml").write_text(PROFILE)
-    monkeypatch.setenv("ICM_ROOT", str(tmp_path))
+def profile(project):
+    project(tiny=PROFILE)
     return load_profile("tiny")
-
-
-@pytest.fixture
-def finished(tmp_path):
-    """`finished("chain/q1-C-FT", test={...})`: a run that has ended with this summary."""
-
-    def write(run: str, **summary) -> None:
-        folder = tmp_path / "results" / "tiny" / run
-        folder.mkdir(parents=True)
-        (folder / "summary.json").write_text(json.dumps(summary))
-
-    return write
 
 
 def test_a_configuration_takes_its_points_price(profile):

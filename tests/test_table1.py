@@ -1,7 +1,5 @@
 """Table 1's logic on made tables that a person can check by hand, and the words of the answers."""
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -83,41 +81,26 @@ def test_without_masks_boxes_are_what_counts(table):
     assert not [name for name in again if "mask" in name]
 
 
-@pytest.fixture
-def results(tmp_path, monkeypatch):
-    """A project with a profile `tiny`; `results("finetune/a", base="x")` is a finished run."""
-    folder = tmp_path / "notebooks" / "profiles"
-    folder.mkdir(parents=True)
-    (folder / "tiny.yaml").write_text("rows: {a: {}, b: {layers: 3}, c: {layers: 1}}")
-    monkeypatch.setenv("ICM_ROOT", str(tmp_path))
-
-    def finished(run: str, base: str | None = None, **summary) -> None:
-        run = tmp_path / "results" / "tiny" / run
-        run.mkdir(parents=True)
-        test = row(0.5, 0.0, 1.0, 10)
-        (run / "summary.json").write_text(json.dumps({"label": run.name, "test": test} | summary))
-        (run / "run.json").write_text(json.dumps({"inputs": {"base": base}}))
-
-    return finished
+ROWS = "rows: {a: {}, b: {layers: 3}, c: {layers: 1}}"
 
 
-def test_rows_are_those_that_were_run_on_this_base(results, tmp_path):
+def test_rows_are_those_that_were_run_on_this_base(project, finished):
     """In the profile's order; not what was moved aside, is unfinished or is of another base."""
-    for run in ("c", "a", "a.old-1", "mine"):
-        results(f"finetune/{run}", base="now")
-    results("finetune/b", base="before")
-    results("post_filter/bilateral", base="now")
-    results("post_filter/bilateral.old-1", base="now")
-    (tmp_path / "results/tiny/post_filter/gaussian").mkdir()
+    root, test = project(tiny=ROWS), row(0.5, 0.0, 1.0, 10)
+    filters = ("post_filter/bilateral", "post_filter/bilateral.old-1")
+    for run in ("finetune/c", "finetune/a", "finetune/a.old-1", "finetune/mine", *filters):
+        finished(run, base="now", test=test, label=run[-1])
+    finished("finetune/b", base="before", test=test)
+    (root / "results/tiny/post_filter/gaussian").mkdir()
     with pytest.raises(FileNotFoundError, match="base_codec/base is not finished"):
         table1.read_rows(load_profile("tiny"), "test")
-    results("base_codec/base", weights="now")
+    finished("base_codec/base", test=test, label="base", weights="now")
     table = table1.read_rows(load_profile("tiny"), "test")
     assert table.index.tolist() == ["base", "a", "c", "bilateral"]
     assert table.loc["c", "label"] == "c"
 
 
-def test_findings_are_counted_over_seeds(results, tmp_path):
+def test_findings_are_counted_over_seeds(project):
     """Of this checkout's own runs of the profile: not published ones, nor those from scratch."""
     found = pd.DataFrame({"finding": ["a", "b"], "verdict": ["holds", "does not hold"]})
     found["value"] = [1.0, 2.0]
@@ -127,7 +110,7 @@ def test_findings_are_counted_over_seeds(results, tmp_path):
         ("reference/tiny-seed3", "b", 30.0),
         ("tiny-seed4-scratch", "b", 40.0),
     ):
-        folder = tmp_path / "results" / name
+        folder = project(tiny=ROWS) / "results" / name
         folder.mkdir(parents=True)
         table = pd.DataFrame({"finding": [finding_], "verdict": "holds", "value": value})
         table.to_csv(folder / "aims.csv", index=False)
