@@ -18,7 +18,6 @@ from icmlib import tasks
 from icmlib.codecs import PillowCodec
 from icmlib.config import TaskConfig, replace
 from icmlib.datasets import CocoDataset
-from icmlib.downloads import WeightsUnavailable
 from icmlib.evaluate import evaluate, summarize
 from icmlib.io import fingerprint
 
@@ -38,9 +37,6 @@ def network():
     network.model.roi_heads.score_thresh = 0.0
     network.model.roi_heads.detections_per_img = 10
     return network.eval().requires_grad_(False)
-
-
-# --- losses and predictions --------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -89,7 +85,8 @@ def test_box_only_predictions(network):
     assert_same(predictions, network.predict(images, network.features(images)))
 
 
-def test_min_size_is_that_of_the_short_side(network):
+def test_min_size_is_that_of_the_short_side(network, hub):
+    """And without weights, not even those of a backbone are asked for."""
     seen, _ = network.model.transform(pictures())
     assert seen.image_sizes == [(64, 85), (112, 64)]
     assert network.model.transform.max_size == 1333
@@ -101,9 +98,6 @@ def test_settings_that_the_small_network_lacks_are_refused():
     for changes in ({"min_size": 64}, {"weights": "DEFAULT"}):
         with pytest.raises(ValueError, match="small_mask_rcnn takes images as they are"):
             tasks.create(TaskConfig(**changes))
-
-
-# --- torchvision's weights ---------------------------------------------------------------
 
 
 @pytest.fixture
@@ -140,13 +134,10 @@ def test_batch_norm_of_v2_is_constant_too(published):
         torch.testing.assert_close(maps[name], expected[name], rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param("fasterrcnn_resnet50_fpn", marks=pytest.mark.slow),
-        "fasterrcnn_mobilenet_v3_large_fpn",
-    ],
-)
+RESNET = pytest.param("fasterrcnn_resnet50_fpn", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("name", [RESNET, COCO.name])
 def test_network_is_torchvisions_own(published, monkeypatch, name):
     """Module by module, with frozen batch norm of the right epsilon, and the same maps."""
     state = published(name)
@@ -182,11 +173,11 @@ def test_labels_are_translated_both_ways(published):
     score.bias.data[[12, 13]] = torch.tensor([9.0, 0])
     assert len(network.predict(pictures()[:1])[0]["scores"]) == 0
     score.bias.data[[12, 13]] = torch.tensor([0.0, 9])
+    matcher = network.model.roi_heads.proposal_matcher
+    matcher.high_threshold = matcher.low_threshold = 0.0  # all boxes are that object
+    network.model.roi_heads.fg_bg_sampler.positive_fraction = 1.0
     losses = {}
     for label in (11, 12, 13):
-        network.model.roi_heads.proposal_matcher.high_threshold = 0.0  # all boxes are that object
-        network.model.roi_heads.proposal_matcher.low_threshold = 0.0
-        network.model.roi_heads.fg_bg_sampler.positive_fraction = 1.0
         terms = network.loss(pictures()[:1], [target(pictures()[0], label)])
         losses[label] = terms["loss_classifier"].item()
     assert losses[12] < 0.1 < 5 < losses[11] and losses[13] > 5
@@ -211,24 +202,10 @@ def test_other_number_of_classes_is_refused_before_any_download():
         tasks.create(replace(COCO, {"num_classes": 3}))
 
 
-def test_missing_weights_say_what_to_put_where(hub):
-    """Of the backbone nothing is asked for, and without weights nothing at all."""
-    with pytest.raises(WeightsUnavailable, match="no route to host") as offline:
-        tasks.create(COCO)
-    file = "fasterrcnn_mobilenet_v3_large_fpn-fb6a3cc7.pth"
-    assert f"https://download.pytorch.org/models/{file}" in str(offline.value)
-    assert str(hub / file) in str(offline.value) and COCO.name in str(offline.value)
-    tasks.create(MOBILENET)
-
-
-# --- the whole way -----------------------------------------------------------------------
-
-
 def test_photographs_through_a_box_only_network(network, shared):
     """COCO's categories in the results, box AP in the row, no mask AP; the numbers mean nothing."""
-    folder = shared / "coco"
-    annotations = folder / "annotations" / "instances_val2017.json"
-    photographs = CocoDataset(folder / "val2017", annotations, limit=2)
+    annotations = shared / "coco" / "annotations" / "instances_val2017.json"
+    photographs = CocoDataset(shared / "coco" / "val2017", annotations, limit=2)
     machine = tasks.create(replace(MOBILENET, {"num_classes": 80, "min_size": 96}))
     machine.model.roi_heads.score_thresh = 0.0
     machine.model.roi_heads.detections_per_img = 20

@@ -131,14 +131,6 @@ def test_vgg_distance_is_lpips_own(publish, monkeypatch, pair, capfd):
         distance(x[..., :15], y[..., :15])
 
 
-def test_missing_vgg_weights_say_what_to_do(hub):
-    for download, reason in ((False, "the file is missing"), (True, "no route to host")):
-        with pytest.raises(WeightsUnavailable, match=reason) as missing:
-            VGGDistance(download)
-        assert "https://download.pytorch.org/models/vgg16-397923af.pth" in str(missing.value)
-        assert str(hub / "vgg16-397923af.pth") in str(missing.value)
-
-
 @pytest.mark.parametrize("home", ["/dev/null", "/proc/nowhere"])
 def test_a_cache_that_cannot_be_is_a_reason(home, monkeypatch):
     """TORCH_HOME is a file, or cannot be written: the column says so, and the run goes on."""
