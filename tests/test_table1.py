@@ -140,7 +140,6 @@ def test_label_names_what_differs():
 
 
 def test_a_row_is_the_profiles_or_has_changes_and_a_name_of_its_own():
-    """Else one trains a row of defaults, the other replaces a row's results."""
     profile = Profile(name="made", rows={"strong": {}, "blurry": {"patches": 5}})
     assert table1.finetuning(profile, "blurry", {}).patches == 5
     assert table1.finetuning(profile, "mine", {"patches": 7}).patches == 7
@@ -158,9 +157,6 @@ def test_changes_are_the_settings_that_differ_from_the_reference():
     assert table1.changes(configs, "not run") == {}
 
 
-# --- answers -----------------------------------------------------------------------------------
-
-
 def test_an_answer_says_what_it_rests_on(new_run):
     run = new_run()
     run.provenance = {"profile": "t", "seed": 3}
@@ -172,12 +168,15 @@ def test_an_answer_says_what_it_rests_on(new_run):
     assert trial == "A trial: these numbers mean nothing. It is."
 
 
-def test_figures_carry_their_intervals(table):
+def test_figures_carry_their_intervals_and_extremes_their_names(table):
     row, text = table.loc["p3x64"], verdicts.interval_text
     assert text(row, "mask_AP_change", "%") == "-2.0 % [-4.0, +0.0]"
     assert text(row, "peak", "dB") == "4.00 dB [3.50, 4.50]"
     assert text({"value": 12.34, "low": 0.1, "high": 20.0}) == "+12.3 [+0.1, +20]"
     assert text({"value": 12.34, "low": np.nan, "high": 20.0}) == "n/a"
+    values = pd.Series({"a": -2.0, "b": 1.0, "c": np.nan})
+    assert verdicts.spread(values, "%") == "-2 % (a) to 1 % (b)"
+    assert (verdicts.spread(values["b":]), verdicts.spread(values["c":])) == ("1 (b)", "n/a")
 
 
 def test_an_effect_speaks_of_the_machine_only_where_it_looked(table):
@@ -186,13 +185,6 @@ def test_an_effect_speaks_of_the_machine_only_where_it_looked(table):
     row = table.loc["p3x64"]
     assert table1.effect(row) == f"{start}mask AP by -2.0 % [-4.0, +0.0], {rest}"
     assert table1.effect(row.drop("mask_AP_change")) == start + rest
-
-
-def test_extremes_are_named():
-    values = pd.Series({"a": -2.0, "b": 1.0, "c": np.nan})
-    assert verdicts.spread(values, "%") == "-2 % (a) to 1 % (b)"
-    assert verdicts.spread(values["b":]) == "1 (b)"
-    assert verdicts.spread(values["c":]) == "n/a"
 
 
 def test_verdicts_are_told_and_counted():
