@@ -83,7 +83,6 @@ def made_codec(seed: int, name: str):
 
 @pytest.fixture
 def make_codec():
-    """`make_codec(seed, name)`: see `tiny_codec`."""
     return tiny_codec
 
 
@@ -93,7 +92,7 @@ def codec(make_codec):
 
 
 class ToyTask(torch.nn.Module):
-    """A machine that costs nothing: one convolution, and a loss that draws from the global RNG."""
+    """A machine that costs nothing; its loss draws from the global generator."""
 
     def __init__(self):
         super().__init__()
@@ -164,8 +163,7 @@ task: {{steps: 7, batch: 2}}
 
 @pytest.fixture
 def notebook(tmp_path, scenes_folder):
-    """`notebook("name", *launcher)`: 01_task_network at work, training, in a project of this name;
-    its executed copy is name.ipynb."""
+    """`notebook(name, *launcher)`: 01_task_network trains, in a project of this name."""
     startup = tmp_path / "ipython" / "profile_default" / "startup" / "often.py"
     startup.parent.mkdir(parents=True)
     startup.write_text("from icmlib.training import journal\njournal.CHECKPOINT_EVERY = 2\n")
@@ -206,8 +204,7 @@ def hub(tmp_path, monkeypatch):
 
 @pytest.fixture
 def publish(hub):
-    """`publish(thing)`: saved in the cache as torch does, with the hash in the name; returns the
-    address it could have come from."""
+    """`publish(thing)`: saved in the cache, with the hash in its name; returns its address."""
 
     def save(thing) -> str:
         torch.save(thing, hub / "new")

@@ -27,7 +27,6 @@ EXAMPLE = Bitstream("0123456789abcdef", 64, 96, 0xDEADBEEF, (b"y" * 11, b"", b"z
 
 
 def sealed(body: bytes) -> bytes:
-    """A body with a right checksum: damage that only the structure can tell."""
     return body + struct.pack(">I", zlib.crc32(body))
 
 

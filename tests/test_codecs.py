@@ -88,8 +88,7 @@ def test_two_threads_code_at_once(make_codec, name):
 
 
 def test_real_bytes_are_those_of_the_rate_estimate(new_run, task):
-    """Within 3 % and the headers, after a few steps. The quantiles start far too narrow: without
-    the auxiliary loss the files are 5 to 7 % larger than the estimate."""
+    """Within 3 % and the headers; without the auxiliary loss files are 5 to 7 % larger."""
     codec = codecs.create(CodecConfig(N=8, M=12))
     codec.model.entropy_bottleneck.quantiles.data.mul_(0.01)
     config = BaseTrainingConfig(steps=80, batch=4, crop=64, lr=3e-3, aux_lr=0.3, lambda_mse=3e3)

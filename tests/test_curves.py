@@ -41,8 +41,7 @@ def test_at_rate_goes_through_the_points_and_no_further():
 
 
 def test_deltas_of_shifted_curves():
-    """Five points of mAP more at every rate; the interval of a paired difference is narrow,
-    however much both curves move together."""
+    """Five points of mAP more at every rate; the interval of a paired difference is narrow."""
     shifted = {
         "baseline": curve(BASELINE, noise=0.03),
         "better": curve(np.add(BASELINE, 0.05), (19, 21, 23, 25), noise=0.03),

@@ -23,7 +23,6 @@ CONFIG, IMAGE = CodecConfig(N=8, M=12), picture(40, 56)
 
 
 def finetuned(codec, seed: int, layers: int = 2):
-    """A copy whose first decoder layers are others."""
     other = copy.deepcopy(codec)
     torch.manual_seed(seed)
     with torch.no_grad():

@@ -58,8 +58,7 @@ def shape_of(mask):
 
 
 def random_case(seed, images=12, size=160):
-    """Disks of all sizes, crowds, empty images, missed and invented and repeated detections, and
-    scores so coarse that they tie within and across images."""
+    """Disks, crowds, empty images, missed, invented and repeated detections; scores that tie."""
     rng = np.random.default_rng(seed)
     truth = {"images": [], "annotations": [], "categories": [{"id": c} for c in (1, 3, 4, 9)]}
     detections = []
@@ -185,7 +184,7 @@ def test_no_more_than_a_hundred_detections_an_image_count(wrong, expected):
 
 
 def resampled(truth, detections, image_ids, counts):
-    """Ground truth and detections with each image copied as often as it counts."""
+    """Each image copied as often as it counts."""
     size = {key: truth["images"][0][key] for key in ("height", "width")}
     copies, found = {"images": [], "annotations": [], "categories": truth["categories"]}, []
     for new, old in enumerate(np.repeat(image_ids, counts), start=1):

@@ -159,8 +159,7 @@ def test_network_is_torchvisions_own(published, monkeypatch, name):
 
 
 def test_labels_are_translated_both_ways(published):
-    """A classifier that always says COCO's 13, stop sign, has the lowest loss for our 12, and
-    predicts it: COCO's 12 is a category that is not used. What is no category is left out."""
+    """COCO's 13, stop sign, is our 12: its 12 is not used. What is no category is left out."""
     published(COCO.name)
     network = tasks.create(COCO)
     with torch.no_grad():

@@ -53,12 +53,10 @@ def given():
 
 @pytest.fixture
 def network(given):
-    """A copy of it, to be changed."""
     return copy.deepcopy(given)
 
 
 def test_without_detectron2_the_error_says_how_to_install_it(monkeypatch):
-    """And everything else goes on."""
     monkeypatch.setitem(sys.modules, "detectron2", None)
     with pytest.raises(ImportError) as missing:
         tasks.create(MASK)
@@ -204,8 +202,7 @@ def test_objects_are_resized_with_the_image(network):
 
 @needs_detectron2
 def test_labels_are_detectron2s_and_one_more(network):
-    """Its COCO classes are the categories by rising id, as ours are; a classifier that always says
-    its class 1 predicts our label 2, and has the lowest loss for it. Its background is the last."""
+    """Its classes are the categories by rising id, counted from 0; its background is the last."""
     from detectron2.data import MetadataCatalog
 
     mapping = MetadataCatalog.get("coco_2017_val").thing_dataset_id_to_contiguous_id
@@ -244,8 +241,7 @@ def perturbed(images, results: list[dict]) -> dict:
 
 @needs_detectron2
 def test_average_precision_is_that_of_detectron2s_evaluator(network, tmp_path):
-    """detectron2 runs its own inference and its own evaluator over the same weights; its class
-    numbers become categories by its own map."""
+    """detectron2 runs its own inference and its own evaluator over the same weights."""
     from detectron2.data import DatasetCatalog
     from detectron2.data.datasets import register_coco_instances
     from detectron2.evaluation import COCOEvaluator

@@ -60,8 +60,6 @@ def test_pickles_of_python_2(tmp_path):
 
 
 class Malicious:
-    """Asks, on unpickling, for a call."""
-
     def __init__(self, function, *arguments):
         self.call = function, arguments
 

@@ -20,8 +20,7 @@ from icmlib.metrics.fidelity import psnr, ssim, to_8bit
 
 
 class Oracle(torch.nn.Module):
-    """A machine that finds everything in images it knows to the pixel, and else only boxes that
-    are off by a few pixels."""
+    """Finds everything in images that it knows to the pixel, and nothing in others."""
 
     def __init__(self, dataset):
         super().__init__()
@@ -107,14 +106,12 @@ def test_lossless_codec_adds_nothing(dataset, oracle):
 
 
 def test_the_machine_sees_the_decoded_image(dataset, oracle):
-    """Not the original: a lossy codec loses what only the exact pixels give."""
     row = summarize(evaluate(JPEG, oracle, dataset), resamples=20)
     assert row["mask_AP"] == row["box_AP"] == 0 and row["feature"] > 0
     assert 10 < row["psnr"] < 60 and row["residual_prms"] > 0
 
 
 def test_intervals_hold_the_readings_of_subsets(dataset):
-    """Low below high, and the same draw for the same seed."""
     evaluation = evaluate(JPEG, None, dataset)
     row = summarize(evaluation, resamples=200, seed=1)
     for name in ("lpp2", "lpp4", "lpp8", "prms"):

@@ -26,8 +26,7 @@ SERVER.set_forkserver_preload(["icmlib.training", "icmlib.evaluate", "torchvisio
 
 
 def work(folder: Path, scenes: Path, last: int = -1, survived: set[str] | None = None) -> None:
-    """Every training. It is killed before its event number `last` of logs and checkpoints, and,
-    with `survived`, before a file that is not of these takes its name."""
+    """Every training, killed before its event `last`, or before a new file takes its name."""
     torch.set_num_threads(1)
     training.journal.CHECKPOINT_EVERY = 2
     number = itertools.count()
@@ -106,7 +105,6 @@ def test_killed_in_the_middle_of_every_file(ended, whole, tmp_path):
 
 
 def make_scenes(root: Path, _) -> None:
-    """Holds the other end of a pipe open, as its worker processes do."""
     deadleaves.generate(root, 64, {"train": 10_000, "val": 1, "test": 1}, seed=0, workers=2)
 
 

@@ -35,8 +35,7 @@ def image_id(number: int) -> str:
 
 
 class Official:
-    """The folder of the validation split, as one has it after the downloads: two images, one of a
-    cat, one of a man and a toothbrush."""
+    """The folder of the validation split: an image of a cat, one of a man and a toothbrush."""
 
     def __init__(self, root: Path):
         self.root, self.rows = root, []
@@ -88,7 +87,6 @@ def official(tmp_path) -> Official:
 
 
 def left_out(report: dict) -> dict:
-    """How many rows, by reason."""
     found = {reason: report[reason] for reason in report["examples"]}
     assert report["rows"] == report["annotations"] + sum(found.values())
     return found
@@ -169,8 +167,7 @@ def test_table_has_classes_for_every_category(shared):
 
 
 def test_broken_rows_are_counted(official):
-    """Cut short, names that lead out of the folder, a quotation mark, stray bytes: the rest is
-    converted."""
+    """Cut short, out of the folder, a quotation mark, stray bytes: the rest is converted."""
     good = official.rows[0]
     official.write_rows("gone", good[:40], good.replace(".png", ""), "../" + good, '"' + good)
     path = official.root / TABLE
@@ -193,7 +190,6 @@ def test_rows_that_do_not_count(official):
 
 
 def test_files_that_are_missing_or_broken(official):
-    """Each is counted by itself, and the rest is converted."""
     official.mask(1).unlink()
     official.mask(9)  # no such image
     official.mask(1, mask=np.zeros_like(MASK))
@@ -289,8 +285,7 @@ def test_run_lengths_are_not_held_in_memory(official, rng):
 
 
 def check(root: Path, **changes):
-    """Of three splits alike but for the changes; returns the lines of the error, without the
-    first."""
+    """Of three splits alike but for the changes: the error's lines, without the first."""
     files = {"images": "validation", "annotations": "annotations/instances_validation.json"}
     splits = {name: {**files, **changes.get(name, {})} for name in ("train", "val", "test")}
     with pytest.raises(ValueError, match=r"not whole; data/README\.md") as error:

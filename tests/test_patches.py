@@ -158,8 +158,7 @@ def test_patches_of_the_real_decoders(name):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_cost_does_not_grow_with_the_image(name):
-    """The same operations in an image of nine times the area; not many more than a full decode of
-    the patch's 4x4 latents and what the deepest decoder sees around them."""
+    """Nor is it much more than a full decode of what the deepest decoder sees."""
     g_s = zoo_decoder(name)
     decode, stride = local_decoder(g_s), 2 ** len(decoder_layers(g_s))
 

@@ -32,7 +32,6 @@ def made() -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def state(publish, monkeypatch):
-    """Made weights in the cache, as if they had been downloaded."""
     state = made()
     monkeypatch.setattr(proxies, "VGG_URL", publish(state))
     return state

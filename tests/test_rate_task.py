@@ -105,8 +105,7 @@ def test_nothing_lost_nothing_to_give_back(profile, finished):
 
 
 def test_resamples_are_of_the_same_images_for_every_measure():
-    """The data set lists its images in any order; the matches come in that of the ids. With image
-    b alone nothing is found, at its own rate and its own PSNR."""
+    """Images are listed in any order, matches in that of the ids."""
     boxes = {"a": [0, 0, 10, 10], "b": [5, 5, 20, 20]}
     ids = {"b": 1, "a": 2}
     truth = {

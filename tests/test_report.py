@@ -32,7 +32,6 @@ def table1() -> pd.DataFrame:
 
 
 def executed(path, title: str) -> None:
-    """A notebook as papermill leaves it: results, a warning, a progress bar."""
     bar = {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "77 %"}
     outputs = [
         new_output("stream", name="stderr", text="noise"),

@@ -49,7 +49,6 @@ def test_same_parameters_and_inputs_resume(tmp_path):
 
 
 def files(folder) -> dict[str, bytes]:
-    """All files below a folder, but for the lock."""
     found = [f for f in folder.rglob("*") if f.is_file() and f.name != ".lock"]
     return {str(f.relative_to(folder)): f.read_bytes() for f in found}
 
@@ -164,7 +163,6 @@ def test_run_file_tells_where_a_number_comes_from(tmp_path):
 
 
 def test_checkpoint_brings_back_every_part(tmp_path):
-    """Weights and optimiser state, exactly."""
     net = layer()
     optimizer = torch.optim.Adam(net.parameters(), 0.1)
     net(torch.ones(1, 3)).sum().backward()
@@ -255,7 +253,6 @@ class Bomb:
 
 
 def test_no_pickle_is_executed(tmp_path):
-    """A checkpoint that runs code when it is unpickled is refused, and its code does not run."""
     run, marker = filled(tmp_path / "a"), tmp_path / "executed"
     torch.save({"step": 2, "net": Bomb(marker)}, run.path("last.pt"))
     with pytest.raises(ValueError, match=r"last\.pt is damaged") as caught:
@@ -327,7 +324,6 @@ def test_missing_and_truncated_weights(tmp_path):
     ],
 )
 def test_weights_of_another_architecture_name_the_tensor(tmp_path, other, message):
-    """And nothing of them is loaded."""
     save_weights(tmp_path / "w.safetensors", other)
     net = layer()
     before = fingerprint(net)

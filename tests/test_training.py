@@ -32,8 +32,7 @@ CONFIGS = {
 
 @pytest.fixture
 def train(make_codec, task, scenes, new_run, tmp_path, monkeypatch):
-    """`train(loop, run, **changes)`: the tiny codec and a machine, trained in a run folder of this
-    name; returns both."""
+    """`train(loop, run, **changes)`: a tiny codec and a machine, trained in a run of this name."""
     monkeypatch.setattr(training.journal, "CHECKPOINT_EVERY", 2)
 
     def train(loop: str, run: str, machine=None, architecture="scale_hyperprior_s8", **changes):
@@ -59,7 +58,6 @@ class Stopped(RuntimeError):
 
 @contextlib.contextmanager
 def stopped_after(last: int):
-    """Inside, a run ends right after it has logged that step."""
     log = Journal.log
 
     def log_and_stop(self, step, terms):
@@ -73,7 +71,6 @@ def stopped_after(last: int):
 
 
 def laid_out(state, layout: torch.memory_format):
-    """The state of a checkpoint, its maps and kernels in that layout."""
     if isinstance(state, dict):
         return {key: laid_out(value, layout) for key, value in state.items()}
     if torch.is_tensor(state) and state.dim() == 4:
@@ -93,9 +90,7 @@ def laid_out(state, layout: torch.memory_format):
     ],
 )
 def test_stopped_and_resumed(train, new_run, loop, changes, layout):
-    """Stopped at step 3, resumed from the checkpoint after step 1, whatever device laid it out: the
-    same weights, to the bit, and the same log as without the stop. The task network is the real
-    Mask R-CNN, whose samplers draw from the global generator."""
+    """Stopped at step 3, resumed from step 1 in any layout: the same bits, the same log."""
 
     def trained(run: str) -> list[str]:
         machine = tasks.create(TaskConfig()) if loop == "task" else None
@@ -123,7 +118,6 @@ def test_finished_run_is_not_trained_again(train, monkeypatch):
 
 
 def test_seed_decides(train):
-    """Another seed, other weights; the same one, the same."""
     seeds = {"a": 0, "b": 0, "c": 1}
     made = [fingerprint(train("base", run, seed=seed)[0]) for run, seed in seeds.items()]
     assert made[0] == made[1] != made[2]
@@ -158,8 +152,7 @@ def test_finetuning_changes_only_the_first_decoder_layers(
 
 @pytest.mark.parametrize("parts", [["encoder", "task"], ["decoder"], ["entropy"], EVERYTHING])
 def test_chain_trains_the_named_parts_alone(train, make_codec, task, scenes, parts):
-    """All of their weights move, and bit for bit nothing else; the entropy model's tables follow
-    its weights, and a finetuned decoder leaves the bits."""
+    """Bit for bit nothing else moves; a finetuned decoder leaves the bits."""
     codec, machine = train("chain", "run", parts=parts)
     before = make_codec()
     for part in ("encoder", "decoder", "entropy"):

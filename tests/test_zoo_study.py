@@ -33,8 +33,7 @@ def test_a_codec_changes_what_study_1_shares(profile):
 
 
 def test_a_row_holds_before_and_after(profile, finished):
-    """Of one split and of a finished run; changes are those of the paired bootstrap, in % of the
-    codec's own AP before."""
+    """Of one split and a finished run; changes in % of the codec's own AP before."""
     ends = ("", "_low", "_high")
     before = {"bpp": 0.5, **dict.fromkeys(zoo.BOTH, 2.0)}
     after = {"bpp": 0.5, **{f"{name}{end}": 1.0 for name in zoo.BOTH for end in ends}}
