@@ -188,6 +188,16 @@ def notebook(tmp_path, scenes_folder):
         process.wait()
 
 
+class Malicious:
+    """Asks for a call when it is unpickled."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """An empty cache of torch.hub, and no network."""

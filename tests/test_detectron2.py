@@ -339,8 +339,7 @@ def published(hub, monkeypatch):
 
 @needs_detectron2
 def test_published_weights_are_loaded_whole(published, hub, new_run):
-    """As detectron2's own checkpointer loads them, with frozen batch norm; trained further they
-    are saved and loaded without the published file."""
+    """As detectron2's checkpointer does it; trained further, the published file is not needed."""
     from detectron2.checkpoint import DetectionCheckpointer
 
     network = tasks.create(COCO)

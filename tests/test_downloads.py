@@ -7,6 +7,7 @@ from collections import OrderedDict
 
 import numpy as np
 import pytest
+from conftest import Malicious
 
 from icmlib import tasks
 from icmlib.config import BaseTrainingConfig, TaskConfig
@@ -57,14 +58,6 @@ def test_pickles_of_python_2(tmp_path):
     path = tmp_path / "old.pkl"
     path.write_bytes(text)
     assert read_pickled_arrays(path).tolist() == [1.5, -2]
-
-
-class Malicious:
-    def __init__(self, function, *arguments):
-        self.call = function, arguments
-
-    def __reduce__(self):
-        return self.call
 
 
 @pytest.mark.parametrize("protocol", [0, 4])

@@ -44,7 +44,7 @@ def work(folder: Path, scenes: Path, last: int = -1, survived: set[str] | None =
     every_training.train(folder, scenes, steps=5, batch=2)  # the last checkpoint is no multiple's
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def ended(scenes_folder):
     """`ended(folder, ...)`: the process of a run that has come to its end."""
 
@@ -71,14 +71,14 @@ def assert_same(folder: Path, undisturbed: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Path:
-    """The folder of the undisturbed run, empty at first."""
-    return tmp_path_factory.mktemp("whole")
+def whole(ended, tmp_path_factory) -> Path:
+    """The folder of the undisturbed run."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert ended(folder).exitcode == 0
+    return folder
 
 
 def test_killed_at_random_moments(ended, whole, tmp_path):
-    if not contents(whole):
-        assert ended(whole).exitcode == 0
     seed = random.randrange(1000)
     print(f"seed {seed}")  # pytest shows it if the test fails
     moments = random.Random(seed).choices(range(25), k=10)
@@ -90,8 +90,6 @@ def test_killed_at_random_moments(ended, whole, tmp_path):
 
 def test_killed_in_the_middle_of_every_file(ended, whole, tmp_path):
     """Once in each kind of file, half-written: none ever counts as one, or is left behind."""
-    if not contents(whole):
-        assert ended(whole).exitcode == 0
     survived: set[str] = set()
     while (process := ended(tmp_path, -1, survived)).exitcode:
         (half,) = tmp_path.rglob(".*.half")

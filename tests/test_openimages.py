@@ -178,8 +178,7 @@ def test_broken_rows_are_counted(official):
 
 
 def test_rows_that_do_not_count(official):
-    """A class that COCO has not, one that nobody knows, and a second row of a mask; a field too
-    much does no harm."""
+    """Classes without a category, unknown ones, a second row of a mask; an extra field is none."""
     official.rows[0] += ",more"
     official.mask(1, "/m/0cyf8")
     official.mask(1, "/m/zzz")

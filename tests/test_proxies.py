@@ -8,7 +8,6 @@ from torchvision.models import VGG16_Weights, vgg16
 
 from icmlib import training
 from icmlib.config import VGG16_LAYERS, BaseTrainingConfig
-from icmlib.downloads import WeightsUnavailable
 from icmlib.io import fingerprint
 from icmlib.tasks import proxies
 from icmlib.training.base_codec import task_feature_distance
@@ -104,9 +103,3 @@ def test_the_proxy_is_frozen_and_trains_the_codec(state, make_codec, scenes, new
 def test_the_task_network_is_the_default(hub, task):
     """And needs no weights of VGG-16."""
     assert proxies.create(BaseTrainingConfig(), task) is task
-
-
-def test_other_weights_under_its_name_are_refused(hub):
-    torch.save(made(), hub / "vgg16-397923af.pth")
-    with pytest.raises(WeightsUnavailable, match="its name says 397923af; remove the file"):
-        proxies.create(PAPER, None)

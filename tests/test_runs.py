@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import Malicious
 from safetensors.torch import save_file
 from torch import nn
 
@@ -108,22 +109,17 @@ def test_the_new_run_holds_its_folder(tmp_path):
 
 def test_the_notebook_that_opens_a_run_stays_with_it(tmp_path):
     """Its copy is being written while the old run is moved aside with the notebook that made it."""
-    folder = filled(tmp_path / "a").folder
-    (folder / "notebook.ipynb").write_text("old")
+    folder = tmp_path / "a"
+    folder.mkdir()
     (folder / UNFINISHED).write_text("new")
+    filled(folder)  # beside its notebook, a first run moves nothing
+    assert [file.name for file in tmp_path.iterdir()] == ["a"]
+    (folder / "notebook.ipynb").write_text("old")
     with pytest.warns(UserWarning, match="moved to"):
         Run(folder, {"lr": 0.2}, {}, {})
     assert (folder / UNFINISHED).read_text() == "new"
     assert (tmp_path / "a.old-1" / "notebook.ipynb").read_text() == "old"
     assert not (folder / "notebook.ipynb").exists()
-
-
-@pytest.mark.filterwarnings("error::UserWarning")
-def test_a_first_run_beside_its_own_notebook_moves_nothing(tmp_path):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / UNFINISHED).write_text("new")
-    Run(tmp_path / "a", {}, {}, {})
-    assert [f.name for f in tmp_path.iterdir()] == ["a"]
 
 
 @pytest.mark.filterwarnings("error::UserWarning")
@@ -244,17 +240,9 @@ def test_log_of_a_run_without_checkpoint_starts_again(new_run):
     assert run.logged()["loss"].tolist() == [2.0]
 
 
-class Bomb:
-    def __init__(self, marker):
-        self.marker = marker
-
-    def __reduce__(self):
-        return (open, (str(self.marker), "w"))
-
-
 def test_no_pickle_is_executed(tmp_path):
     run, marker = filled(tmp_path / "a"), tmp_path / "executed"
-    torch.save({"step": 2, "net": Bomb(marker)}, run.path("last.pt"))
+    torch.save({"step": 2, "net": Malicious(open, str(marker), "w")}, run.path("last.pt"))
     with pytest.raises(ValueError, match=r"last\.pt is damaged") as caught:
         run.resume(net=layer())
     assert isinstance(caught.value.__cause__, pickle.UnpicklingError)
