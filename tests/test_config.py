@@ -58,7 +58,6 @@ def test_all_mistakes_are_told_at_once(profile):
         ("{main_rows: [a], rows: {b: }}", "main_rows that are no rows .there are: b.: a"),
         ("rate_task: {points: {q1: {}}}", "points.q1: give either lambda_mse or quality"),
         ("rate_task: {configurations: {X: {}}}", "without parts: X"),
-        ("rate_task: {only_at: {X: []}}", "only_at of no configuration or bridge row: X"),
         ("rate_task: {bridge_at: [q8, q9]}", "no points .*: q8, q9"),
         ("rate_task: {anchors: {JPEG: {quality: 30}}}", "without a list of qualities: JPEG"),
         (

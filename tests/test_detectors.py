@@ -94,10 +94,14 @@ def test_min_size_is_that_of_the_short_side(network, hub):
     assert default.model.transform.min_size == (800,)
 
 
-def test_settings_that_the_small_network_lacks_are_refused():
-    for changes in ({"min_size": 64}, {"weights": "DEFAULT"}):
-        with pytest.raises(ValueError, match="small_mask_rcnn takes images as they are"):
-            tasks.create(TaskConfig(**changes))
+def test_settings_that_do_not_fit_are_refused_before_any_download(hub):
+    for config, message in (
+        (TaskConfig(min_size=64), "small_mask_rcnn takes images as they are"),
+        (TaskConfig(weights="DEFAULT"), "small_mask_rcnn takes images as they are"),
+        (replace(COCO, {"num_classes": 3}), "knows 80 classes; the profile says num_classes: 3"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            tasks.create(config)
 
 
 @pytest.fixture
@@ -118,6 +122,14 @@ def published(publish, monkeypatch):
     return make
 
 
+@torch.no_grad()
+def maps(ours, theirs):
+    """Pairs of both backbones' maps, of the same images."""
+    images = ours.eval().transform(pictures())[0].tensors
+    both = ours.backbone(images), theirs.eval().backbone(images)
+    return list(zip(*(each.values() for each in both), strict=True))
+
+
 @pytest.mark.slow
 def test_batch_norm_of_v2_is_constant_too(published):
     """torchvision leaves it trainable there; the maps in evaluation are the same."""
@@ -127,11 +139,8 @@ def test_batch_norm_of_v2_is_constant_too(published):
     theirs = get_model(name, weights=None, weights_backbone=None, num_classes=91, min_size=64)
     theirs.load_state_dict(state)
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in ours.modules())
-    images = ours.eval().transform(pictures())[0].tensors
-    with torch.no_grad():
-        maps, expected = ours.backbone(images), theirs.eval().backbone(images)
-    for name in expected:
-        torch.testing.assert_close(maps[name], expected[name], rtol=1e-3, atol=1e-4)
+    for one, other in maps(ours, theirs):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
 RESNET = pytest.param("fasterrcnn_resnet50_fpn", marks=pytest.mark.slow)
@@ -152,10 +161,7 @@ def test_network_is_torchvisions_own(published, monkeypatch, name):
     )
     assert eps == expected != [] and str(ours) == str(theirs)
     assert fingerprint(ours) == fingerprint(theirs)
-    images = ours.transform(pictures())[0].tensors
-    with torch.no_grad():
-        for one, other in zip(ours.backbone(images).values(), theirs.backbone(images).values()):
-            assert torch.equal(one, other)
+    assert all(torch.equal(one, other) for one, other in maps(ours, theirs))
 
 
 def test_labels_are_translated_both_ways(published):
@@ -188,17 +194,10 @@ def test_trained_further_and_loaded_again(published, hub, new_run):
     network = tasks.create(COCO)
     run = new_run()
     run.save_weights(network)
-    for file in hub.iterdir():
-        file.unlink()
-    config = replace(COCO, {"weights": "DEFAULT"})
-    loaded = tasks.load(config, run.path("final.safetensors"))
+    next(hub.iterdir()).unlink()
+    loaded = tasks.load(replace(COCO, {"weights": "DEFAULT"}), run.path("final.safetensors"))
     assert fingerprint(loaded) == fingerprint(network)
     assert loaded._target(target(pictures()[0], 12))["labels"].tolist() == [13]
-
-
-def test_other_number_of_classes_is_refused_before_any_download():
-    with pytest.raises(ValueError, match="knows 80 classes; the profile says num_classes: 3"):
-        tasks.create(replace(COCO, {"num_classes": 3}))
 
 
 def test_photographs_through_a_box_only_network(network, shared):

@@ -125,9 +125,6 @@ def test_mutations():
     assert {"refused", "no picture", "forged", "as stated"} <= set(outcomes)
 
 
-# --- the entropy decoder reads nothing but the string and its zeros ----------------------
-
-
 ROWS = ([0, 40000, 65535, 65536], [0, 1000, 30000, 65536], [0, 6, 65536])
 
 
@@ -196,9 +193,6 @@ def test_longest_string_of_an_encoder_is_read():
     assert torch.equal(tables.reader(string, symbols.numel())(indexes), symbols)
 
 
-# --- no picture of what is none ----------------------------------------------------------
-
-
 @pytest.mark.parametrize(("name", "where"), [(LEARNED[0], "g_s"), (LEARNED[1], "h_s")])
 def test_what_is_not_finite_is_an_error(make_codec, monkeypatch, name, where):
     """Symbols run up to 2^30: whatever layer they overflow, no NaN is given out as a picture."""
@@ -211,9 +205,6 @@ def test_what_is_not_finite_is_an_error(make_codec, monkeypatch, name, where):
     monkeypatch.setattr(learned, "_crc", lambda _: bitstream.symbols_crc)
     with pytest.raises(BitstreamError, match="to no picture"):
         tested.decode(bitstream)
-
-
-# --- files of other formats --------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["PNG", "JPEG", "WebP", "AVIF", "HEVC"])

@@ -70,9 +70,6 @@ def chapters(root):
     return [root / "results" / "tiny" / run / "notebook.ipynb" for run in runs]
 
 
-# --- the report -----------------------------------------------------------------------------
-
-
 def test_report_is_self_contained_without_code_and_progress(chapters, tmp_path):
     html = build_report(tmp_path / "report.html", chapters).read_text()
     assert html.count("said") == 2 and "Ablations" in html and "Before." in html
@@ -109,9 +106,6 @@ def test_only_a_trial_is_called_one(chapters, root):
     words = "these numbers mean nothing"
     assert words not in build_report(root / "a.html", chapters, "tiny").read_text()
     assert words in build_report(root / "b.html", chapters, "trial").read_text()
-
-
-# --- what is published ----------------------------------------------------------------------
 
 
 def test_published_are_tables_pictures_and_answers(root):

@@ -135,8 +135,8 @@ def test_beside_paper_compares_signs_row_by_row(table):
 
 def test_label_names_what_differs():
     assert table1.label(FinetuneConfig()) == "3x64, hinge 0.1, lr 0.0001"
-    text = table1.label(FinetuneConfig(layers=1, adversarial="none", lambda_lattice=0.2))
-    assert text == "3x64, 1 layer, L2 only, lr 0.0001, lattice 0.2"
+    other = FinetuneConfig(layers=1, adversarial="none", lambda_lattice=0.2)
+    assert table1.label(other) == "3x64, 1 layer, L2 only, lr 0.0001, lattice 0.2"
 
 
 def test_a_row_is_the_profiles_or_has_changes_and_a_name_of_its_own():
