@@ -94,12 +94,8 @@ def test_the_proxy_is_frozen_and_trains_the_codec(state, make_codec, scenes, new
     proxy = proxies.create(PAPER, None)
     before, codec = fingerprint(proxy), make_codec(seed=2)
     assert not proxy.training and not any(p.requires_grad for p in proxy.parameters())
+    assert proxies.create(BaseTrainingConfig(), codec) is codec  # by default the given network
     training.train_base_codec(codec, proxy, scenes("train"), PAPER, new_run())
     log = new_run().logged()
     assert (log["feature"] > 0).all() and fingerprint(proxy) == before
     assert fingerprint(codec) != fingerprint(make_codec(seed=2))
-
-
-def test_the_task_network_is_the_default(hub, task):
-    """And needs no weights of VGG-16."""
-    assert proxies.create(BaseTrainingConfig(), task) is task
