@@ -1,6 +1,7 @@
 import copy
 import functools
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -82,7 +83,6 @@ def made_codec(seed: int, name: str):
 
 @pytest.fixture
 def make_codec():
-    """`make_codec(seed, name)`: see `tiny_codec`."""
     return tiny_codec
 
 
@@ -92,7 +92,7 @@ def codec(make_codec):
 
 
 class ToyTask(torch.nn.Module):
-    """A machine that costs nothing: one convolution, and a loss that draws from the global RNG."""
+    """A machine that costs nothing; its loss draws from the global generator."""
 
     def __init__(self):
         super().__init__()
@@ -127,6 +127,34 @@ def new_run(tmp_path):
     return lambda name="run", **parameters: Run(tmp_path / name, parameters, {}, {"profile": "t"})
 
 
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """`project(tiny="seed: 0")`: a project's folder, with a profile of that name and text."""
+    folder = tmp_path / "notebooks" / "profiles"
+    folder.mkdir(parents=True)
+    monkeypatch.setenv("ICM_ROOT", str(tmp_path))
+
+    def write(**profiles: str) -> Path:
+        for name, text in profiles.items():
+            (folder / f"{name}.yaml").write_text(text)
+        return tmp_path
+
+    return write
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """`finished("chain/q1", test={...})`: a run of profile `tiny` has ended with this summary."""
+
+    def write(run: str, base: str | None = None, **summary) -> None:
+        folder = tmp_path / "results" / "tiny" / run
+        folder.mkdir(parents=True)
+        (folder / "summary.json").write_text(json.dumps(summary))
+        (folder / "run.json").write_text(json.dumps({"inputs": {"base": base}}))
+
+    return write
+
+
 PROFILE = """
 data: {{root: {root}, size: 64, train: 6, val: 2, test: 4}}
 task: {{steps: 7, batch: 2}}
@@ -135,8 +163,7 @@ task: {{steps: 7, batch: 2}}
 
 @pytest.fixture
 def notebook(tmp_path, scenes_folder):
-    """`notebook("name", *launcher)`: 01_task_network at work, training, in a project of this name;
-    its executed copy is name.ipynb."""
+    """`notebook(name, *launcher)`: 01_task_network trains, in a project of this name."""
     startup = tmp_path / "ipython" / "profile_default" / "startup" / "often.py"
     startup.parent.mkdir(parents=True)
     startup.write_text("from icmlib.training import journal\njournal.CHECKPOINT_EVERY = 2\n")
@@ -161,6 +188,16 @@ def notebook(tmp_path, scenes_folder):
         process.wait()
 
 
+class Malicious:
+    """Asks for a call when it is unpickled."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """An empty cache of torch.hub, and no network."""
@@ -177,8 +214,7 @@ def hub(tmp_path, monkeypatch):
 
 @pytest.fixture
 def publish(hub):
-    """`publish(thing)`: saved in the cache as torch does, with the hash in the name; returns the
-    address it could have come from."""
+    """`publish(thing)`: saved in the cache, with the hash in its name; returns its address."""
 
     def save(thing) -> str:
         torch.save(thing, hub / "new")

@@ -48,8 +48,8 @@ def executable(path, text: str) -> None:
 @pytest.fixture
 def build(tmp_path):
     """A folder like that of a VTM build, with its configuration beside it."""
-    for name in ("bin", "cfg"):
-        (tmp_path / name).mkdir()
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "cfg").mkdir()
     (tmp_path / "cfg" / "encoder_intra_vtm.cfg").write_text("IntraPeriod : 1\n")
     for name in ("EncoderAppStatic", "DecoderAppStatic"):
         executable(tmp_path / "bin" / name, FAKE.format(python=sys.executable))
@@ -62,9 +62,6 @@ def make(build):
     return lambda name, quality, **options: anchor(
         name, quality=quality, **options, **({"build": build} if name == "VVC" else {})
     )
-
-
-# --- every anchor ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", QUALITIES)
@@ -131,9 +128,8 @@ def test_damage_is_found(make, name, container):
     for damaged in bad:
         with pytest.raises(BitstreamError, match="damaged"):
             codec.decode(dataclasses.replace(good, strings=(damaged,)))
-    for strings in ((), (payload, payload)):
-        with pytest.raises(BitstreamError, match="has 1 string; found"):
-            codec.decode(dataclasses.replace(good, strings=strings))
+    with pytest.raises(BitstreamError, match="has 1 string; found 2"):
+        codec.decode(dataclasses.replace(good, strings=(payload, payload)))
 
 
 @pytest.mark.parametrize("name", CONTAINED)
@@ -176,22 +172,18 @@ def test_codecs_that_were_not_built_are_not_measured(monkeypatch):
         anchor("HEVC", quality=50)
 
 
-# --- VVC ---------------------------------------------------------------------------------
-
-
 def test_vvc_without_a_build_is_not_measured(build, tmp_path):
-    with pytest.raises(NotMeasured, match="no VTM build is named; build VTM"):
-        anchor("VVC", quality=37)
-    with pytest.raises(NotMeasured, match=r"there is no .*nowhere/EncoderAppStatic; build VTM"):
-        anchor("VVC", quality=37, build=tmp_path / "nowhere")
-    with pytest.raises(NotMeasured, match=r"there is no .*other\.cfg"):
-        anchor("VVC", quality=37, build=build, config=tmp_path / "other.cfg")
-    executable(build / "EncoderAppStatic", "#!/bin/sh\necho HM\n")
-    with pytest.raises(NotMeasured, match="EncoderAppStatic is not VTM"):
-        anchor("VVC", quality=37, build=build)
-    executable(build / "EncoderAppStatic", "no program\0")
-    with pytest.raises(NotMeasured, match="EncoderAppStatic does not run: "):
-        anchor("VVC", quality=37, build=build)
+    for options, message in (
+        ({}, "no VTM build is named; build VTM"),
+        ({"build": tmp_path / "nowhere"}, "there is no .*nowhere/EncoderAppStatic; build VTM"),
+        ({"build": build, "config": tmp_path / "other.cfg"}, r"there is no .*other\.cfg"),
+    ):
+        with pytest.raises(NotMeasured, match=message):
+            anchor("VVC", quality=37, **options)
+    for program, message in (("#!/bin/sh\necho HM\n", "is not VTM"), ("\0", "does not run: ")):
+        executable(build / "EncoderAppStatic", program)
+        with pytest.raises(NotMeasured, match=f"EncoderAppStatic {message}"):
+            anchor("VVC", quality=37, build=build)
 
 
 def test_vvc_calls_vtm_as_compressai_does(build, tmp_path):

@@ -46,21 +46,18 @@ def test_as_the_library_called_directly(of):
 
 
 @pytest.mark.parametrize(
-    "of, moved", [("rate", (RATES, PSNR + 20)), ("quality", (99 * RATES, PSNR))]
+    ("of", "axis", "moved", "overlap"),
+    [
+        ("rate", "quality", (RATES, PSNR + 20), 0),
+        ("quality", "rate", (99 * RATES, PSNR), 0),
+        ("rate", "quality", (RATES, PSNR + 7), 0.3),  # 3 of 10 dB are common
+    ],
 )
-def test_no_number_without_overlap(of, moved):
+def test_small_overlap_is_refused_and_stated(of, axis, moved, overlap):
+    """A curve within the other overlaps wholly."""
     delta = bd.delta((RATES, PSNR), moved, of)
-    axis = {"rate": "quality", "quality": "rate"}[of]
-    assert np.isnan(delta.value) and f"the {axis} ranges overlap by 0%; need 50%" == delta.reason
-    assert getattr(delta, f"{axis}_overlap") == 0
-
-
-def test_small_overlap_is_refused_and_stated():
-    """3 of 10 dB are common; a curve within the other overlaps wholly."""
-    moved = RATES, PSNR + 7
-    delta = bd.delta((RATES, PSNR), moved)
-    assert np.isnan(delta.value) and "overlap by 30%; need 50%" in delta.reason
-    assert delta.rate_overlap == 1
+    assert delta.reason == f"the {axis} ranges overlap by {overlap:.0%}; need 50%"
+    assert np.isnan(delta.value) and getattr(delta, f"{axis}_overlap") == pytest.approx(overlap)
     inner = bd.delta((RATES, PSNR), (RATES, np.linspace(31, 34, 5)))
     assert inner.quality_overlap == 1 and np.isfinite(inner.value)
 
@@ -79,9 +76,6 @@ def test_unfit_curves_give_a_reason_and_no_number(rates, qualities, reason):
     for of in ("rate", "quality"):
         delta = bd.delta((RATES, PSNR), (np.array(rates), np.array(qualities)), of)
         assert np.isnan(delta.value) and delta.reason.startswith(reason)
-
-
-# --- bootstrap ---------------------------------------------------------------------------
 
 
 def resampled(bits: np.ndarray, quality: np.ndarray, resamples: int = 60) -> tuple:

@@ -105,6 +105,7 @@ def test_lpp_by_hand(rng):
     assert pattern.lpp[4] == pytest.approx(2 / 12 * 10 * np.log10(peak), abs=0.2)
     assert pattern.lpp[8] == pytest.approx(0, abs=0.3)
     assert pattern.prms == pytest.approx(2 / np.sqrt(2), rel=0.05)
+    assert excess_prms(np.array([5.0, 1.0]), np.array([4.0, 2.0])).tolist() == [3, 0]
 
 
 @pytest.mark.parametrize("stripe", [(128, 1), (1, 128)])
@@ -114,12 +115,6 @@ def test_a_ridge_along_an_axis_is_no_pattern(rng, stripe):
     planes = np.clip(noise(rng, 40, level=1) + stripes, 0, 1)
     pattern = pattern_of(planes)
     assert all(abs(v) < 1.5 for v in pattern.lpp.values())
-
-
-def test_floor_on_white_noise(rng):
-    pattern = pattern_of(noise(rng, 200))
-    assert pattern.prms < 0.12
-    assert all(abs(v) < 0.6 for v in pattern.lpp.values())
 
 
 def test_flat_images_read_nothing():
@@ -147,12 +142,6 @@ def test_published_crops_read_as_published(published, variant):
     assert pattern.prms == pytest.approx(prms, abs=0.0051)
 
 
-def test_excess():
-    assert excess_prms(5.0, 4.0) == 3.0
-    assert excess_prms(1.0, 2.0) == 0.0
-    assert np.allclose(excess_prms(np.array([5.0, 1.0]), np.array([4.0, 2.0])), [3, 0])
-
-
 def test_bootstrap_reads_what_resampled_images_read(rng):
     spectra = np.stack([welch_spectrum(p, 32) for p in noise(rng, 5, 32)])
     sample = bootstrap_pattern(spectra, 10, rng=np.random.default_rng(7))
@@ -161,17 +150,6 @@ def test_bootstrap_reads_what_resampled_images_read(rng):
         pattern = read_pattern(np.repeat(spectra, count, axis=0))
         assert sample["prms"][r] == pytest.approx(pattern.prms)
         assert [sample[f"lpp{S}"][r] for S in (2, 4, 8)] == pytest.approx([*pattern.lpp.values()])
-
-
-def test_bootstrap_spread_is_that_of_new_images(rng):
-    def draw():
-        strength = rng.uniform(1, 3, size=(60, 1, 1)) / 255
-        planes = noise(rng, 60, 64, level=2) + strength * grid(4, 64)
-        return np.stack([welch_spectrum(p, 64) for p in planes])
-
-    spread = np.std([read_pattern(draw()).prms for _ in range(40)])
-    sample = bootstrap_pattern(draw(), rng=rng)["prms"]
-    assert sample.std() == pytest.approx(spread, rel=0.4)
 
 
 def test_tile_size():

@@ -35,21 +35,13 @@ def test_at_rate_goes_through_the_points_and_no_further():
     assert curves.at_rate(line, "box_AP", 0.2)[0] == pytest.approx(0.2)
     between = curves.at_rate(line, "box_AP", np.sqrt(0.2 * 0.4))
     assert between == pytest.approx(np.full(51, 0.25))  # straight over the log of the rate
-    assert np.isnan(curves.at_rate(line, "box_AP", 0.09)).all()
-    assert np.isnan(curves.at_rate(line, "box_AP", 0.81)).all()
+    assert all(np.isnan(curves.at_rate(line, "box_AP", rate)).all() for rate in (0.09, 0.81))
     backwards = curve((0.4, 0.3, 0.2, 0.1), rates=RATES[::-1])
     assert curves.at_rate(backwards, "box_AP", 0.3)[0] == curves.at_rate(line, "box_AP", 0.3)[0]
 
 
-def test_lowest_common_rate_is_the_highest_of_the_lowest():
-    some = {"a": curve(BASELINE), "b": curve(BASELINE, rates=2 * RATES)}
-    assert curves.lowest_common_rate(some, ["a", "b"]) == pytest.approx(0.2)
-    assert curves.lowest_common_rate(some, ["a"]) == pytest.approx(0.1)
-
-
 def test_deltas_of_shifted_curves():
-    """Five points of mAP more at every rate; the interval of a paired difference is narrow,
-    however much both curves move together."""
+    """Five points of mAP more at every rate; the interval of a paired difference is narrow."""
     shifted = {
         "baseline": curve(BASELINE, noise=0.03),
         "better": curve(np.add(BASELINE, 0.05), (19, 21, 23, 25), noise=0.03),
@@ -75,6 +67,8 @@ def test_findings_hold_where_they_should():
     assert psnr["value"] == pytest.approx(6)
     best = table.loc["J-FT is best at the lowest rate"]
     assert best["value"] == pytest.approx(4) and "0.100 bpp" in best["measure"]
+    some = {"a": curve(BASELINE), "b": curve(BASELINE, rates=2 * RATES)}
+    assert curves.lowest_common_rate(some, ["a", "b"]) == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize(
@@ -101,6 +95,9 @@ def test_findings_without_the_configurations():
     alone = {"baseline": STUDY["baseline"]}
     assert curves.findings(alone).empty and "finding" in curves.findings(alone)
     assert curves.deltas(alone, "baseline").empty and "what" in curves.deltas(alone, "baseline")
+    pair = alone | {"HEVC": STUDY["HEVC"]}
+    assert curves.findings(pair)["finding"].item().endswith("as HEVC")
+    assert curves.findings(pair | {"VVC": pair["HEVC"]})["finding"].item().endswith("as VVC")
 
 
 @pytest.mark.parametrize(
@@ -118,12 +115,6 @@ def test_a_finding_holds_where_its_whole_interval_does(low, high, said):
     shifted = {name: value - 2 for name, value in found.items()}
     assert verdicts.finding("text", "mAP", shifted, at_least=-2)["verdict"] == said
     assert verdicts.verdict(-high, -low, at_most=0) == said
-
-
-def test_vvc_is_the_anchor_where_it_was_measured():
-    pair = {"baseline": STUDY["baseline"], "HEVC": STUDY["HEVC"]}
-    assert curves.findings(pair)["finding"].item().endswith("as HEVC")
-    assert curves.findings(pair | {"VVC": pair["HEVC"]})["finding"].item().endswith("as VVC")
 
 
 def test_bridge_findings_follow_the_aims():

@@ -23,7 +23,6 @@ CONFIG, IMAGE = CodecConfig(N=8, M=12), picture(40, 56)
 
 
 def finetuned(codec, seed: int, layers: int = 2):
-    """A copy whose first decoder layers are others."""
     other = copy.deepcopy(codec)
     torch.manual_seed(seed)
     with torch.no_grad():
@@ -44,8 +43,7 @@ def decoders(codec, others):
 
 
 def test_every_decoder_reads_the_same_bits(codec, others, decoders):
-    """By name or by the ends of the knob, the pictures are exactly those of the whole codecs, and
-    the bits never change, nor what was turned before."""
+    """By name or by the ends of the knob: the pictures of the whole codecs, of the same bits."""
     bitstream = codec.encode(IMAGE)
     pictures = {name: each.decode(bitstream) for name, each in {"machine": codec, **others}.items()}
     assert decoders.names == list(pictures) and not pictures["machine"].equal(pictures["human"])
@@ -86,9 +84,6 @@ def test_what_does_not_fit_together(codec, make_codec):
         Decoders.of(codec, {"human": make_codec(seed=1)})
 
 
-# --- one file -------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def file(decoders, tmp_path):
     path = tmp_path / "decoders.safetensors"
@@ -110,10 +105,8 @@ def test_one_file_holds_them_all(codec, others, file):
     ("header", "name", "change", "message"),
     [
         ({}, "human/0.weight", torch.clone, "KeyError"),
-        ({"codec": '{"nam": 3}'}, "human/0.weight", torch.clone, "CodecConfig.nam"),
         (None, "human/0.weight", lambda w: w[:3], r"g_s\.0\.weight"),
         (None, "human/0.weight", lambda w: 1.001 * w, "not those that its header states"),
-        (None, "model.h_a.0.weight", lambda w: 1.001 * w, "not those that its header states"),
     ],
 )
 def test_what_is_no_file_of_decoders(file, header, name, change, message):
@@ -123,14 +116,9 @@ def test_what_is_no_file_of_decoders(file, header, name, change, message):
     save_file(tensors | {name: change(tensors[name]).contiguous()}, file, header)
     with pytest.raises(ValueError, match=f"{file} is no whole file of decoders .*{message}"):
         load_decoders(file)
-
-
-def test_broken_and_missing_files(file):
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(ValueError, match="is no whole file of decoders"):
         load_decoders(file)
-    with pytest.raises(FileNotFoundError, match=r"file of decoders .* does not exist"):
-        load_decoders(file.with_name("none.safetensors"))
 
 
 def test_shipped_weights_are_those_of_their_card():
@@ -146,35 +134,31 @@ def test_shipped_weights_are_those_of_their_card():
     assert 20 < psnr["machine"] < psnr["low_impact"] < psnr["human"] < 26
 
 
-# --- runs -----------------------------------------------------------------------------------
-
-
 @pytest.fixture
-def project(codec, others, tmp_path, monkeypatch):
+def results(codec, others, project):
     """Runs of notebooks 02 and 03 in a project of its own."""
-    (tmp_path / "notebooks" / "profiles").mkdir(parents=True)
-    (tmp_path / "notebooks" / "profiles" / "tiny.yaml").write_text("codec: {N: 8, M: 12}\n")
-    results = tmp_path / "results" / "tiny"
+    results = project(tiny="codec: {N: 8, M: 12}") / "results" / "tiny"
     save_weights(results / "base_codec" / "base" / "final.safetensors", codec)
     save_weights(results / "finetune" / "mine" / "final.safetensors", others["human"])
     save_weights(results / "chain" / "q1" / "final.safetensors", codec)
-    monkeypatch.setenv("ICM_ROOT", str(tmp_path))
-    return tmp_path
+    return results
 
 
-def test_a_run_by_its_name_or_folder(project, decoders, monkeypatch):
-    for name in ("tiny/finetune/mine", project / "results" / "tiny" / "finetune" / "mine"):
+def test_a_run_by_its_name_or_folder(results, decoders, monkeypatch):
+    for name in ("tiny/finetune/mine", results / "finetune" / "mine"):
         read = load_decoders(name)
         assert read.names == ["machine", "human"]
         for to in read.names:
             assert read.turn(to).g_s[0].weight.equal(decoders.turn(to).g_s[0].weight)
     assert load_decoders("tiny/base_codec/base").names == ["machine"]
-    monkeypatch.chdir(project / "results" / "tiny" / "finetune" / "mine")
+    monkeypatch.chdir(results / "finetune" / "mine")
     assert load_decoders(".").names == ["machine", "human"]
 
 
-def test_runs_that_hold_no_decoders(project):
+def test_runs_that_hold_no_decoders(results):
     with pytest.raises(FileNotFoundError, match=r"no codec was trained in .*finetune/other"):
         load_decoders("tiny/finetune/other")
+    with pytest.raises(FileNotFoundError, match=r"file of decoders .* does not exist"):
+        load_decoders("none.safetensors")
     with pytest.raises(ValueError, match=r"q1 is no run of notebooks 02 .* or 03"):
         load_decoders("tiny/chain/q1")

@@ -7,8 +7,16 @@ from collections import OrderedDict
 
 import numpy as np
 import pytest
+from conftest import Malicious
 
+from icmlib import tasks
+from icmlib.config import BaseTrainingConfig, TaskConfig
 from icmlib.downloads import WeightsUnavailable, read_pickled_arrays, read_state
+from icmlib.metrics.fidelity import VGGDistance
+from icmlib.tasks import proxies
+
+MODELS = "https://download.pytorch.org/models/"
+FASTER_RCNN = TaskConfig("fasterrcnn_mobilenet_v3_large_fpn", weights="COCO_V1", num_classes=80)
 
 CHECKPOINT = {
     "model": OrderedDict(
@@ -52,16 +60,6 @@ def test_pickles_of_python_2(tmp_path):
     assert read_pickled_arrays(path).tolist() == [1.5, -2]
 
 
-class Malicious:
-    """Asks, on unpickling, for a call."""
-
-    def __init__(self, function, *arguments):
-        self.call = function, arguments
-
-    def __reduce__(self):
-        return self.call
-
-
 @pytest.mark.parametrize("protocol", [0, 4])
 @pytest.mark.parametrize(
     "name, make",
@@ -102,9 +100,6 @@ def test_cut_short_or_no_pickle_at_all(tmp_path):
             read_pickled_arrays(tmp_path / "broken.pkl")
 
 
-# --- published files with an MD5 in their name -------------------------------------------
-
-
 @pytest.fixture
 def published(hub):
     """`published(bytes)`: in the cache, as detectron2 names its files; returns the address."""
@@ -117,14 +112,10 @@ def published(hub):
     return save
 
 
-def test_a_file_that_is_what_its_name_says(published):
+def test_only_the_file_that_its_name_says_is_read(published, hub):
     url = published(pickle.dumps(CHECKPOINT, 2))
     found = read_state(url, "these")
     np.testing.assert_array_equal(found["model"]["weight"], CHECKPOINT["model"]["weight"])
-
-
-def test_another_or_malicious_file_is_refused(published, hub):
-    url = published(pickle.dumps(CHECKPOINT, 2))
     (hub / url.rsplit("/", 1)[1]).write_bytes(pickle.dumps({}))
     with pytest.raises(WeightsUnavailable, match=r"its hash is .*its name says .*; remove the fil"):
         read_state(url, "these")
@@ -133,8 +124,22 @@ def test_another_or_malicious_file_is_refused(published, hub):
         read_state(url, "these")
 
 
-def test_no_network_says_what_to_put_where(hub):
-    url = "https://nowhere.invalid/detectron2/model_final_f10217.pkl"
+@pytest.mark.parametrize(
+    ("load", "url"),
+    [
+        (lambda: tasks.create(FASTER_RCNN), f"{MODELS}{FASTER_RCNN.name}-fb6a3cc7.pth"),
+        (lambda: VGGDistance(download=True), f"{MODELS}vgg16-397923af.pth"),
+        (
+            lambda: proxies.create(BaseTrainingConfig(proxy="vgg16"), None),
+            f"{MODELS}vgg16-397923af.pth",
+        ),
+    ],
+    ids=["detector", "distance", "proxy"],
+)
+def test_no_network_says_what_to_put_where(hub, load, url):
+    """Never a network with other weights."""
     with pytest.raises(WeightsUnavailable, match="no route to host") as offline:
-        read_state(url, "these")
-    assert url in str(offline.value) and str(hub / "model_final_f10217.pkl") in str(offline.value)
+        load()
+    assert url in str(offline.value) and str(hub / url.rsplit("/", 1)[1]) in str(offline.value)
+    with pytest.raises(WeightsUnavailable, match="the file is missing"):
+        VGGDistance(download=False)

@@ -26,8 +26,7 @@ SERVER.set_forkserver_preload(["icmlib.training", "icmlib.evaluate", "torchvisio
 
 
 def work(folder: Path, scenes: Path, last: int = -1, survived: set[str] | None = None) -> None:
-    """Every training. It is killed before its event number `last` of logs and checkpoints, and,
-    with `survived`, before a file that is not of these takes its name."""
+    """Every training, killed before its event `last`, or before a new file takes its name."""
     torch.set_num_threads(1)
     training.journal.CHECKPOINT_EVERY = 2
     number = itertools.count()
@@ -45,7 +44,7 @@ def work(folder: Path, scenes: Path, last: int = -1, survived: set[str] | None =
     every_training.train(folder, scenes, steps=5, batch=2)  # the last checkpoint is no multiple's
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def ended(scenes_folder):
     """`ended(folder, ...)`: the process of a run that has come to its end."""
 
@@ -72,14 +71,14 @@ def assert_same(folder: Path, undisturbed: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Path:
-    """The folder of the undisturbed run, empty at first."""
-    return tmp_path_factory.mktemp("whole")
+def whole(ended, tmp_path_factory) -> Path:
+    """The folder of the undisturbed run."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert ended(folder).exitcode == 0
+    return folder
 
 
 def test_killed_at_random_moments(ended, whole, tmp_path):
-    if not contents(whole):
-        assert ended(whole).exitcode == 0
     seed = random.randrange(1000)
     print(f"seed {seed}")  # pytest shows it if the test fails
     moments = random.Random(seed).choices(range(25), k=10)
@@ -91,8 +90,6 @@ def test_killed_at_random_moments(ended, whole, tmp_path):
 
 def test_killed_in_the_middle_of_every_file(ended, whole, tmp_path):
     """Once in each kind of file, half-written: none ever counts as one, or is left behind."""
-    if not contents(whole):
-        assert ended(whole).exitcode == 0
     survived: set[str] = set()
     while (process := ended(tmp_path, -1, survived)).exitcode:
         (half,) = tmp_path.rglob(".*.half")
@@ -106,7 +103,6 @@ def test_killed_in_the_middle_of_every_file(ended, whole, tmp_path):
 
 
 def make_scenes(root: Path, _) -> None:
-    """Holds the other end of a pipe open, as its worker processes do."""
     deadleaves.generate(root, 64, {"train": 10_000, "val": 1, "test": 1}, seed=0, workers=2)
 
 

@@ -48,23 +48,20 @@ def pattern(amplitude: float, fy: float, fx: float, size: int = 64) -> torch.Ten
 FLAT = torch.full((1, 3, 64, 64), 0.5, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("place", [(0, 1 / 8), (1 / 4, 3 / 8)])
-def test_lattice_power_of_a_known_pattern(place):
-    """A^2 / 2, of which the peak of a Hann window holds 1 / 2.25."""
+@pytest.mark.parametrize(
+    ("place", "power"),
+    [
+        ((0, 1 / 8), 9 / 2),
+        ((1 / 4, 3 / 8), 9 / 2),
+        ((0, 1 / 2), (3 * math.cos(0.4)) ** 2),  # phase 0.4, and all of it in one line
+        ((0, 0), 0),  # a change of brightness
+        ((5 / 64, 12 / 64), 0),  # between the lattice lines
+    ],
+)
+def test_lattice_power_of_a_known_pattern(place, power):
+    """A^2 / 2 on the lattice, of which the peak of a Hann window holds 1 / 2.25."""
     measured = losses.lattice_power(FLAT, FLAT + pattern(3.0, *place))
-    assert float(measured) == pytest.approx(9 / 2 / 2.25, rel=1e-3)
-
-
-def test_lattice_power_at_the_highest_frequency():
-    """At 1/2 a sinusoid of phase 0.4 has amplitude A cos(0.4), and all its power in one line."""
-    measured = losses.lattice_power(FLAT, FLAT + pattern(3.0, 0, 1 / 2))
-    assert float(measured) == pytest.approx((3 * math.cos(0.4)) ** 2 / 2.25, rel=1e-3)
-
-
-@pytest.mark.parametrize("place", [(0, 0), (5 / 64, 12 / 64)])
-def test_lattice_power_is_blind_to_the_rest(place):
-    """A change of brightness, and patterns between the lattice lines."""
-    assert float(losses.lattice_power(FLAT, FLAT + pattern(3.0, *place))) < 1e-9
+    assert float(measured) == pytest.approx(power / 2.25, rel=1e-3, abs=1e-9)
 
 
 def test_lattice_power_is_of_the_residual():

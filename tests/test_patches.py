@@ -1,5 +1,6 @@
 """A patch decode equals the full decode, whatever the decoder and wherever the patch."""
 
+import random
 import warnings
 from functools import partial
 
@@ -7,22 +8,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from compressai.layers import GDN, AttentionBlock, subpel_conv3x3
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from icmlib import codecs, training
-from icmlib.codecs import MODELS, cached_latents
+from icmlib import codecs
+from icmlib.codecs import MODELS
 from icmlib.codecs.patches import decoder_layers, patch_decoder
-from icmlib.config import CodecConfig, FinetuneConfig
+from icmlib.config import CodecConfig
 
 
 def zoo_decoder(name: str) -> nn.Module:
     return codecs.create(CodecConfig(name, N=6, M=6)).g_s
-
-
-# --- random decoders ---------------------------------------------------------------------
 
 
 class Join(nn.Module):
@@ -78,33 +74,25 @@ def randomize(module: nn.Module, generator: torch.Generator) -> nn.Module:
     return module
 
 
-@st.composite
-def cases(draw):
-    """A decoder of two to four random parts, latents of two sizes, and two to twelve patches of one
-    size, borders and corners among them; sometimes a patch is the whole image."""
-    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
-    parts = [draw(st.sampled_from(enlarging()))]
-    parts += draw(st.lists(st.sampled_from(same_size() + enlarging()), max_size=2, unique=True))
-    parts = [nn.Conv2d(4, 4, 3, padding=1), *draw(st.permutations(parts))]
-    decoder = randomize(nn.Sequential(*parts), generator)
-    size = (draw(st.integers(3, 8)), draw(st.integers(3, 8)))
+def random_case(seed: int):
+    """A decoder, latents of two sizes, patches of one size, borders and corners among them."""
+    rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
+    parts = [rng.choice(enlarging()), *rng.sample(same_size() + enlarging(), rng.randrange(3))]
+    parts = rng.sample(parts, len(parts))
+    decoder = randomize(nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), *parts), generator)
+    height, width = rng.randint(3, 8), rng.randint(3, 8)
+    sizes = (height, width), (height, width), (height + rng.randint(0, 2), width + 1)
     latents = [
-        torch.randn(4, *shape, generator=generator, dtype=torch.float64).mul(3).round()
-        for shape in (size, size, (size[0] + draw(st.integers(0, 2)), size[1] + 1))
+        torch.randn(4, *size, generator=generator, dtype=torch.float64).mul(3).round()
+        for size in sizes
     ]
     with torch.no_grad():
-        images = [decoder(y_hat[None].clone())[0] for y_hat in latents]
-    extent = [min(image.shape[axis] for image in images) for axis in (1, 2)]
-    patch = [draw(st.sampled_from([e, draw(st.integers(1, e))])) for e in extent]
-    which = draw(st.lists(st.integers(0, 2), min_size=2, max_size=12))
-    corners = []
-    for i in which:
-        room = [images[i].shape[axis + 1] - patch[axis] for axis in (0, 1)]
-        corners.append([draw(st.sampled_from([0, r, draw(st.integers(0, r))])) for r in room])
+        extents = [decoder(y_hat[None].clone()).shape[-2:] for y_hat in latents]
+    patch = [rng.choice([side, rng.randint(1, side)]) for side in map(min, *extents)]
+    which = rng.choices(range(3), k=rng.randint(2, 12))
+    rooms = [[side - part for side, part in zip(extents[i], patch)] for i in which]
+    corners = [[rng.choice([0, room, rng.randint(0, room)]) for room in each] for each in rooms]
     return decoder, [latents[i] for i in which], torch.tensor(corners), tuple(patch)
-
-
-# --- exact -------------------------------------------------------------------------------
 
 
 def full_decode(decoder, latents, corners, size) -> torch.Tensor:
@@ -144,11 +132,10 @@ def assert_equals_full_decode(decoder, latents, corners, size) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
-@settings(deadline=None, max_examples=100, derandomize=True)
-@given(cases())
-def test_patches_and_gradients_equal_the_full_decode(case):
+@pytest.mark.parametrize("seed", range(100))
+def test_patches_and_gradients_equal_the_full_decode(seed):
     """The heart of finetuning: nothing is lost by decoding only the patches."""
-    assert_equals_full_decode(*case)
+    assert_equals_full_decode(*random_case(seed))
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -164,8 +151,7 @@ def test_patches_of_the_real_decoders(name):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_cost_does_not_grow_with_the_image(name):
-    """The same operations in an image of nine times the area; not many more than a full decode of
-    the patch's 4x4 latents and what the deepest decoder sees around them."""
+    """Nor is it much more than a full decode of what the deepest decoder sees."""
     g_s = zoo_decoder(name)
     decode, stride = local_decoder(g_s), 2 ** len(decoder_layers(g_s))
 
@@ -181,9 +167,6 @@ def test_cost_does_not_grow_with_the_image(name):
     assert cost < operations(g_s, torch.randn(1, 6, 7, 7))
 
 
-# --- what cannot be decoded in patches ---------------------------------------------------
-
-
 class Position(nn.Module):
     """Adds something that differs from place to place."""
 
@@ -191,22 +174,13 @@ class Position(nn.Module):
         return x + torch.linspace(0, 1, x.shape[-1], dtype=x.dtype)
 
 
-class Mirrored(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x.flip(-1)
-
-
 NOT_LOCAL = [
     nn.Upsample(scale_factor=1.5),
-    nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True),
     nn.ConvTranspose2d(2, 2, 3, 2),
-    nn.Conv2d(2, 2, 3, 2, 1),
     nn.BatchNorm2d(2),
-    nn.InstanceNorm2d(2),
     nn.LayerNorm(12),
     nn.Conv2d(2, 2, 3, padding=1, padding_mode="circular"),
     Position(),
-    Mirrored(),
     nn.Sequential(nn.Conv2d(2, 2, 3, 2, 1), nn.ConvTranspose2d(2, 2, 4, 2, 1)),  # steps of two
 ]
 
@@ -238,34 +212,6 @@ def test_patch_outside_the_image_is_an_error(corner):
     decode = local_decoder(nn.Sequential(nn.ConvTranspose2d(2, 3, 4, 2, 1)))
     with pytest.raises(ValueError, match=r"\[16, 16\]"):
         decode([torch.randn(2, 8, 8)], torch.tensor([corner]), (9, 9))
-
-
-@pytest.mark.parametrize("layer", [None, nn.LayerNorm(64)])
-def test_finetuning_of_any_decoder(make_codec, scenes, task, new_run, tmp_path, layer):
-    """A layer over the whole map is named once, and changes nothing but the time: the loss of the
-    first step is that of the full decode."""
-    codec = make_codec()
-    latents = cached_latents(codec, scenes("train"), tmp_path)
-    if layer:
-        codec.model.g_s.append(layer)
-    config = FinetuneConfig(
-        steps=1, batch=2, patches=2, patch_size=24, adversarial="none", precision="float32"
-    )
-    with training.seeded(config.seed, 0), torch.no_grad():
-        indices = training.batch_indices(0, len(latents), config.batch, config.seed)
-        batch = [(i, scenes("train").image(i)) for i in indices]
-        x, y_hat, corners = training.sample_patches(batch, latents, config, step=0)
-        expected = F.mse_loss(full_decode(codec.g_s, y_hat, corners, x.shape[-2:]), x)
-    run = new_run()
-    with warnings.catch_warnings(record=True) as warned:
-        warnings.simplefilter("always")
-        training.finetune_decoder(codec, latents, task, scenes("train"), config, run)
-    messages = [str(w.message) for w in warned if "decoder layer" in str(w.message)]
-    assert [message[:27] for message in messages] == ["decoder layer 5 (LayerNorm)"] * bool(layer)
-    assert run.logged()["mse"][0] == pytest.approx(float(expected), rel=1e-5)
-
-
-# --- the decoder's layers ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", MODELS)

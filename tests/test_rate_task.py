@@ -1,7 +1,5 @@
 """Study 2's bookkeeping: settings by name, the bridge's figures, findings over seeds."""
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -27,24 +25,9 @@ rate_task:
 
 
 @pytest.fixture
-def profile(tmp_path, monkeypatch):
-    folder = tmp_path / "notebooks" / "profiles"
-    folder.mkdir(parents=True)
-    (folder / "tiny.yaml").write_text(PROFILE)
-    monkeypatch.setenv("ICM_ROOT", str(tmp_path))
+def profile(project):
+    project(tiny=PROFILE)
     return load_profile("tiny")
-
-
-@pytest.fixture
-def finished(tmp_path):
-    """`finished("chain/q1-C-FT", test={...})`: a run that has ended with this summary."""
-
-    def write(run: str, **summary) -> None:
-        folder = tmp_path / "results" / "tiny" / run
-        folder.mkdir(parents=True)
-        (folder / "summary.json").write_text(json.dumps(summary))
-
-    return write
 
 
 def test_a_configuration_takes_its_points_price(profile):
@@ -122,20 +105,17 @@ def test_nothing_lost_nothing_to_give_back(profile, finished):
 
 
 def test_resamples_are_of_the_same_images_for_every_measure():
-    """The data set lists its images in any order; the matches come in that of the ids. With image
-    b alone nothing is found, at its own rate and its own PSNR."""
-    boxes = {"a": [0, 0, 10, 10], "b": [5, 5, 20, 20]}
-    ids = {"b": 1, "a": 2}
+    """Images are listed in any order, matches in that of the ids."""
+    objects = [
+        {"id": i, "image_id": i, "category_id": 1, "bbox": [0, 0, 8, 8], "area": 64, "iscrowd": 0}
+        for i in (2, 1)
+    ]
     truth = {
-        "images": [{"id": ids[name], "height": 64, "width": 64} for name in ("a", "b")],
+        "images": [{"id": i, "height": 64, "width": 64} for i in (2, 1)],
         "categories": [{"id": 1, "name": "x"}],
-        "annotations": [
-            {"id": i, "image_id": ids[name], "category_id": 1, "bbox": box, "iscrowd": 0}
-            | {"area": box[2] * box[3]}
-            for i, (name, box) in enumerate(boxes.items(), start=1)
-        ],
+        "annotations": objects,
     }
-    found = [{"image_id": ids["a"], "category_id": 1, "bbox": boxes["a"], "score": 0.9}]
+    found = [objects[0] | {"score": 0.9}]
     table = pd.DataFrame({"image_id": [2, 1], "pixels": 4096, "payload_bytes": [512, 1024]})
     evaluation = Evaluation(table.assign(psnr=[30.0, 20.0]), {}, found, truth)
     counts = np.array([[1, 1], [2, 0], [0, 2]])  # of ids 1, 2

@@ -32,7 +32,6 @@ def table1() -> pd.DataFrame:
 
 
 def executed(path, title: str) -> None:
-    """A notebook as papermill leaves it: results, a warning, a progress bar."""
     bar = {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "77 %"}
     outputs = [
         new_output("stream", name="stderr", text="noise"),
@@ -49,15 +48,11 @@ def executed(path, title: str) -> None:
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch):
+def root(project):
     """A project with the results of a profile: a table and two runs, one of which has an answer."""
-    monkeypatch.setenv("ICM_ROOT", str(tmp_path))
-    profiles = tmp_path / "notebooks" / "profiles"
-    profiles.mkdir(parents=True)
-    (profiles / "tiny.yaml").write_text("seed: 0\n")
-    (profiles / "trial.yaml").write_text("meaningless: true\n")
-    (tmp_path / "README.md").write_text(README)
-    results = tmp_path / "results" / "tiny"
+    root = project(tiny="seed: 0", quick="seed: 0", trial="meaningless: true")
+    (root / "README.md").write_text(README)
+    results = root / "results" / "tiny"
     for run, title in (("data/scenes", "Scenes"), ("ablations/table1", "Ablations")):
         executed(results / run / "notebook.ipynb", title)
     facts = {"git": {"commit": "c0ffee"}}
@@ -66,16 +61,13 @@ def project(tmp_path, monkeypatch):
     table1().to_csv(results / "table1.csv")
     (results / "headline.png").write_bytes(b"a picture")
     (results / "notes.txt").write_text("mine")
-    return tmp_path
+    return root
 
 
 @pytest.fixture
-def chapters(project):
+def chapters(root):
     runs = ("data/scenes", "ablations/table1")
-    return [project / "results" / "tiny" / run / "notebook.ipynb" for run in runs]
-
-
-# --- the report -----------------------------------------------------------------------------
+    return [root / "results" / "tiny" / run / "notebook.ipynb" for run in runs]
 
 
 def test_report_is_self_contained_without_code_and_progress(chapters, tmp_path):
@@ -92,8 +84,8 @@ def test_report_of_a_missing_run_says_so(tmp_path):
     assert not (tmp_path / "report.html").exists()
 
 
-def test_first_page_has_question_table_findings_and_contents(chapters, project):
-    html = build_report(project / "report.html", chapters, "tiny").read_text()
+def test_first_page_has_question_table_findings_and_contents(chapters, root):
+    html = build_report(root / "report.html", chapters, "tiny").read_text()
     assert "<title>icmlib, profile tiny</title>" in html
     page, _ = html.split('id="chapter-1"', 1)
     assert "Why Ablations?" in page and "Why Scenes?" not in page
@@ -110,19 +102,16 @@ def test_first_page_has_question_table_findings_and_contents(chapters, project):
     assert len(set(re.findall(r'href="#(chapter-\d)"', page))) == 2
 
 
-def test_only_a_trial_is_called_one(chapters, project):
+def test_only_a_trial_is_called_one(chapters, root):
     words = "these numbers mean nothing"
-    assert words not in build_report(project / "a.html", chapters, "tiny").read_text()
-    assert words in build_report(project / "b.html", chapters, "trial").read_text()
+    assert words not in build_report(root / "a.html", chapters, "tiny").read_text()
+    assert words in build_report(root / "b.html", chapters, "trial").read_text()
 
 
-# --- what is published ----------------------------------------------------------------------
-
-
-def test_published_are_tables_pictures_and_answers(project):
+def test_published_are_tables_pictures_and_answers(root):
     """Also in a page that says where each is from, and in README between its marks alone."""
     publish(load_profile("tiny"))
-    reference = project / "results" / "reference" / "tiny"
+    reference = root / "results" / "reference" / "tiny"
     assert {file.name for file in reference.iterdir()} == {
         "table1.csv", "headline.png", "answers.json"
     }  # fmt: skip
@@ -132,44 +121,43 @@ def test_published_are_tables_pictures_and_answers(project):
     assert answers.keys() == {"ablations/table1"}
     assert answers["ablations/table1"]["answer"] == "Yes: 99.6 %."
     assert answers["ablations/table1"]["commit"] == "c0ffee"
-    page = (project / "results" / "README.md").read_text()
+    page = (root / "results" / "README.md").read_text()
     assert "Yes: 99.6 %." in page and "profile tiny, seed 0, data made" in page
     assert "| other | another \\| one | 0.500 | -20.0 [-30.0, -10.0] |" in page
-    assert (project / "README.md").read_text() == README  # of profile quick alone
+    assert (root / "README.md").read_text() == README  # of profile quick alone
 
 
-def test_published_table_stands_in_the_readme(project):
+def test_published_table_stands_in_the_readme(root):
     """The main rows of profile quick; all around it stays, and again it is the same."""
-    (project / "results" / "tiny").rename(project / "results" / "quick")
-    (project / "notebooks/profiles/tiny.yaml").rename(project / "notebooks/profiles/quick.yaml")
+    (root / "results" / "tiny").rename(root / "results" / "quick")
     publish(load_profile("quick"))
-    text = (project / "README.md").read_text()
+    text = (root / "README.md").read_text()
     table = "| p3x64 | 3x64, hinge 0.01 | 0.614 | -1.6 [-2.6, -0.6] |"
     assert text.startswith(README.split("old")[0])
     assert text.endswith("<!-- /table1 -->\n\nThe rest.\n")
     assert table in text and "old" not in text and "| other |" not in text
     publish(load_profile("quick"))
-    assert (project / "README.md").read_text() == text
+    assert (root / "README.md").read_text() == text
 
 
-def test_what_was_published_before_stays(project):
+def test_what_was_published_before_stays(root):
     """Tables of studies that were not run this time, and answers; of runs moved aside, none."""
     publish(load_profile("tiny"))
-    reference, results = project / "results" / "reference" / "tiny", project / "results" / "tiny"
+    reference, results = root / "results" / "reference" / "tiny", root / "results" / "tiny"
     (reference / "zoo.csv").write_text("codec\nm\n")
     (results / "ablations").rename(results / "aside")
     (results / "aside" / "table1").rename(results / "aside" / "table1.old-1")
     publish(load_profile("tiny"))
     assert (reference / "zoo.csv").exists()
     assert json.loads((reference / "answers.json").read_text()).keys() == {"ablations/table1"}
-    assert "### Other codecs" in (project / "results" / "README.md").read_text()
+    assert "### Other codecs" in (root / "results" / "README.md").read_text()
 
 
-def test_neither_a_trial_nor_nothing_is_published(project):
+def test_neither_a_trial_nor_nothing_is_published(root):
     with pytest.raises(ValueError, match="trial is a trial: its numbers mean nothing"):
         publish(load_profile("trial"))
-    for file in (project / "results" / "tiny").glob("*.*"):
+    for file in (root / "results" / "tiny").glob("*.*"):
         file.unlink()
     with pytest.raises(FileNotFoundError, match="run make reproduce PROFILE=tiny"):
         publish(load_profile("tiny"))
-    assert not (project / "results" / "reference").exists()
+    assert not (root / "results" / "reference").exists()

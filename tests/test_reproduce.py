@@ -87,8 +87,7 @@ def event(name: str, **fields) -> logging.LogRecord:
 
 
 def test_what_is_left_is_estimated_from_what_it_took_before(tmp_path, capsys):
-    """No estimate before every kind of notebook has run once; several at once on several cores,
-    but for those that use all of them."""
+    """None before every kind of notebook has run once; less on several cores."""
     stats = {"data": 1, "finetune": 4, "total": 5, "all": 1}
     folder = tmp_path / "results" / "tiny"
     folder.mkdir(parents=True)

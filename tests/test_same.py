@@ -33,8 +33,7 @@ def image(case: str) -> torch.Tensor:
 
 
 def measured(case: str) -> dict[str, dict]:
-    """A row for each decoder of the shipped codec, or for an untrained codec: the hash of the bits,
-    mean and some pixels of the picture, every measure."""
+    """Per decoder: the hash of the bits, mean and some pixels of the picture, every measure."""
     task = tasks.load(TaskConfig(num_classes=4), SHIPPED.with_name("small_mask_rcnn.safetensors"))
     if case in codecs.MODELS:
         turned = {case: tiny_codec(name=case)}

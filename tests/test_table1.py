@@ -1,7 +1,5 @@
 """Table 1's logic on made tables that a person can check by hand, and the words of the answers."""
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -83,41 +81,26 @@ def test_without_masks_boxes_are_what_counts(table):
     assert not [name for name in again if "mask" in name]
 
 
-@pytest.fixture
-def results(tmp_path, monkeypatch):
-    """A project with a profile `tiny`; `results("finetune/a", base="x")` is a finished run."""
-    folder = tmp_path / "notebooks" / "profiles"
-    folder.mkdir(parents=True)
-    (folder / "tiny.yaml").write_text("rows: {a: {}, b: {layers: 3}, c: {layers: 1}}")
-    monkeypatch.setenv("ICM_ROOT", str(tmp_path))
-
-    def finished(run: str, base: str | None = None, **summary) -> None:
-        run = tmp_path / "results" / "tiny" / run
-        run.mkdir(parents=True)
-        test = row(0.5, 0.0, 1.0, 10)
-        (run / "summary.json").write_text(json.dumps({"label": run.name, "test": test} | summary))
-        (run / "run.json").write_text(json.dumps({"inputs": {"base": base}}))
-
-    return finished
+ROWS = "rows: {a: {}, b: {layers: 3}, c: {layers: 1}}"
 
 
-def test_rows_are_those_that_were_run_on_this_base(results, tmp_path):
+def test_rows_are_those_that_were_run_on_this_base(project, finished):
     """In the profile's order; not what was moved aside, is unfinished or is of another base."""
-    for run in ("c", "a", "a.old-1", "mine"):
-        results(f"finetune/{run}", base="now")
-    results("finetune/b", base="before")
-    results("post_filter/bilateral", base="now")
-    results("post_filter/bilateral.old-1", base="now")
-    (tmp_path / "results/tiny/post_filter/gaussian").mkdir()
+    root, test = project(tiny=ROWS), row(0.5, 0.0, 1.0, 10)
+    filters = ("post_filter/bilateral", "post_filter/bilateral.old-1")
+    for run in ("finetune/c", "finetune/a", "finetune/a.old-1", "finetune/mine", *filters):
+        finished(run, base="now", test=test, label=run[-1])
+    finished("finetune/b", base="before", test=test)
+    (root / "results/tiny/post_filter/gaussian").mkdir()
     with pytest.raises(FileNotFoundError, match="base_codec/base is not finished"):
         table1.read_rows(load_profile("tiny"), "test")
-    results("base_codec/base", weights="now")
+    finished("base_codec/base", test=test, label="base", weights="now")
     table = table1.read_rows(load_profile("tiny"), "test")
     assert table.index.tolist() == ["base", "a", "c", "bilateral"]
     assert table.loc["c", "label"] == "c"
 
 
-def test_findings_are_counted_over_seeds(results, tmp_path):
+def test_findings_are_counted_over_seeds(project):
     """Of this checkout's own runs of the profile: not published ones, nor those from scratch."""
     found = pd.DataFrame({"finding": ["a", "b"], "verdict": ["holds", "does not hold"]})
     found["value"] = [1.0, 2.0]
@@ -127,7 +110,7 @@ def test_findings_are_counted_over_seeds(results, tmp_path):
         ("reference/tiny-seed3", "b", 30.0),
         ("tiny-seed4-scratch", "b", 40.0),
     ):
-        folder = tmp_path / "results" / name
+        folder = project(tiny=ROWS) / "results" / name
         folder.mkdir(parents=True)
         table = pd.DataFrame({"finding": [finding_], "verdict": "holds", "value": value})
         table.to_csv(folder / "aims.csv", index=False)
@@ -152,12 +135,11 @@ def test_beside_paper_compares_signs_row_by_row(table):
 
 def test_label_names_what_differs():
     assert table1.label(FinetuneConfig()) == "3x64, hinge 0.1, lr 0.0001"
-    text = table1.label(FinetuneConfig(layers=1, adversarial="none", lambda_lattice=0.2))
-    assert text == "3x64, 1 layer, L2 only, lr 0.0001, lattice 0.2"
+    other = FinetuneConfig(layers=1, adversarial="none", lambda_lattice=0.2)
+    assert table1.label(other) == "3x64, 1 layer, L2 only, lr 0.0001, lattice 0.2"
 
 
 def test_a_row_is_the_profiles_or_has_changes_and_a_name_of_its_own():
-    """Else one trains a row of defaults, the other replaces a row's results."""
     profile = Profile(name="made", rows={"strong": {}, "blurry": {"patches": 5}})
     assert table1.finetuning(profile, "blurry", {}).patches == 5
     assert table1.finetuning(profile, "mine", {"patches": 7}).patches == 7
@@ -175,9 +157,6 @@ def test_changes_are_the_settings_that_differ_from_the_reference():
     assert table1.changes(configs, "not run") == {}
 
 
-# --- answers -----------------------------------------------------------------------------------
-
-
 def test_an_answer_says_what_it_rests_on(new_run):
     run = new_run()
     run.provenance = {"profile": "t", "seed": 3}
@@ -189,12 +168,15 @@ def test_an_answer_says_what_it_rests_on(new_run):
     assert trial == "A trial: these numbers mean nothing. It is."
 
 
-def test_figures_carry_their_intervals(table):
+def test_figures_carry_their_intervals_and_extremes_their_names(table):
     row, text = table.loc["p3x64"], verdicts.interval_text
     assert text(row, "mask_AP_change", "%") == "-2.0 % [-4.0, +0.0]"
     assert text(row, "peak", "dB") == "4.00 dB [3.50, 4.50]"
     assert text({"value": 12.34, "low": 0.1, "high": 20.0}) == "+12.3 [+0.1, +20]"
     assert text({"value": 12.34, "low": np.nan, "high": 20.0}) == "n/a"
+    values = pd.Series({"a": -2.0, "b": 1.0, "c": np.nan})
+    assert verdicts.spread(values, "%") == "-2 % (a) to 1 % (b)"
+    assert (verdicts.spread(values["b":]), verdicts.spread(values["c":])) == ("1 (b)", "n/a")
 
 
 def test_an_effect_speaks_of_the_machine_only_where_it_looked(table):
@@ -203,13 +185,6 @@ def test_an_effect_speaks_of_the_machine_only_where_it_looked(table):
     row = table.loc["p3x64"]
     assert table1.effect(row) == f"{start}mask AP by -2.0 % [-4.0, +0.0], {rest}"
     assert table1.effect(row.drop("mask_AP_change")) == start + rest
-
-
-def test_extremes_are_named():
-    values = pd.Series({"a": -2.0, "b": 1.0, "c": np.nan})
-    assert verdicts.spread(values, "%") == "-2 % (a) to 1 % (b)"
-    assert verdicts.spread(values["b":]) == "1 (b)"
-    assert verdicts.spread(values["c":]) == "n/a"
 
 
 def test_verdicts_are_told_and_counted():

@@ -27,7 +27,6 @@ def network():
 
 @pytest.fixture
 def batch():
-    """Two images of 64x96, each with one instance."""
     images = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     return images, [target(image, 2) for image in images]
 
@@ -58,8 +57,7 @@ def test_gradient_of_the_features_is_that_of_finite_differences(network, batch):
 
 
 def test_batch_norm_is_trained_with_the_network_and_only_then(batch):
-    """A given network, frozen, is not trained by being asked for its loss, nor by its features; one
-    that is trained follows the batches."""
+    """A frozen network is not trained by being asked for its loss, nor by its features."""
     network = small_mask_rcnn(4)
     norms = [nn.BatchNorm2d(32), nn.BatchNorm2d(32, affine=False)]
     network.model.backbone.stages[0][0][1] = nn.Sequential(*norms)

@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 import torch
 from compressai.zoo import image as zoo
-from conftest import picture
+from conftest import Malicious, picture
 
 from icmlib import codecs
 from icmlib.config import CodecConfig
@@ -49,12 +49,9 @@ def test_published_weights_make_the_same_bits(published, new_run):
         assert torch.equal(made.decode(bitstream), published.decode(bitstream))
 
 
-@pytest.mark.parametrize(
-    ("name", "quality", "widths"),
-    [("bmshj2018_factorized", 8, (192, 320)), ("cheng2020_attn", 6, (192, 192))],
-)
-def test_widths_are_those_of_compressai(name, quality, widths):
-    assert codecs.zoo_config(CodecConfig(name), quality) == CodecConfig(name, *widths)
+def test_widths_are_those_of_compressai():
+    name = "bmshj2018_factorized"
+    assert codecs.zoo_config(CodecConfig(name), 8) == CodecConfig(name, N=192, M=320)
 
 
 @pytest.mark.parametrize(
@@ -76,14 +73,9 @@ def test_failed_download_says_what_to_put_where(published, hub):
         codecs.pretrained(CONFIG, 4)
 
 
-class Malicious(str):
-    def __reduce__(self):
-        return os.mkdir, (str(self),)
-
-
 def test_pickle_that_runs_code_is_refused(publish, hub, tmp_path):
     """Even with the right hash."""
-    url = publish({"weight": Malicious(tmp_path / "owned")})
+    url = publish({"weight": Malicious(os.mkdir, str(tmp_path / "owned"))})
     with pytest.raises(WeightsUnavailable, match=r"(?s)these weights .*posix\.mkdir"):
         read_state(url, "these")
     assert not (tmp_path / "owned").exists()

@@ -1,7 +1,5 @@
 """The codec zoo's bookkeeping: settings by name, and one row a codec."""
 
-import json
-
 import pytest
 
 from icmlib.config import CodecConfig
@@ -20,11 +18,8 @@ zoo:
 
 
 @pytest.fixture
-def profile(tmp_path, monkeypatch):
-    folder = tmp_path / "notebooks" / "profiles"
-    folder.mkdir(parents=True)
-    monkeypatch.setenv("ICM_ROOT", str(tmp_path))
-    (folder / "tiny.yaml").write_text(PROFILE)
+def profile(project):
+    project(tiny=PROFILE)
     return load_profile("tiny")
 
 
@@ -37,19 +32,15 @@ def test_a_codec_changes_what_study_1_shares(profile):
         zoo.settings(profile, "smal")
 
 
-def test_a_row_holds_before_and_after(profile, tmp_path):
-    """Of one split and of a finished run; changes are those of the paired bootstrap, in % of the
-    codec's own AP before."""
+def test_a_row_holds_before_and_after(profile, finished):
+    """Of one split and a finished run; changes in % of the codec's own AP before."""
     ends = ("", "_low", "_high")
     before = {"bpp": 0.5, **dict.fromkeys(zoo.BOTH, 2.0)}
     after = {"bpp": 0.5, **{f"{name}{end}": 1.0 for name in zoo.BOTH for end in ends}}
     paired = ("box_AP", "mask_AP", "psnr", "ssim")
     after |= {f"{name}_difference{end}": 0.7 for name in paired for end in ends}
     for stage, test in (("zoo_base", before), ("zoo", after)):
-        folder = tmp_path / "results" / "tiny" / stage / "plain"
-        folder.mkdir(parents=True)
-        summary = {"test": test, "seconds": 60, "trained_parameters": 3}
-        (folder / "summary.json").write_text(json.dumps(summary))
+        finished(f"{stage}/plain", test=test, seconds=60, trained_parameters=3)
     table = zoo.read_rows(profile, "test")
     assert table.index.tolist() == ["plain"]
     row = table.loc["plain"]
