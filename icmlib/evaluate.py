@@ -172,8 +172,7 @@ def _pattern(spectra: dict[str, np.ndarray], resamples: int, seed: int) -> dict:
     row = {}
     for name, prefix in (("decoded", ""), ("original", "original_"), ("residual", "residual_")):
         reading = checkerboard.read_pattern(spectra[name])
-        row |= {f"{prefix}lpp{S}": value for S, value in reading.lpp.items()}
-        row[f"{prefix}prms"] = reading.prms
+        row |= {f"{prefix}{k}": value for k, value in reading.items()}
     row["excess_prms"] = float(checkerboard.excess_prms(row["prms"], row["original_prms"]))
     draws, original = (  # the same images are drawn for both: paired
         checkerboard.bootstrap_pattern(spectra[name], resamples, rng=np.random.default_rng(seed))
@@ -239,9 +238,10 @@ def load_evaluation(folder: str | Path, split: str, ground_truth: dict) -> Evalu
         json.loads((folder / f"{split}_detections.json").read_text()),
         ground_truth,
     )
-    matches = {}
-    for key, array in np.load(folder / f"{split}_matches.npz").items():
-        kind, name = key.split()
-        matches.setdefault(kind, {})[name] = array
-    evaluation.matches = {kind: detection.Matches(**each) for kind, each in matches.items()}
+    if (path := folder / f"{split}_matches.npz").exists():  # else they are matched again
+        matches = {}
+        for key, array in np.load(path).items():
+            kind, name = key.split()
+            matches.setdefault(kind, {})[name] = array
+        evaluation.matches = {kind: detection.Matches(**each) for kind, each in matches.items()}
     return evaluation

@@ -31,7 +31,6 @@ their finetuning.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -45,17 +44,8 @@ SCALES = (2, 4, 8)
 POWER_FLOOR = 1e-12
 
 
-@dataclass(frozen=True)
-class Pattern:
-    """One reading: `lpp[S]` in dB for S in 2, 4, 8, and `prms` in grey levels of 255."""
-
-    lpp: dict[int, float]
-    prms: float
-
-
 def luma(image: Tensor) -> np.ndarray:
-    """BT.601 luma (H, W), float64, of an RGB image (3, H, W) in [0, 1]; raises ValueError for
-    other values."""
+    """BT.601 luma (H, W), float64, of an RGB image (3, H, W); ValueError: not in [0, 1]."""
     image = image.detach().cpu().double().numpy()
     if not (image.min() >= 0 and image.max() <= 1):  # so phrased, NaN fails too
         raise ValueError(f"values run from {image.min():.4g} to {image.max():.4g}; need [0, 1]")
@@ -73,11 +63,7 @@ def tile_size(shapes: Iterable[tuple[int, int]]) -> int:
 
 def welch_spectrum(plane: np.ndarray, tile: int) -> np.ndarray:
     """Welch power spectrum P of a luma, or of a difference of two, (H, W): (tile, tile), float64,
-    mean over its tiles.
-
-    `P.sum() / tile**2` is the (Hann-weighted) variance; DC is at [0, 0]. `tile` is that of
-    `tile_size`. Raises ValueError where it does not fit.
-    """
+    DC at [0, 0]. Raises ValueError where the tile does not fit."""
     if min(plane.shape) < tile:
         height, width = plane.shape
         raise ValueError(f"image is {width}x{height} px; a tile of {tile}x{tile} does not fit")
@@ -92,17 +78,16 @@ def welch_spectrum(plane: np.ndarray, tile: int) -> np.ndarray:
     return power / np.prod(windows.shape[:2])
 
 
-def read_pattern(spectra: np.ndarray) -> Pattern:
-    """Pools the spectra (n, N, N) of n images, each image alike, and reads the lattice peaks."""
-    lpp, prms = _read(spectra.mean(axis=0, keepdims=True))
-    return Pattern({S: float(v) for S, v in zip(SCALES, lpp[0])}, float(prms[0]))
+def read_pattern(spectra: np.ndarray) -> dict[str, float]:
+    """The reading of the pooled spectra (n, N, N) of n images: "lpp2", "lpp4", "lpp8" in dB and
+    "prms" in grey levels of 255."""
+    return {k: float(v[0]) for k, v in _read(spectra.mean(axis=0, keepdims=True)).items()}
 
 
 def bootstrap_pattern(
     spectra: np.ndarray, resamples: int = 200, *, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """Readings of resampled images of `spectra` (n, N, N): "lpp2", "lpp4", "lpp8" and "prms", each
-    (resamples,).
+    """`read_pattern` of resampled images of `spectra` (n, N, N), each value (resamples,).
 
     Near its floor PRMS is biased upwards by noise, and a resample is noisier than the set: there
     the interval can lie above the reading itself.
@@ -113,8 +98,7 @@ def bootstrap_pattern(
     read = _frequencies_read(spectra.shape[-1])  # the others need no pooling
     pooled = np.empty((resamples, spectra[0].size))
     pooled[:, read] = counts / len(spectra) @ spectra.reshape(len(spectra), -1)[:, read]
-    lpp, prms = _read(pooled.reshape(-1, *spectra.shape[1:]))
-    return {**{f"lpp{S}": column for S, column in zip(SCALES, lpp.T)}, "prms": prms}
+    return _read(pooled.reshape(-1, *spectra.shape[1:]))
 
 
 def excess_prms(decoded, original):
@@ -125,20 +109,20 @@ def excess_prms(decoded, original):
     return np.sqrt(np.maximum(np.square(decoded) - np.square(original), 0))
 
 
-def _read(pooled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """LPP (R, 3) in dB and PRMS (R,) in grey levels of pooled spectra (R, N, N)."""
+def _read(pooled: np.ndarray) -> dict[str, np.ndarray]:
+    """Of pooled spectra (R, N, N); each value is (R,)."""
     tile = pooled.shape[-1]
     flat = np.maximum(pooled.reshape(len(pooled), -1), POWER_FLOOR)
-    lpp, power = [], 0.0
+    reading, power = {}, 0.0
     for scale in SCALES:
         peak, background = [], []
         for points, neighbours in _lattice(tile, scale):
             peak.append(flat[:, points])
             background.append(np.median(flat[:, neighbours], axis=-1))
         peak, background = np.concatenate(peak, axis=1), np.concatenate(background, axis=1)
-        lpp.append(10 * np.log10(peak / background).mean(axis=1))
+        reading[f"lpp{scale}"] = 10 * np.log10(peak / background).mean(axis=1)
         power = power + 2.25 * np.maximum(peak - background, 0).sum(axis=1) / tile**2
-    return np.stack(lpp, axis=1), 255 * np.sqrt(power)
+    return reading | {"prms": 255 * np.sqrt(power)}
 
 
 def _frequencies_read(tile: int) -> np.ndarray:
