@@ -47,7 +47,7 @@ class Evaluation:
     @cached_property
     def matches(self) -> dict[str, detection.Matches]:
         """Detections matched to the ground truth: `mask` (where both have masks) and `box`; none
-        without a machine or annotations. They are saved, so that matching happens once."""
+        without a machine or annotations."""
         if self.detections is None or not self.ground_truth["annotations"]:
             return {}
         found = not self.detections or "segmentation" in self.detections[0]

@@ -15,10 +15,7 @@ from icmlib.metrics.fidelity import VGG_URL
 
 
 def create(config: BaseTrainingConfig, task: nn.Module) -> nn.Module:
-    """The network whose features a profile's base training compares: the task network, or VGG-16.
-
-    Raises as `icmlib.downloads.read_state`.
-    """
+    """The network whose features a profile's base training compares; raises as `VGG16`."""
     return VGG16(config.vgg16_layers) if config.proxy == "vgg16" else task
 
 
@@ -27,8 +24,7 @@ class VGG16(nn.Module):
 
     Args:
         weights: none for an untrained one, to see what it costs.
-        layers: whose outputs are the features: `relu1_2` is that after the second convolution of
-            the first stage, before its pooling.
+        layers: whose outputs are the features, such as `relu1_2`.
 
     Raises as `icmlib.downloads.read_state`: the weights (528 MB) are downloaded at first use.
     """

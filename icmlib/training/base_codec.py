@@ -86,17 +86,15 @@ def train_quantiles(codec: LearnedCodec, optimizer: Adam) -> torch.Tensor:
     return loss
 
 
-def crops(
-    batch: list[tuple[int, torch.Tensor]], config: BaseTrainingConfig, step: int
-) -> torch.Tensor:
-    """A random crop of each image, (B, 3, crop, crop)."""
+def crops(batch: list, config: BaseTrainingConfig, step: int) -> torch.Tensor:
+    """A random crop of each (index, image), (B, 3, crop, crop)."""
     drawn = (random_crop(x, config.crop, item_rng(config.seed, step, i)) for i, x in batch)
     return torch.stack(list(drawn))
 
 
 def random_crop(image: torch.Tensor, size: int, rng: random.Random) -> torch.Tensor:
-    """(3, H, W) -> (3, size, size) at a random place, flipped at random; the last row and column of
-    smaller images are repeated."""
+    """(3, H, W) -> (3, size, size), flipped at random; smaller images repeat their last row and
+    column."""
     short = [max(0, size - extent) for extent in image.shape[-2:]]
     image = pad(image[None], (0, short[1], 0, short[0]), mode="replicate")[0]
     top, left = (rng.randrange(extent - size + 1) for extent in image.shape[-2:])

@@ -40,14 +40,8 @@ def batches(
 ) -> Iterable[tuple[int, list[tuple[int, object]]]]:
     """`(step, [(index, item), ...])` for each step from `start`, behind a progress bar.
 
-    Of several processes, each has an equal part of every batch. On a GPU, workers read ahead.
-
-    Args:
-        read: index -> item; `size` of them.
-        config: a stage's, with `batch`, `steps` and `seed`.
-
-    Raises:
-        ValueError: the processes cannot share a batch evenly.
+    Items are `read(index)` of `size` indices; each process has an equal part of a batch (raises
+    ValueError if there is none). On a GPU, workers read ahead.
     """
     state = device.state()
     if config.batch % state.num_processes:
@@ -71,8 +65,8 @@ def item_rng(seed: int, step: int, index: int) -> random.Random:
 
 @contextlib.contextmanager
 def seeded(seed: int, step: int) -> Iterator[None]:
-    """Inside, torch's global generator is seeded by seed, step and process; after, it is as before.
-    CompressAI and torchvision draw noise and samples from it."""
+    """Inside, torch's global generator (from which CompressAI and torchvision draw) is seeded by
+    seed, step and process; after, it is as before."""
     state = device.state()
     with torch.random.fork_rng([state.device] if state.device.type == "cuda" else []):
         torch.manual_seed(seed * 1_000_003 + step + state.process_index * 1_000_000_007)
