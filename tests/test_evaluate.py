@@ -8,13 +8,7 @@ import pytest
 import torch
 
 from icmlib.codecs import PillowCodec
-from icmlib.evaluate import (
-    compare,
-    evaluate,
-    load_evaluation,
-    save_evaluation,
-    summarize,
-)
+from icmlib.evaluate import compare, evaluate, load_evaluation, save_evaluation, summarize
 from icmlib.metrics import detection
 from icmlib.metrics.fidelity import psnr, ssim, to_8bit
 
@@ -150,7 +144,8 @@ def test_different_images_cannot_be_paired(dataset, scenes):
 
 
 def test_saved_and_loaded(dataset, oracle, new_run, monkeypatch):
-    """Table, detections, and the pooled spectra: the same readings. Nothing is matched again."""
+    """Table, detections, and the pooled spectra: the same readings. Nothing is matched again,
+    unless the matches are missing."""
     made, run = evaluate(PNG, oracle, dataset), new_run()
     save_evaluation(made, run.folder, "test")
     monkeypatch.setattr(detection, "match", lambda *_: pytest.fail("matched again"))
@@ -163,9 +158,12 @@ def test_saved_and_loaded(dataset, oracle, new_run, monkeypatch):
     sampled = {name for name in before if name.endswith(("_low", "_high"))}
     for name in before.keys() - sampled:
         assert after[name] == pytest.approx(before[name], nan_ok=True), name
-    assert compare(made, loaded, resamples=20) == pytest.approx(
-        dict.fromkeys(compare(made, made, resamples=20), 0), abs=1e-9
-    )
+    differences = compare(made, loaded, resamples=20)
+    assert differences == pytest.approx(dict.fromkeys(differences, 0), abs=1e-9)
+    monkeypatch.undo()
+    (run.folder / "test_matches.npz").unlink()
+    older = load_evaluation(run.folder, "test", dataset.ground_truth)
+    assert summarize(older, resamples=20) == pytest.approx(after, nan_ok=True)
 
 
 def test_plain_folder_has_no_map(scenes_folder):

@@ -13,6 +13,6 @@ cost.py        what a profile costs: hours, disk
 
 from icmlib.bench.cost import cost
 from icmlib.bench.evaluation import coco_evaluation, coding, evaluation
-from icmlib.bench.finetuning import finetuning, generator_step, growth, latents_seconds
-from icmlib.bench.harness import measure, peak_memory
+from icmlib.bench.finetuning import finetuning, generator_step, latents_seconds
+from icmlib.bench.harness import measure, operations, peak_memory
 from icmlib.bench.training import base_step, base_training

@@ -23,8 +23,8 @@ Pair = tuple[Path, Path]  # a file to read, a file to write
 
 
 def encode_file(codec, source: Path, target: Path) -> Bitstream:
-    """An image file to a .icm file. Raises FileNotFoundError: no such image; ValueError: no image,
-    one that the codec does not take, or another suffix; OSError: the target cannot be written."""
+    """An image file to a .icm file. Raises FileNotFoundError: no such image; ValueError: the codec
+    does not take it, or another suffix; OSError: the target cannot be written."""
     check_suffix(target, {SUFFIX}, "a bitstream")
     image = read_image(source, upright=True)
     with _about(source):
@@ -110,8 +110,8 @@ def pairs(source: Path, target: Path, suffixes: set[str], suffix: str) -> list[P
 def code_folder(
     code: Callable, codec, jobs: list[Pair], workers: int | None = None
 ) -> Iterator[Bitstream | Exception]:
-    """`encode_file` or `decode_file` of each pair, or the error of a file that cannot be read or
-    coded. Raises OSError: a file cannot be written; the others could not be, either."""
+    """What `encode_file` or `decode_file` returns for each pair, or the error of a file that cannot
+    be coded. Raises OSError: a file cannot be written; the others could not be, either."""
     for result in on_all_cores(partial(_attempt, code), codec, jobs, workers):
         if isinstance(result, OSError) and not isinstance(result, FileNotFoundError):
             raise result

@@ -77,7 +77,7 @@ class LearnedCodec(nn.Module):
 
     def with_decoder(self, weights: dict[str, Tensor]) -> "LearnedCodec":
         """Another codec with these weights in its `g_s`, which shares the memory of all others
-        (until `to` moves one of the two). Raises RuntimeError: weights of no such layer."""
+        until `to` moves one of the two."""
         tensors = [*self.parameters(), *self.buffers()]
         other = copy.deepcopy(self, {id(tensor): tensor for tensor in tensors})  # copies none
         changed = {f"model.g_s.{name}": weight.to(self.device) for name, weight in weights.items()}
@@ -94,12 +94,10 @@ class LearnedCodec(nn.Module):
 
     def pad(self, x: Tensor) -> Tensor:
         """Repeat the last row and column up to a multiple of the model's stride."""
-        height, width = x.shape[-2:]
-        stride = self.model.downsampling_factor
-        least = stride // 4  # what one latent covers
-        if min(height, width) < least:
-            need = f"the codec needs at least {least}x{least}"
-            raise InputError(f"image is {height}x{width} px; {need}")
+        (height, width), stride = x.shape[-2:], self.model.downsampling_factor
+        least = f"{stride // 4}x{stride // 4}"  # what one latent covers
+        if min(height, width) < stride // 4:
+            raise InputError(f"image is {height}x{width} px; the codec needs at least {least}")
         return F.pad(x, (0, -width % stride, 0, -height % stride), mode="replicate")
 
     def train(self, mode: bool = True) -> "LearnedCodec":
@@ -143,10 +141,11 @@ class LearnedCodec(nn.Module):
     def decode_latents(self, bitstream: Bitstream) -> Tensor:
         """Bitstream -> y_hat (1, M, h, w); BitstreamError: written by another codec, or its
         symbols do not decode as encoded."""
-        written, own = bitstream.codec, self.fingerprint
-        if written != own:
-            what = f"bitstream was written by codec {written}, this one is {own}"
-            raise BitstreamError(f"{what}; load the weights it was written with")
+        if bitstream.codec != self.fingerprint:
+            raise BitstreamError(
+                f"bitstream was written by codec {bitstream.codec}, this one is "
+                f"{self.fingerprint}; load the weights it was written with"
+            )
         held, writes = len(bitstream.strings), len(self._tables)
         if held != writes:
             raise BitstreamError(f"bitstream holds {held} strings; this codec writes {writes}")
@@ -248,10 +247,9 @@ class LearnedCodec(nn.Module):
     def _h_s(self, z_hat: Tensor) -> Tensor:
         """z_hat -> scales, or what scales and means are made of (B, 2 M, h, w).
 
-        Float64, rounded, gives the same float32 on processors that add in different orders. In
-        float32 the last bits differ, and now and then a symbol's table: of 12 photographs written
-        with AVX-512, 6 could not be read with AVX2. (What follows in mbt2018 and cheng2020 is
-        float32: there the checksum finds it.)
+        Float64, rounded, gives the same float32 on processors that add in different orders. With
+        float32, AVX2 could not read 6 of 12 photographs written with AVX-512. (What follows in
+        mbt2018 and cheng2020 is float32: there the checksum finds it.)
         """
         return self._h_s_in_float64.to(z_hat.device)(z_hat.double()).to(z_hat.dtype)
 

@@ -19,8 +19,8 @@ SYMBOL_BYTES = 7  # at most: 16 bits of a table, 4 bits of a length, 32 bits of 
 
 
 class Tables:
-    """An entropy model's tables as the range coder takes them: lists of cumulative frequencies,
-    without padding (they are copied at every call). Raises ValueError: the model has none yet."""
+    """An entropy model's tables of cumulative frequencies, as lists. Raises ValueError: the model
+    has none yet."""
 
     def __init__(self, model: EntropyModel):
         rows, lengths = model.quantized_cdf.tolist(), model.cdf_length.tolist()

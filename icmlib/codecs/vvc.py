@@ -25,11 +25,8 @@ HOW = (
 
 
 class VVC(ConventionalCodec):
-    """VVC intra with a VTM build; `quality` is its QP, 0 (finest) to 63.
-
-    Args:
-        build: folder with VTM's EncoderAppStatic and DecoderAppStatic.
-        config: VTM's configuration; by default cfg/encoder_intra_vtm.cfg beside `build`.
+    """VVC intra; `quality` is VTM's QP, 0 (finest) to 63, `build` the folder with EncoderAppStatic
+    and DecoderAppStatic, `config` by default cfg/encoder_intra_vtm.cfg beside it.
 
     Raises NotMeasured: no build, no configuration, or a build that does not run.
     """
@@ -102,9 +99,7 @@ ANCHORS |= {"HEVC": conventional.HEVC, "VVC": VVC}
 
 def anchor(name: str, **options) -> ConventionalCodec:
     """`anchor("HEVC", quality=30, chroma="4:2:0")`; the options are those of `ANCHORS[name]`.
-
-    Raises ValueError: an unknown name; NotMeasured: the codec cannot run here.
-    """
+    Raises ValueError: an unknown name; NotMeasured: the codec cannot run here."""
     if name not in ANCHORS:
         raise InputError(f"unknown anchor {name!r}; known: {', '.join(ANCHORS)}")
     return ANCHORS[name](**options)

@@ -66,12 +66,8 @@ def load(config: CodecConfig, path: str | Path) -> LearnedCodec:
 
 def pretrained(config: CodecConfig, quality: int) -> LearnedCodec:
     """CompressAI's codec of that name, trained for MSE, ready to encode and decode; its N and M
-    override the config's (`zoo_config`).
-
-    Raises:
-        ValueError: no weights of that name or quality; names the known ones.
-        WeightsUnavailable: they cannot be downloaded; names the address and where to put the file.
-    """
+    override the config's. Raises as `icmlib.downloads.read_state`; ValueError: no weights of that
+    name or quality; names the known ones."""
     codec = create(zoo_config(config, quality))
     state = read_state(_url(config.name, quality), f"{config.name} quality {quality}")
     codec.model.load_state_dict(load_pretrained(state))
@@ -80,15 +76,14 @@ def pretrained(config: CodecConfig, quality: int) -> LearnedCodec:
 
 
 def zoo_config(config: CodecConfig, quality: int) -> CodecConfig:
-    """The config with the N and M of CompressAI's weights of this quality, as `load` needs it for
-    what was trained from them (cheng2020 has N alone; M says the same). Raises as `pretrained`."""
+    """The config with the N and M of CompressAI's weights of this quality; raises as
+    `pretrained`."""
     _url(config.name, quality)
     widths = cfgs[KEYS[config.name]][quality]
     return replace(config, {"N": widths[0], "M": widths[-1]})
 
 
 def _url(name: str, quality: int) -> str:
-    """The address of the weights trained for MSE."""
     urls = model_urls.get(KEYS.get(name), {}).get("mse", {})
     if quality not in urls:
         known = ", ".join(map(str, urls)) or "none"

@@ -1,8 +1,7 @@
 """Checkerboard measures: how visible and how strong a periodic grid stands in decoded images.
 
-A decoder that upsamples by S leaves a pattern of period S, which is a comb of lines in the power
-spectrum, at multiples of 1/S. The spectrum around each line says how much power the picture itself
-would have there.
+A decoder that upsamples by S leaves a pattern of period S: lines in the power spectrum at multiples
+of 1/S. The spectrum around each line says how much power the picture itself would have there.
 
     P(f)      Welch power of the luma (BT.601, in [0, 1]): tiles of N x N from the top left corner,
               hop N/2, mean removed, periodic Hann window, scaled so that sum P / N^2 is the
@@ -16,18 +15,12 @@ would have there.
               2.25 max(P - B, 0) / N^2). How strong it is; 2.25 is what the Hann window takes off
               the peak of a sinusoid
 
-Report both: blurring lowers PRMS and leaves LPP. Pool first: average P over the tiles of an image,
-then over the images, then read. One tile is so noisy that max(P - B, 0) alone reads about 1 grey
-level. Pooled floors are 0.07 for white noise of 8 grey levels and 0.2 to 0.4 on photographs, so the
-originals are read, too, and `excess_prms` takes their reading off.
+Report both: blurring lowers PRMS and leaves LPP. Average P over the tiles of an image and over the
+images, then read: one noisy tile alone reads about 1 grey level. Pooled floors are 0.07 for white
+noise of 8 grey levels and 0.2 to 0.4 on photographs; `excess_prms` takes the originals' off.
 
-Below N = 64 the neighbourhoods of the S = 8 lattice start to hold its own lines, so B rises and the
-readings fall short: compare such readings only with each other.
-
-Evidence (tests/test_checkerboard.py): made patterns of known amplitude are recovered, Kodak reads
-0 dB, and six published crops of Le et al. (arXiv 2401.10732), each image weighing alike, read
-15.5 / 22.2 / 15.4 dB and 3.80 grey levels for their base codec, 12.0 / 8.8 / 6.7 dB and 0.70 after
-their finetuning.
+Below N = 64 the neighbourhoods of the S = 8 lattice hold lines of their own: compare such readings
+only with each other.
 """
 
 from collections.abc import Iterable
@@ -53,8 +46,8 @@ def luma(image: Tensor) -> np.ndarray:
 
 
 def tile_size(shapes: Iterable[tuple[int, int]]) -> int:
-    """Tile side for a set of images of these (height, width): 128 px, or the largest multiple of
-    16 that fits the smallest image. Raises ValueError under 16 px."""
+    """Tile side for images of these (height, width): 128 px, or the largest multiple of 16 that
+    fits the smallest. Raises ValueError under 16 px."""
     height, width = min(shapes, key=min)
     if min(height, width) < 16:
         raise InputError(f"image is {width}x{height} px; the spectrum needs at least 16x16")
@@ -89,10 +82,9 @@ def bootstrap_pattern(
 ) -> dict[str, np.ndarray]:
     """`read_pattern` of resampled images of `spectra` (n, N, N), each value (resamples,).
 
-    Near its floor PRMS is biased upwards by noise, and a resample is noisier than the set: there
-    the interval can lie above the reading itself.
-    Generators of equal seed draw equal images, which pairs decoded images with their originals:
-    `excess_prms` of two such "prms" arrays is the bootstrap of the excess.
+    Noise raises PRMS near its floor, where the interval can lie above the reading itself.
+    Generators of equal seed draw equal images, so `excess_prms` of decoded and original "prms" is
+    the bootstrap of the excess.
     """
     counts = bootstrap.resample_counts(len(spectra), resamples, rng)
     read = _frequencies_read(spectra.shape[-1])  # the others need no pooling
@@ -102,10 +94,8 @@ def bootstrap_pattern(
 
 
 def excess_prms(decoded, original):
-    """What the codec added: sqrt(max(decoded^2 - original^2, 0)) of two PRMS (floats or arrays).
-
-    Patterns of different origin are uncorrelated, so powers, not amplitudes, subtract.
-    """
+    """What the codec added: sqrt(max(decoded^2 - original^2, 0)) of two PRMS (floats or arrays);
+    patterns of different origin are uncorrelated."""
     return np.sqrt(np.maximum(np.square(decoded) - np.square(original), 0))
 
 
