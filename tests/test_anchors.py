@@ -180,18 +180,17 @@ def test_codecs_that_were_not_built_are_not_measured(monkeypatch):
 
 
 def test_vvc_without_a_build_is_not_measured(build, tmp_path):
-    with pytest.raises(NotMeasured, match="no VTM build is named; build VTM"):
-        anchor("VVC", quality=37)
-    with pytest.raises(NotMeasured, match=r"there is no .*nowhere/EncoderAppStatic; build VTM"):
-        anchor("VVC", quality=37, build=tmp_path / "nowhere")
-    with pytest.raises(NotMeasured, match=r"there is no .*other\.cfg"):
-        anchor("VVC", quality=37, build=build, config=tmp_path / "other.cfg")
-    executable(build / "EncoderAppStatic", "#!/bin/sh\necho HM\n")
-    with pytest.raises(NotMeasured, match="EncoderAppStatic is not VTM"):
-        anchor("VVC", quality=37, build=build)
-    executable(build / "EncoderAppStatic", "no program\0")
-    with pytest.raises(NotMeasured, match="EncoderAppStatic does not run: "):
-        anchor("VVC", quality=37, build=build)
+    for options, message in (
+        ({}, "no VTM build is named; build VTM"),
+        ({"build": tmp_path / "nowhere"}, "there is no .*nowhere/EncoderAppStatic; build VTM"),
+        ({"build": build, "config": tmp_path / "other.cfg"}, r"there is no .*other\.cfg"),
+    ):
+        with pytest.raises(NotMeasured, match=message):
+            anchor("VVC", quality=37, **options)
+    for program, message in (("#!/bin/sh\necho HM\n", "is not VTM"), ("no\0", "does not run: ")):
+        executable(build / "EncoderAppStatic", program)
+        with pytest.raises(NotMeasured, match=f"EncoderAppStatic {message}"):
+            anchor("VVC", quality=37, build=build)
 
 
 def test_vvc_calls_vtm_as_compressai_does(build, tmp_path):

@@ -50,7 +50,7 @@ def disk(height, width, y, x, radius):
     return (rows - y) ** 2 + (columns - x) ** 2 <= radius**2
 
 
-def shape_of(mask, as_text=True):
+def shape_of(mask):
     """bbox, segmentation and area of a mask, as COCO writes them."""
     encoded = rle.encode(np.asfortranarray(mask, dtype=np.uint8))
     bbox, area = rle.toBbox(encoded).tolist(), float(rle.area(encoded))
@@ -121,11 +121,9 @@ RIGHT, WRONG = [10, 10, 50, 40], [70, 70, 20, 20]
     ],
 )
 def test_by_hand(found, expected):
-    truth, detections = one_object(found)
-    summary = coco_summary(truth, detections, "bbox")
-    assert (summary["AP"], summary["AP50"]) == pytest.approx(expected)
-    precision = average_precision(match(truth, detections, "bbox"))
-    assert (precision["AP"], precision["AP50"]) == pytest.approx(expected)
+    case = *one_object(found), "bbox"
+    for figures in (coco_summary(*case), average_precision(match(*case))):
+        assert (figures["AP"], figures["AP50"]) == pytest.approx(expected)
 
 
 def both_ap(truth, detections):
@@ -166,14 +164,13 @@ def test_the_official_example(reference, iou_type, capfd):
     truth, detections = reference[0], reference[1][iou_type]
     summary = coco_summary(truth, detections, iou_type)
     assert [round(summary[name], 3) for name in FIGURES] == ORACLE[iou_type]
-    precision = average_precision(match(truth, detections, iou_type))
-    assert precision["AP"] == pytest.approx(summary["AP"], abs=1e-9)
-    assert precision["AP50"] == pytest.approx(summary["AP50"], abs=1e-9)
+    for name, value in average_precision(match(truth, detections, iou_type)).items():
+        assert value == pytest.approx(summary[name], abs=1e-9)
     assert "".join(capfd.readouterr()) == ""
 
 
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_random_cases_equal_pycocotools(seed, iou_type):
     truth, detections = random_case(seed)
     before = copy.deepcopy((truth, detections))
@@ -192,17 +189,6 @@ def test_random_cases_equal_pycocotools(seed, iou_type):
 def test_no_more_than_a_hundred_detections_an_image_count(wrong, expected):
     truth, detections = one_object([(0.5, RIGHT)] + [(0.9, WRONG)] * wrong)
     assert both_ap(truth, detections) == pytest.approx((expected, expected))
-
-
-def test_matches_hold_the_categories_that_have_objects():
-    truth, detections = random_case(5)
-    matches = match(truth, detections, "bbox")
-    assert 9 in {d["category_id"] for d in detections}
-    objects = [a for a in truth["annotations"] if not a["iscrowd"]]
-    for positives, category in zip(matches.positives, (1, 3, 4), strict=True):
-        assert positives.sum() == sum(a["category_id"] == category for a in objects)
-    counted = [d for d in detections if d["category_id"] != 9]
-    assert matches.true_positive.shape == matches.ignored.shape == (10, len(counted))
 
 
 def subset(truth, detections, image_ids):
@@ -246,11 +232,10 @@ def test_weights_are_copies_of_images(iou_type, rng):
     assert precision["AP"].shape == (18,)
     for r, count in enumerate(counts):
         copies = resampled(truth, detections, matches.image_ids, count)
-        expected = coco_summary(*copies, iou_type)
-        assert precision["AP"][r] == pytest.approx(expected["AP"], abs=1e-9, nan_ok=True)
-        assert precision["AP50"][r] == pytest.approx(expected["AP50"], abs=1e-9, nan_ok=True)
-        alone = average_precision(matches, count)
-        assert alone["AP"] == pytest.approx(precision["AP"][r], nan_ok=True)
+        expected, alone = coco_summary(*copies, iou_type), average_precision(matches, count)
+        for name in ("AP", "AP50"):
+            assert precision[name][r] == pytest.approx(expected[name], abs=1e-9, nan_ok=True)
+            assert alone[name] == pytest.approx(precision[name][r], nan_ok=True)
     assert np.ptp(precision["AP"][:6]) > 0.01
 
 

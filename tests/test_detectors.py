@@ -68,12 +68,6 @@ def test_no_object_anywhere():
     assert all(torch.isfinite(term) for term in terms.values())
 
 
-def test_loss_of_a_frozen_network_leaves_its_running_statistics_alone(network):
-    before = fingerprint(network)
-    network.loss(pictures(), [target(image, 1) for image in pictures()])
-    assert fingerprint(network) == before
-
-
 def test_an_untrained_network_trains():
     network = tasks.create(MOBILENET)
     network.model.rpn._post_nms_top_n["training"] = 20
@@ -87,14 +81,6 @@ def test_box_only_predictions(network):
     assert_predictions(images, predictions, 3, masks=False)
     assert all(len(each["scores"]) > 0 for each in predictions)
     assert_same(predictions, network.predict(images, network.features(images)))
-
-
-def test_min_size_is_that_of_the_short_side(network):
-    seen, _ = network.model.transform(pictures())
-    assert seen.image_sizes == [(64, 85), (112, 64)]
-    assert network.model.transform.max_size == 1333
-    default = tasks.torchvision.detector(replace(MOBILENET, {"min_size": None}))
-    assert default.model.transform.min_size == (800,)
 
 
 def test_settings_that_the_small_network_lacks_are_refused():

@@ -191,22 +191,13 @@ class Position(nn.Module):
         return x + torch.linspace(0, 1, x.shape[-1], dtype=x.dtype)
 
 
-class Mirrored(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x.flip(-1)
-
-
 NOT_LOCAL = [
     nn.Upsample(scale_factor=1.5),
-    nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True),
     nn.ConvTranspose2d(2, 2, 3, 2),
-    nn.Conv2d(2, 2, 3, 2, 1),
     nn.BatchNorm2d(2),
-    nn.InstanceNorm2d(2),
     nn.LayerNorm(12),
     nn.Conv2d(2, 2, 3, padding=1, padding_mode="circular"),
     Position(),
-    Mirrored(),
     nn.Sequential(nn.Conv2d(2, 2, 3, 2, 1), nn.ConvTranspose2d(2, 2, 4, 2, 1)),  # steps of two
 ]
 
