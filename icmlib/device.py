@@ -69,18 +69,18 @@ def keep_freed_memory() -> None:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Inside, convolutions and matrix products run in a config's precision: `float32` or `bf16`
-    (emulated and slow on a processor without instructions for it)."""
+    """Inside, convolutions and matrix products run in a config's precision: `float32` or `bf16`."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 @contextlib.contextmanager
 def exact() -> Iterator[None]:
-    """Inside (or in a function so decorated), autocast is off and a GPU convolves the same way each
-    time: sender and receiver must compute the same probabilities. cuDNN's settings are those of
-    the whole process."""
+    """Inside (or in a function so decorated), gradients and autocast are off and a GPU convolves
+    the same way each time: sender and receiver must compute the same probabilities. cuDNN's
+    settings are those of the whole process."""
     settings = {"enabled": True, "benchmark": False, "deterministic": True, "allow_tf32": False}
     with (
+        torch.no_grad(),
         torch.backends.cudnn.flags(**settings),
         torch.autocast("cpu", enabled=False),
         torch.autocast("cuda", enabled=False),
@@ -115,8 +115,8 @@ def channels_last(*modules: nn.Module) -> Iterator[None]:
 
 
 def _overruns(layer: nn.Module) -> bool:
-    """Whether oneDNN writes past its memory in this layer's gradient if maps are channels-last, and
-    crashes or is wrong: https://github.com/uxlfoundation/oneDNN/issues/6035 (cheng2020 has one)."""
+    """Whether oneDNN writes past its memory in this layer's gradient if maps are channels-last:
+    https://github.com/uxlfoundation/oneDNN/issues/6035 (cheng2020 has one)."""
     if not isinstance(layer, nn.Conv2d) or layer.weight.device.type != "cpu":
         return False
     return layer.kernel_size == (1, 1) and max(layer.stride) > 1 and layer.in_channels < 16

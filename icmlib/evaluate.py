@@ -30,19 +30,12 @@ BATCH = 10  # images of one size that are measured together
 
 @dataclass
 class Evaluation:
-    """What was measured on a data set.
+    """What was measured on a data set."""
 
-    Attributes:
-        per_image: one row per image: rate, fidelity, hash of the bitstream.
-        spectra: `decoded`, `original` and `residual`, each (images, N, N).
-        detections: COCO results of the task network on the decoded images; None without one.
-        ground_truth: COCO dict of the images; without annotations there is no mAP.
-    """
-
-    per_image: pd.DataFrame
-    spectra: dict[str, np.ndarray]
-    detections: list[dict] | None
-    ground_truth: dict
+    per_image: pd.DataFrame  # one row per image: rate, fidelity, hash of the bitstream
+    spectra: dict[str, np.ndarray]  # decoded, original and residual, each (images, N, N)
+    detections: list[dict] | None  # COCO results on the decoded images; None without a machine
+    ground_truth: dict  # COCO dict of the images; without annotations there is no mAP
 
     @cached_property
     def matches(self) -> dict[str, detection.Matches]:
@@ -66,12 +59,10 @@ def evaluate(
     vgg: fidelity.VGGDistance | None = None,
     progress: bool = True,
 ) -> Evaluation:
-    """Code and measure every image of a data set, on this process's GPU if it has one.
+    """Code and measure every image of a `CocoDataset`, on this process's GPU if it has one.
 
-    Args:
-        codec: anything with `encode(image) -> Bitstream` and `decode(bitstream) -> image`.
-        task: the machine; without one there are no detections and no feature distance.
-        dataset: a `CocoDataset`.
+    `codec` is anything with `encode(image) -> Bitstream` and `decode(bitstream) -> image`. Without
+    a task network there are no detections and no feature distance.
     """
     where = device.current()
     for network in (codec, task, vgg):
@@ -89,8 +80,7 @@ def evaluate(
         rows = [dataset.ground_truth["images"][i] for i in indices]
         table = _table(rows, files, bitstreams, x.to(where), x_hat.to(where), vgg)
         if task is not None:
-            with torch.no_grad():
-                features, features_hat = task.features(x), task.features(x_hat)
+            features, features_hat = task.features(x), task.features(x_hat)
             table["feature"] = fidelity.feature_distance(features, features_hat).tolist()
             for row, prediction in zip(rows, task.predict(x_hat, features_hat)):
                 detections += detection.to_coco_results(row["id"], prediction, dataset.category_ids)
@@ -121,7 +111,6 @@ def load_vgg(download: bool) -> tuple[fidelity.VGGDistance | None, str]:
         return None, f"n/a: {error}"
 
 
-@torch.no_grad()
 @device.exact()
 def estimated_bpp(codec: LearnedCodec, dataset) -> list[float]:
     """The rate that the entropy model's likelihoods promise for each image, in bpp."""

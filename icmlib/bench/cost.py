@@ -11,7 +11,7 @@ import pandas as pd
 
 from icmlib import codecs, tasks
 from icmlib.bench.harness import operations, seconds_a_step, trained
-from icmlib.config import CodecConfig, replace
+from icmlib.config import replace
 from icmlib.datasets import CocoDataset, deadleaves
 from icmlib.evaluate import evaluate
 from icmlib.studies import rate_task, zoo
@@ -75,7 +75,10 @@ def _rows(profile: Profile, data: CocoDataset, folder: Path) -> Iterator[dict]:
         images = config.steps * config.batch
         yield row(stage, images, call, stage, architecture, like) | {"GB": kept}
     yield from shared.values()
-    for architecture, times in evaluations(profile).items():
+    evaluated = Counter(codec for _, codec, *_ in trainings(profile) if codec)
+    if profile.rows:
+        evaluated[profile.codec] += FILTERS
+    for architecture, times in evaluated.items():
         codec = codecs.create(architecture).eval()
         codec.update()
         images = times * (count(profile, "val") + count(profile, "test"))
@@ -118,12 +121,6 @@ def trainings(profile: Profile) -> Iterator[tuple]:
     for point, row in study.bridges():
         config = rate_task.bridge_config(profile, point, row)
         yield "bridge", rate_task.codec_config(profile, point), finetune_decoder, config
-
-
-def evaluations(profile: Profile) -> Counter[CodecConfig]:
-    """How many codecs of each architecture are measured, on val and on test."""
-    architectures = [codec for _, codec, *_ in trainings(profile) if codec]
-    return Counter(architectures + (FILTERS * [profile.codec] if profile.rows else []))
 
 
 def count(profile: Profile, split: str) -> int:

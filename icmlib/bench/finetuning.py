@@ -71,19 +71,13 @@ def finetunings(config: FinetuneConfig, size: int, N: int, M: int) -> Pair:
     images, encoder = Scenes(config.batch, size), untrained(N, M)
     latents = [encoder.latents(x[None])[0].to(torch.int16) for x in images]
 
-    def finetuned(codec, latents, steps: int, decode: Callable | None = None) -> list:
-        settings = replace(config, {"steps": steps, "precision": "float32"})
-        loop = partial(training.finetune_decoder, decode=decode)
-        trained(loop, codec, latents, nn.Identity(), images, settings)
+    def finetuned(whole: bool, steps: int) -> list:
+        codec, settings = untrained(N, M), replace(config, {"steps": steps, "precision": "float32"})
+        loop = partial(training.finetune_decoder, decode=coded_whole(codec) if whole else None)
+        trained(loop, codec, images if whole else latents, nn.Identity(), images, settings)
         return list(codec.g_s.parameters())
 
-    def theirs(steps: int) -> list:
-        codec = untrained(N, M)  # whose "latents" are the images
-        return finetuned(codec, images, steps, coded_whole(codec))
-
-    return Pair(
-        lambda steps: finetuned(untrained(N, M), latents, steps), theirs, largest_difference
-    )
+    return Pair(partial(finetuned, False), partial(finetuned, True), largest_difference)
 
 
 def finetuning(config: FinetuneConfig, size: int, N: int, M: int) -> dict[str, float]:

@@ -123,8 +123,8 @@ def on_all_cores(
 ) -> Iterator:
     """`function(codec, item)` of each item, in order.
 
-    `workers` are processes of one thread each, by default as many as PyTorch has threads; 0: none
-    but this one. Raises ValueError: the codec is on a GPU, which processes cannot share.
+    `workers` are processes, by default as many as PyTorch has threads; 0: none but this one.
+    Raises ValueError: the codec is on a GPU, which processes cannot share.
     """
     device = getattr(codec, "device", torch.device("cpu"))
     if device.type != "cpu":

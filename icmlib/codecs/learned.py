@@ -125,7 +125,6 @@ class LearnedCodec(nn.Module):
         """Of the weights and tables of some of the codec's `parts`."""
         return fingerprint(nn.ModuleList(module for part in parts for module in self.parts[part]))
 
-    @torch.no_grad()
     @exact()
     @one_thread()
     def encode(self, image: Tensor) -> Bitstream:
@@ -133,10 +132,9 @@ class LearnedCodec(nn.Module):
         check_image(image)
         symbols, indexes, _ = self._compress(self.pad(image[None].to(self.device)))
         strings = [table.encode(*each) for table, *each in zip(self._tables, symbols, indexes)]
-        strings = tuple(reversed(strings))  # CompressAI's order: y, z
+        strings = tuple(strings[::-1])  # CompressAI's order: y, z
         return Bitstream(self.fingerprint, *image.shape[-2:], _crc(symbols), strings)
 
-    @torch.no_grad()
     @exact()
     def decode_latents(self, bitstream: Bitstream) -> Tensor:
         """Bitstream -> y_hat (1, M, h, w); BitstreamError: written by another codec, or its
@@ -146,9 +144,8 @@ class LearnedCodec(nn.Module):
                 f"bitstream was written by codec {bitstream.codec}, this one is "
                 f"{self.fingerprint}; load the weights it was written with"
             )
-        held, writes = len(bitstream.strings), len(self._tables)
-        if held != writes:
-            raise BitstreamError(f"bitstream holds {held} strings; this codec writes {writes}")
+        if (held := len(bitstream.strings)) != (own := len(self._tables)):
+            raise BitstreamError(f"bitstream holds {held} strings; this codec writes {own}")
         symbols, y_hat = self._decompress(bitstream)
         if _crc(symbols) != bitstream.symbols_crc:
             raise BitstreamError(
@@ -157,7 +154,6 @@ class LearnedCodec(nn.Module):
             )
         return y_hat
 
-    @torch.no_grad()
     @exact()
     def decode(self, bitstream: Bitstream) -> Tensor:
         """Bitstream -> image (3, H, W) RGB in [0, 1], not yet rounded to 8 bits; raises as
@@ -172,7 +168,6 @@ class LearnedCodec(nn.Module):
         """y_hat (B, M, h, w) -> images (B, 3, height, width), clamped to [0, 1]."""
         return self.g_s(y_hat)[..., :height, :width].clamp(0, 1)
 
-    @torch.no_grad()
     @exact()
     @one_thread()
     def latents(self, x: Tensor) -> Tensor:
@@ -247,9 +242,8 @@ class LearnedCodec(nn.Module):
     def _h_s(self, z_hat: Tensor) -> Tensor:
         """z_hat -> scales, or what scales and means are made of (B, 2 M, h, w).
 
-        Float64, rounded, gives the same float32 on processors that add in different orders. With
-        float32, AVX2 could not read 6 of 12 photographs written with AVX-512. (What follows in
-        mbt2018 and cheng2020 is float32: there the checksum finds it.)
+        Rounded from float64 it is the same on processors that add in different orders: in float32,
+        AVX2 could not read 6 of 12 photographs written with AVX-512.
         """
         return self._h_s_in_float64.to(z_hat.device)(z_hat.double()).to(z_hat.dtype)
 

@@ -50,17 +50,15 @@ class Tables:
 
 
 def padded(string: bytes, count: int, escape: int) -> bytes:
-    """The string with zeros behind it: all that decoding `count` symbols may read.
+    """The string with zeros behind it: all that decoding `count` symbols may read. `escape` is the
+    largest frequency, of 65536, of the symbol for what is beyond a table. Raises BitstreamError:
+    no encoder has written this string.
 
-    A state in `STATES` stays there, so that bits taken from it are replaced by words of 32. A
-    symbol takes up to 16. One beyond its table is coded raw, in nibbles: their number n first,
-    in unary (15, 15, ..., the rest), then n nibbles. So each nibble of 15 costs 15 more, or 64
-    bits. A string of W words holds at most 8 W of them. Once zeros are read, the first of them
-    ends the unary number; before it come the nibbles that are left in the state: it is below
-    escape * 2^47 after the symbol, and is refilled below 2^31. Rounding takes less than 1 %.
-
-    `escape` is the largest frequency, of 65536, of the symbol for what is beyond a table.
-    Raises BitstreamError: no encoder has written this string.
+    A state in `STATES` stays there: bits taken from it are replaced by words of 32. A symbol takes
+    up to 16. One beyond its table is coded in nibbles: their number n in unary (15, 15, ..., the
+    rest), then n nibbles. So each nibble of 15 costs 15 more, or 64 bits; W words hold at most 8 W.
+    The first zero ends the unary number; before it come the nibbles left in the state, which is
+    below escape * 2^47 after the symbol and is refilled below 2^31. Rounding takes less than 1 %.
     """
     longest = STATE_BYTES + SYMBOL_BYTES * count
     if len(string) % WORD_BYTES or not STATE_BYTES <= len(string) <= longest:

@@ -53,13 +53,13 @@ class VVC(ConventionalCodec):
 
     def _version(self) -> str:
         """VTM states its version first, whatever it is asked."""
-        said, reason = b"", "is not VTM"
+        reason = "is not VTM"
         try:
             said = subprocess.run([self.encoder, "--help"], capture_output=True).stdout
+            if found := re.search(rb"VTM Encoder Version (\S+)", said):
+                return f"VTM {found[1].decode()}"
         except OSError as error:
             reason = f"does not run: {error}"
-        if found := re.search(rb"VTM Encoder Version (\S+)", said):
-            return f"VTM {found[1].decode()}"
         raise NotMeasured(f"VVC is not measured: {self.encoder} {reason}; {HOW}")
 
     def _write(self, pixels: np.ndarray) -> bytes:

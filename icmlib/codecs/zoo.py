@@ -21,9 +21,8 @@ from icmlib.io import InputError
 class ScaleHyperpriorS8(ScaleHyperprior):
     """The scale hyperprior (Ballé et al. 2018) with three stages instead of four: stride 8.
 
-    It suits scenes of about 128x128, where stride 16 needs ten times the training. The decoder
-    upsamples with ConvTranspose2d(k=5, s=2), which covers pixels unevenly: a source of
-    checkerboards (Odena et al. 2016).
+    It suits scenes of about 128x128. The decoder upsamples with ConvTranspose2d(k=5, s=2), which
+    covers pixels unevenly: a source of checkerboards (Odena et al. 2016).
     """
 
     downsampling_factor = 32
@@ -42,10 +41,7 @@ MODELS |= {name: model_architectures[key] for name, key in KEYS.items()}
 
 
 def create(config: CodecConfig, seed: int = 0) -> LearnedCodec:
-    """An untrained codec; `codec.load(path)` gives it weights.
-
-    Raises ValueError: no such architecture; names the known ones and the nearest.
-    """
+    """An untrained codec. Raises ValueError: no such architecture; names the known ones."""
     if config.name not in MODELS:
         near = get_close_matches(config.name, MODELS, 1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""

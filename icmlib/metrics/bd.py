@@ -23,21 +23,14 @@ Points = tuple[np.ndarray, np.ndarray]  # rates and qualities
 
 @dataclass(frozen=True)
 class Delta:
-    """A Bjøntegaard delta, and what it stands on.
-
-    Attributes:
-        value: the delta; nan where there is none.
-        reason: why there is none, else "".
-        rate_overlap, quality_overlap: share of the narrower of the two curves' ranges that both
-            curves cover, 0 to 1; of rates, by their logarithm.
-        low, high: 95 % bootstrap interval over images; nan where there is none.
-    """
+    """A Bjøntegaard delta; nan where there is none. Overlaps are shares of the narrower of the two
+    curves' ranges (of log rate, of quality), 0 to 1."""
 
     value: float
-    reason: str
+    reason: str  # why there is no delta or no interval, else ""
     rate_overlap: float = NAN
     quality_overlap: float = NAN
-    low: float = NAN
+    low: float = NAN  # 95 % bootstrap interval over images
     high: float = NAN
 
 

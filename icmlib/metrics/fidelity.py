@@ -31,11 +31,9 @@ def psnr(x: Tensor, y: Tensor) -> Tensor:
 
 
 def ssim(x: Tensor, y: Tensor) -> Tensor:
-    """Structural similarity of each image, (B,), at most 1 (Wang et al. 2004).
-
-    11x11 Gaussian window of sigma 1.5, window positions inside the image only, mean over the three
-    channels. Raises ValueError for images smaller than the window.
-    """
+    """Structural similarity of each image, (B,), at most 1 (Wang et al. 2004): 11x11 Gaussian
+    window of sigma 1.5, inside the image only, mean over channels. Raises ValueError for images
+    smaller than the window."""
     _check_pair(x, y, smallest=11)
     # channels last, the depthwise windows take a third of the time
     x, y = (image.float().contiguous(memory_format=torch.channels_last) for image in (x, y))

@@ -40,10 +40,7 @@ class TorchvisionTask(nn.Module):
         self.model = model
         count = model.roi_heads.box_predictor.cls_score.out_features
         outputs = torch.tensor(outputs or range(1, count))  # output 0 is the background
-        labels = torch.zeros(count, dtype=torch.int64)  # 0: an output without a label
-        labels[outputs] = torch.arange(1, len(outputs) + 1)
         self.register_buffer("_outputs", outputs, persistent=False)
-        self.register_buffer("_labels", labels, persistent=False)
 
     @property
     def device(self) -> torch.device:
@@ -80,8 +77,8 @@ class TorchvisionTask(nn.Module):
 
     def _prediction(self, found: dict) -> dict[str, torch.Tensor]:
         """With our labels, on the CPU; detections without one are left out."""
-        labels = self._labels[found["labels"]]
-        found = {k: v[labels > 0].cpu() for k, v in {**found, "labels": labels}.items()}
+        index, label = (found["labels"][:, None] == self._outputs).nonzero(as_tuple=True)
+        found = {k: v[index].cpu() for k, v in found.items()} | {"labels": label.cpu() + 1}
         if "masks" in found:  # (N, 1, H, W) probabilities -> (N, H, W) bool
             found["masks"] = found["masks"][:, 0] > 0.5
         return found

@@ -25,14 +25,9 @@ def train_base_codec(
     config: BaseTrainingConfig,
     journal: Journal,
 ) -> None:
-    """Train a codec by rate + lambda_mse * MSE + lambda_feature * feature distance; weights and
-    entropy tables go to `journal`.
-
-    Args:
-        task: the frozen machine, or a proxy of `icmlib.tasks.proxies`, for its features; none if
-            lambda_feature is 0.
-        dataset: its `image(index)` (3, H, W) are cropped at random.
-    """
+    """Train a codec by rate + lambda_mse * MSE + lambda_feature * feature distance on random crops
+    of `dataset.image(index)`; weights and entropy tables go to `journal`. `task` is the frozen
+    machine, or a proxy of `icmlib.tasks.proxies`; none if lambda_feature is 0."""
     frozen = [task.to(device.current()).requires_grad_(False)] if task else []
     codec.to(device.current()).train().requires_grad_(True)
     quantiles, weights = split_quantiles(codec)

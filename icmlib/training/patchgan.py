@@ -42,8 +42,7 @@ def finetune_decoder(
 
     Args:
         latents: y_hat (M, h, w) of every image of the data set.
-        task: the machine, frozen; used only if the loss has its features or its own loss.
-        dataset: images (3, H, W) in [0, 1]; with targets if the loss has the machine's own.
+        task: the frozen machine, for its features or its own loss (which needs targets).
         decode: as `icmlib.codecs.patches.patch_decoder` makes it, the default.
     """
     here = device.current()

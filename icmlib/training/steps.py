@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from icmlib import device
@@ -27,12 +27,8 @@ def batch_indices(step: int, size: int, batch: int, seed: int) -> list[int]:
     return [_order(position // size, size, seed)[position % size] for position in positions]
 
 
-class _Indexed(Dataset):
-    def __init__(self, read: Callable[[int], object]):
-        self.read = read
-
-    def __getitem__(self, index: int) -> tuple[int, object]:
-        return index, self.read(index)
+def _items(read: Callable[[int], object], indices: list[int]) -> list[tuple[int, object]]:
+    return [(index, read(index)) for index in indices]
 
 
 def batches(
@@ -49,10 +45,10 @@ def batches(
     mine = slice(state.process_index, None, state.num_processes)
     left = range(start, config.steps)
     loader = DataLoader(
-        _Indexed(read),
+        range(size),
         batch_sampler=(batch_indices(s, size, config.batch, config.seed)[mine] for s in left),
         num_workers=min(8, device.cores()) if state.device.type == "cuda" else 0,
-        collate_fn=list,
+        collate_fn=functools.partial(_items, read),
         generator=torch.Generator(),  # else it draws from the global one
     )
     return zip(tqdm(left, what, disable=not device.main()), loader)
