@@ -87,9 +87,7 @@ def bootstrap_pattern(
     the bootstrap of the excess.
     """
     counts = bootstrap.resample_counts(len(spectra), resamples, rng)
-    read = _frequencies_read(spectra.shape[-1])  # the others need no pooling
-    pooled = np.empty((resamples, spectra[0].size))
-    pooled[:, read] = counts / len(spectra) @ spectra.reshape(len(spectra), -1)[:, read]
+    pooled = counts / len(spectra) @ spectra.reshape(len(spectra), -1)
     return _read(pooled.reshape(-1, *spectra.shape[1:]))
 
 
@@ -113,12 +111,6 @@ def _read(pooled: np.ndarray) -> dict[str, np.ndarray]:
         reading[f"lpp{scale}"] = 10 * np.log10(peak / background).mean(axis=1)
         power = power + 2.25 * np.maximum(peak - background, 0).sum(axis=1) / tile**2
     return reading | {"prms": 255 * np.sqrt(power)}
-
-
-def _frequencies_read(tile: int) -> np.ndarray:
-    """Flat indices of all that `_read` looks at: the lattices and their neighbourhoods."""
-    pairs = [pair for scale in SCALES for pair in _lattice(tile, scale)]
-    return np.unique(np.concatenate([part.ravel() for pair in pairs for part in pair]))
 
 
 @lru_cache
