@@ -101,6 +101,6 @@ def test_settings_decode_alike_or_not_at_all(name, setting):
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_alone_and_in_other_processes(workers):
-    codec, images = tiny_codec(), [picture(64, side) for side in (64, 96, 64)]
+    codec, images = tiny_codec(), [picture(64, side) for side in (64, 96, 80)]
     alone = [codec.encode(image) for image in images]
     assert [*on_all_cores(type(codec).encode, codec, images, workers)] == alone
