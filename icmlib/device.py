@@ -21,8 +21,8 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def state() -> PartialState:
-    """Which of the processes that share a training this is (Accelerate); alone by default. They
-    wait up to ten days for one that makes data or latents for all."""
+    """Which process of a training this is. The others wait up to ten days for one that makes data
+    or latents for all."""
     return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=10))
 
 
@@ -59,8 +59,8 @@ def cores() -> int:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep what a step frees, in this process from here on. Handing memory back to the
-    system and getting it again takes up to half of a step's time."""
+    """From here on glibc keeps what a step frees; to hand it back and to get it again takes up to
+    half of a step's time."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # another C library
             libc = ctypes.CDLL("libc.so.6")
@@ -69,35 +69,29 @@ def keep_freed_memory() -> None:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Inside, convolutions and matrix products run in a config's precision: `float32` or `bf16`
-    (emulated and slow on a processor without instructions for it)."""
+    """Inside, convolutions and matrix products run in a config's precision: `float32` or `bf16`."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 @contextlib.contextmanager
 def exact() -> Iterator[None]:
-    """Inside (or in a function so decorated), autocast is off and a GPU convolves the same way each
-    time: sender and receiver must compute the same probabilities.
-
-    cuDNN's settings are those of the whole process: other threads have them, too, meanwhile.
-    """
-    cudnn = torch.backends.cudnn
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(
-            cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-        )
-        for device in filter(torch.is_autocast_enabled, ("cpu", "cuda")):
-            stack.enter_context(torch.autocast(device, enabled=False))
+    """Inside (or in a function so decorated), gradients and autocast are off and a GPU convolves
+    the same way each time: sender and receiver must compute the same probabilities. cuDNN's
+    settings are those of the whole process."""
+    settings = {"enabled": True, "benchmark": False, "deterministic": True, "allow_tf32": False}
+    with (
+        torch.no_grad(),
+        torch.backends.cudnn.flags(**settings),
+        torch.autocast("cpu", enabled=False),
+        torch.autocast("cuda", enabled=False),
+    ):
         yield
 
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Inside (or in a function so decorated), PyTorch computes with one thread. Several threads add
-    in another order, and a latent may then round to another integer: the bits would change.
-
-    The number is that of the whole process: PyTorch's work in other threads has it, too, meanwhile.
-    """
+    """Inside (or in a function so decorated), PyTorch computes with one thread, in the whole
+    process. Several threads add in another order; a latent may then round to another integer."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -121,8 +115,8 @@ def channels_last(*modules: nn.Module) -> Iterator[None]:
 
 
 def _overruns(layer: nn.Module) -> bool:
-    """Whether oneDNN writes past its memory in this layer's gradient if maps are channels-last, and
-    crashes or is wrong: https://github.com/uxlfoundation/oneDNN/issues/6035 (cheng2020 has one)."""
+    """Whether oneDNN writes past its memory in this layer's gradient if maps are channels-last:
+    https://github.com/uxlfoundation/oneDNN/issues/6035 (cheng2020 has one)."""
     if not isinstance(layer, nn.Conv2d) or layer.weight.device.type != "cpu":
         return False
     return layer.kernel_size == (1, 1) and max(layer.stride) > 1 and layer.in_channels < 16

@@ -25,11 +25,9 @@ def read_state(url: str, what: str, download: bool = True) -> dict:
     """The state dict published at `url`, on the CPU; fetched if it is not in the cache (which the
     variable TORCH_HOME moves).
 
-    Only tensors are read, and of a plain pickle (.pkl) only arrays: what would run code is refused,
-    whatever its hash. `what` says in messages whose weights they are.
-
-    Raises:
-        WeightsUnavailable: not here and not to be had, broken, or another file than its name says.
+    Only tensors are read, and of a plain pickle (.pkl) only arrays: what would run code is refused.
+    `what` names the weights in messages. Raises WeightsUnavailable: the file is missing, broken, or
+    has another hash than its name says.
     """
     path = Path(torch.hub.get_dir(), "checkpoints", url.rsplit("/", 1)[-1])
     try:
@@ -61,9 +59,8 @@ def _fetch(path: Path, url: str, download: bool) -> None:
 
 # --- pickles of plain numpy arrays ---------------------------------------------------------
 #
-# A pickle is a program: it names functions and calls them. The few that numpy's arrays need are
-# replaced here by harmless ones of our own, every other name is refused, and numpy itself only sees
-# bytes, a shape and a type of number.
+# A pickle names functions and calls them. The few that numpy's arrays need are replaced by harmless
+# ones; every other name is refused.
 
 
 class _Type:
@@ -96,8 +93,7 @@ def _scalar(kind: _Type, data: bytes | str) -> np.generic:
 
 
 def _bytes(text: bytes | str = b"", *_) -> bytes:
-    """Protocol 2 writes bytes as text, each a Latin-1 character; in place of `_codecs.encode`, and
-    of `bytes` where there are none."""
+    """In place of `_codecs.encode` and `bytes`: protocol 2 writes bytes as Latin-1 text."""
     return text.encode("latin1") if isinstance(text, str) else text
 
 
@@ -121,11 +117,8 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_pickled_arrays(path: Path) -> dict:
-    """The pickled dict, with numpy arrays inside; text of Python 2 is Latin-1.
-
-    Raises:
-        pickle.UnpicklingError: broken, or more than dicts, lists, text, numbers and their arrays.
-    """
+    """The pickled dict with numpy arrays inside, of Python 2, too. Raises UnpicklingError: broken,
+    or more than dicts, lists, text, numbers and their arrays."""
     with path.open("rb") as stream:
         try:
             return _arrays(_Unpickler(stream, encoding="latin1").load())

@@ -31,24 +31,17 @@ BATCH = 10  # images of one size that are measured together
 
 @dataclass
 class Evaluation:
-    """What was measured on a data set.
+    """What was measured on a data set."""
 
-    Attributes:
-        per_image: one row per image: rate, fidelity, hash of the bitstream.
-        spectra: `decoded`, `original` and `residual`, each (images, N, N).
-        detections: COCO results of the task network on the decoded images; None without one.
-        ground_truth: COCO dict of the images; without annotations there is no mAP.
-    """
-
-    per_image: pd.DataFrame
-    spectra: dict[str, np.ndarray]
-    detections: list[dict] | None
-    ground_truth: dict
+    per_image: pd.DataFrame  # one row per image: rate, fidelity, hash of the bitstream
+    spectra: dict[str, np.ndarray]  # decoded, original and residual, each (images, N, N)
+    detections: list[dict] | None  # COCO results on the decoded images; None without a machine
+    ground_truth: dict  # COCO dict of the images; without annotations there is no mAP
 
     @cached_property
     def matches(self) -> dict[str, detection.Matches]:
         """Detections matched to the ground truth: `mask` (where both have masks) and `box`; none
-        without a machine or annotations. They are saved, so that matching happens once."""
+        without a machine or annotations."""
         if self.detections is None or not self.ground_truth["annotations"]:
             return {}
         found = not self.detections or "segmentation" in self.detections[0]
@@ -67,12 +60,10 @@ def evaluate(
     vgg: fidelity.VGGDistance | None = None,
     progress: bool = True,
 ) -> Evaluation:
-    """Code and measure every image of a data set, on this process's GPU if it has one.
+    """Code and measure every image of a `CocoDataset`, on this process's GPU if it has one.
 
-    Args:
-        codec: anything with `encode(image) -> Bitstream` and `decode(bitstream) -> image`.
-        task: the machine; without one there are no detections and no feature distance.
-        dataset: a `CocoDataset`.
+    `codec` is anything with `encode(image) -> Bitstream` and `decode(bitstream) -> image`. Without
+    a task network there are no detections and no feature distance.
     """
     where = device.current()
     for network in (codec, task, vgg):
@@ -91,8 +82,7 @@ def evaluate(
         x_hat = fidelity.to_8bit(x_hat.float().clamp(0, 1))
         table = _table(rows, files, bitstreams, x.to(where), x_hat.to(where), vgg)
         if task is not None:
-            with torch.no_grad():
-                features, features_hat = task.features(x), task.features(x_hat)
+            features, features_hat = task.features(x), task.features(x_hat)
             table["feature"] = fidelity.feature_distance(features, features_hat).tolist()
             for row, prediction in zip(rows, task.predict(x_hat, features_hat)):
                 detections += detection.to_coco_results(row["id"], prediction, dataset.category_ids)
@@ -131,7 +121,6 @@ def load_vgg(download: bool) -> tuple[fidelity.VGGDistance | None, str]:
         return None, f"n/a: {error}"
 
 
-@torch.no_grad()
 @device.exact()
 def estimated_bpp(codec: LearnedCodec, dataset) -> list[float]:
     """The rate that the entropy model's likelihoods promise for each image, in bpp."""
@@ -182,8 +171,7 @@ def _pattern(spectra: dict[str, np.ndarray], resamples: int, seed: int) -> dict:
     row = {}
     for name, prefix in (("decoded", ""), ("original", "original_"), ("residual", "residual_")):
         reading = checkerboard.read_pattern(spectra[name])
-        row |= {f"{prefix}lpp{S}": value for S, value in reading.lpp.items()}
-        row[f"{prefix}prms"] = reading.prms
+        row |= {f"{prefix}{k}": value for k, value in reading.items()}
     row["excess_prms"] = float(checkerboard.excess_prms(row["prms"], row["original_prms"]))
     draws, original = (  # the same images are drawn for both: paired
         checkerboard.bootstrap_pattern(spectra[name], resamples, rng=np.random.default_rng(seed))
@@ -249,9 +237,10 @@ def load_evaluation(folder: str | Path, split: str, ground_truth: dict) -> Evalu
         json.loads((folder / f"{split}_detections.json").read_text("utf-8")),
         ground_truth,
     )
-    matches = {}
-    for key, array in np.load(folder / f"{split}_matches.npz").items():
-        kind, name = key.split()
-        matches.setdefault(kind, {})[name] = array
-    evaluation.matches = {kind: detection.Matches(**each) for kind, each in matches.items()}
+    if (path := folder / f"{split}_matches.npz").exists():  # else they are matched again
+        matches = {}
+        for key, array in np.load(path).items():
+            kind, name = key.split()
+            matches.setdefault(kind, {})[name] = array
+        evaluation.matches = {kind: detection.Matches(**each) for kind, each in matches.items()}
     return evaluation

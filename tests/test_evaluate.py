@@ -145,22 +145,27 @@ def test_different_images_cannot_be_paired(dataset, scenes):
 
 
 def test_saved_and_loaded(dataset, oracle, new_run, monkeypatch):
-    """Table, detections, and the pooled spectra: the same readings. Nothing is matched again."""
+    """Table, detections, and the pooled spectra: the same readings. Nothing is matched again,
+    unless the matches are missing."""
     made, run = evaluate(PNG, oracle, dataset), new_run()
     save_evaluation(made, run.folder, "test")
-    monkeypatch.setattr(detection, "match", lambda *_: pytest.fail("matched again"))
-    loaded = load_evaluation(run.folder, "test", dataset.ground_truth)
+    with monkeypatch.context() as patch:
+        patch.setattr(detection, "match", lambda *_: pytest.fail("matched again"))
+        loaded = load_evaluation(run.folder, "test", dataset.ground_truth)
+        after = summarize(loaded, resamples=20)
     assert loaded.detections == made.detections
     assert loaded.per_image["file_name"].tolist() == made.per_image["file_name"].tolist()
     assert (loaded.per_image["psnr"] == float("inf")).all()
-    before, after = summarize(made, resamples=20), summarize(loaded, resamples=20)
+    before = summarize(made, resamples=20)
     assert after["mask_AP"] == 1
     sampled = {name for name in before if name.endswith(("_low", "_high"))}
     for name in before.keys() - sampled:
         assert after[name] == pytest.approx(before[name], nan_ok=True), name
-    assert compare(made, loaded, resamples=20) == pytest.approx(
-        dict.fromkeys(compare(made, made, resamples=20), 0), abs=1e-9
-    )
+    differences = compare(made, loaded, resamples=20)
+    assert differences == pytest.approx(dict.fromkeys(differences, 0), abs=1e-9)
+    (run.folder / "test_matches.npz").unlink()
+    older = load_evaluation(run.folder, "test", dataset.ground_truth)
+    assert summarize(older, resamples=20) == pytest.approx(after, nan_ok=True)
 
 
 class Double:

@@ -49,15 +49,9 @@ def test_psnr_by_hand():
 def test_ssim_is_skimages(pair):
     x, y = pair
     for value, a, b in zip(ssim(x, y), x, y, strict=True):
-        expected = structural_similarity(
-            channels_last(a),
-            channels_last(b),
-            gaussian_weights=True,
-            sigma=1.5,
-            use_sample_covariance=False,
-            channel_axis=2,
-            data_range=1,
-        )
+        options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+        options |= {"channel_axis": 2, "data_range": 1}
+        expected = structural_similarity(channels_last(a), channels_last(b), **options)
         assert value.item() == pytest.approx(expected, abs=1e-4)
     assert torch.allclose(ssim(x, x), torch.ones(2))
 

@@ -4,13 +4,7 @@ import copy
 
 import pytest
 import torch
-from adapters import (
-    assert_gradient,
-    assert_loss_reaches,
-    assert_predictions,
-    assert_same,
-    target,
-)
+from adapters import assert_gradient, assert_loss_reaches, assert_predictions, assert_same, target
 from torch import nn
 
 from icmlib import tasks

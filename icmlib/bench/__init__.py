@@ -9,24 +9,10 @@ training.py    base training
 evaluation.py  data sets to bitstreams and back; metrics; COCO's figures
 cost.py        what a profile costs: hours, disk
 """
+# ruff: noqa: F401
 
 from icmlib.bench.cost import cost
 from icmlib.bench.evaluation import coco_evaluation, coding, evaluation
-from icmlib.bench.finetuning import finetuning, generator_step, growth, latents_seconds
-from icmlib.bench.harness import measure, peak_memory
+from icmlib.bench.finetuning import finetuning, generator_step, latents_seconds
+from icmlib.bench.harness import measure, operations, peak_memory
 from icmlib.bench.training import base_step, base_training
-
-__all__ = [
-    "base_step",
-    "base_training",
-    "coco_evaluation",
-    "coding",
-    "cost",
-    "evaluation",
-    "finetuning",
-    "generator_step",
-    "growth",
-    "latents_seconds",
-    "measure",
-    "peak_memory",
-]

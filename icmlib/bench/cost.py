@@ -11,7 +11,7 @@ import pandas as pd
 
 from icmlib import codecs, tasks
 from icmlib.bench.harness import operations, seconds_a_step, trained
-from icmlib.config import CodecConfig, replace
+from icmlib.config import replace
 from icmlib.datasets import CocoDataset, deadleaves
 from icmlib.evaluate import evaluate
 from icmlib.studies import rate_task, zoo
@@ -28,18 +28,11 @@ def cost(profile: Profile, size: int = 554, batch: int = 1, tflops: float = 15.0
     dearest), hours on this device and on a GPU that sustains so many TFLOP/s, and disk in GB.
 
     Measured with untrained networks on dead leaves; reading a data set's own images comes on top.
-    Operations are those that PyTorch counts, forward and backward.
 
     Args:
-        size: height and width in px; 554x554 are as many pixels as COCO's usual 640x480. Base
-            codecs are trained on crops, whose size the profile has.
+        size: height and width in px; 554x554 are as many pixels as COCO's usual 640x480.
         batch: images of a measured step; on a GPU take the profile's.
-
-    Raises:
-        ValueError: no image in a batch.
     """
-    if batch < 1:
-        raise ValueError(f"batch is {batch}; a step is measured with at least one image")
     with tempfile.TemporaryDirectory() as folder:
         counts = {"train": batch, "val": 0, "test": 0}
         scenes = deadleaves.generate(Path(folder), size, counts, seed=0, workers=1)
@@ -55,8 +48,7 @@ def cost(profile: Profile, size: int = 554, batch: int = 1, tflops: float = 15.0
 
 
 def _rows(profile: Profile, data: CocoDataset, folder: Path) -> Iterator[dict]:
-    """One for each training, and for each architecture's latents and evaluations. Of those that
-    cost the same per image, one is measured."""
+    """Of stages that cost the same per image, one is measured."""
     task = tasks.create(replace(profile.task, {"weights": None}))
     measured, shared = {}, {}
 
@@ -83,7 +75,10 @@ def _rows(profile: Profile, data: CocoDataset, folder: Path) -> Iterator[dict]:
         images = config.steps * config.batch
         yield row(stage, images, call, stage, architecture, like) | {"GB": kept}
     yield from shared.values()
-    for architecture, times in evaluations(profile).items():
+    evaluated = Counter(codec for _, codec, *_ in trainings(profile) if codec)
+    if profile.rows:
+        evaluated[profile.codec] += FILTERS
+    for architecture, times in evaluated.items():
         codec = codecs.create(architecture).eval()
         codec.update()
         images = times * (count(profile, "val") + count(profile, "test"))
@@ -126,12 +121,6 @@ def trainings(profile: Profile) -> Iterator[tuple]:
     for point, row in study.bridges():
         config = rate_task.bridge_config(profile, point, row)
         yield "bridge", rate_task.codec_config(profile, point), finetune_decoder, config
-
-
-def evaluations(profile: Profile) -> Counter[CodecConfig]:
-    """How many codecs of each architecture are measured, on val and on test."""
-    architectures = [codec for _, codec, *_ in trainings(profile) if codec]
-    return Counter(architectures + (FILTERS * [profile.codec] if profile.rows else []))
 
 
 def count(profile: Profile, split: str) -> int:

@@ -4,7 +4,6 @@ import statistics
 from collections.abc import Callable
 from functools import partial
 
-import pandas as pd
 import torch
 from torch import nn
 
@@ -19,10 +18,8 @@ from icmlib.discriminator import PatchDiscriminator
 def generator_step(
     height: int, width: int, patches: int = 3, patch_size: int = 64, N: int = 128, M: int = 192
 ) -> Pair:
-    """One generator step of the PatchGAN finetuning on one image; results are the gradients.
-
-    Ours decodes the patches from cached latents. Theirs encodes and decodes the image, then crops.
-    """
+    """One generator step of the PatchGAN finetuning on one image; results are the gradients. Ours
+    decodes patches from cached latents; theirs encodes and decodes the image, then crops."""
     x, (ours, theirs) = scene(height, width), (untrained(N, M), untrained(N, M))
     config = FinetuneConfig(patches=patches, patch_size=patch_size)
     latents = ours.latents(x[None])
@@ -35,8 +32,7 @@ def generator_step(
 
 
 def coded_whole(codec: codecs.LearnedCodec) -> Callable[..., torch.Tensor]:
-    """`decode(images, corners, size)`, the plain way: each image (3, H, W) is encoded and decoded,
-    once for all of its patches, then cropped."""
+    """`decode(images, corners, size)`: images (3, H, W) are encoded, decoded, and cropped."""
     return partial(decode_whole, lambda x: codec.model(codec.pad(x))["x_hat"])
 
 
@@ -69,27 +65,19 @@ def untrained(N: int, M: int) -> codecs.LearnedCodec:
 
 
 def finetunings(config: FinetuneConfig, size: int, N: int, M: int) -> Pair:
-    """`finetune_decoder` on scenes of size x size px, in float32 and without a task network: each
-    side is called with the number of steps and returns the decoder's weights.
-
-    Theirs is the same loop, but it encodes every image of the batch and decodes it whole.
-    """
+    """`finetune_decoder` on scenes of size x size px, in float32 and without a task network; theirs
+    encodes every image and decodes it whole. Each side takes the number of steps and returns the
+    decoder's weights."""
     images, encoder = Scenes(config.batch, size), untrained(N, M)
     latents = [encoder.latents(x[None])[0].to(torch.int16) for x in images]
 
-    def finetuned(codec, latents, steps: int, decode: Callable | None = None) -> list:
-        settings = replace(config, {"steps": steps, "precision": "float32"})
-        loop = partial(training.finetune_decoder, decode=decode)
-        trained(loop, codec, latents, nn.Identity(), images, settings)
+    def finetuned(whole: bool, steps: int) -> list:
+        codec, settings = untrained(N, M), replace(config, {"steps": steps, "precision": "float32"})
+        loop = partial(training.finetune_decoder, decode=coded_whole(codec) if whole else None)
+        trained(loop, codec, images if whole else latents, nn.Identity(), images, settings)
         return list(codec.g_s.parameters())
 
-    def theirs(steps: int) -> list:
-        codec = untrained(N, M)  # whose "latents" are the images
-        return finetuned(codec, images, steps, coded_whole(codec))
-
-    return Pair(
-        lambda steps: finetuned(untrained(N, M), latents, steps), theirs, largest_difference
-    )
+    return Pair(partial(finetuned, False), partial(finetuned, True), largest_difference)
 
 
 def finetuning(config: FinetuneConfig, size: int, N: int, M: int) -> dict[str, float]:
@@ -105,19 +93,3 @@ def latents_seconds(size: int, N: int, M: int) -> float:
     """What it costs to cache the latents of one image of size x size px."""
     codec, x = untrained(N, M), scene(size, size)[None]
     return statistics.median(harness.clocked(lambda: codec.latents(x)) for _ in range(5))
-
-
-def growth(size: int, N: int, M: int) -> pd.DataFrame:
-    """Seconds and floating-point operations of a generator step, ours and theirs, as the image,
-    the number of patches, or their size grows from size x size px, 3 patches, an eighth of it."""
-    sides = [n * size // 4 for n in (1, 2, 4, 8)]
-    cases = [("image side (px)", {"height": side, "width": side}) for side in sides]
-    cases += [("patches", {"patches": n}) for n in (1, 3, 9)]
-    cases += [("patch side (px)", {"patch_size": n * size // 16}) for n in (1, 2, 4)]
-    usual, rows = {"height": size, "width": size, "patch_size": size // 8, "N": N, "M": M}, []
-    for grows, changes in cases:
-        pair = generator_step(**usual | changes)
-        row = {"grows": grows, "value": max(changes.values()), **harness.measure(pair, repeats=2)}
-        row["ours_operations"] = harness.operations(pair.ours)
-        rows.append(row | {"theirs_operations": harness.operations(pair.theirs)})
-    return pd.DataFrame(rows)

@@ -41,8 +41,7 @@ def measure(pair: Pair, repeats: int = 5) -> dict[str, float]:
 
 
 def compared(turns: list[tuple[float, float]]) -> dict[str, float]:
-    """Medians in seconds of `ours` and `theirs`, timed in turns, their ratio, and the lowest and
-    the highest ratio of one turn."""
+    """Medians of `ours` and `theirs` in seconds, their ratio, its lowest and highest in a turn."""
     ours, theirs = np.median(turns, 0).tolist()
     ratios = [b / a for a, b in turns]
     extremes = {"ratio_low": min(ratios), "ratio_high": max(ratios)}
@@ -50,8 +49,7 @@ def compared(turns: list[tuple[float, float]]) -> dict[str, float]:
 
 
 def clocked(work: Callable[[], object]) -> float:
-    """Seconds of one call. (`torch.utils.benchmark` knows no turns, calls at least twice for each
-    figure, and its import warns of CUDA where only the compiler is.)"""
+    """Seconds of one call. (`torch.utils.benchmark` knows no turns.)"""
     start = time.perf_counter()
     work()
     if torch.cuda.is_available():
@@ -111,7 +109,7 @@ def operations(work: Callable[[], object]) -> float:
 
 
 def largest_difference(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> float:
-    """Largest absolute difference of tensors, each relative to the largest value of theirs."""
+    """Largest difference of tensors, each relative to the largest value of theirs."""
     pairs = zip(ours, theirs, strict=True)
     return max(float((a - b).abs().max() / b.abs().max().clamp_min(1e-30)) for a, b in pairs)
 

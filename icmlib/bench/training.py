@@ -12,12 +12,9 @@ from icmlib.config import BaseTrainingConfig, CodecConfig, replace
 
 
 def base_training(size: int, N: int, M: int, batch: int = 8, seed: int = 0) -> Pair:
-    """Base training (rate and MSE) in float32: each side is called with the number of steps and
-    returns the loss of each.
-
-    Ours is `train_base_codec`. Theirs is the loop of CompressAI's examples/train.py, with its own
-    loss function and the same model, optimisers and images.
-    """
+    """Base training (rate and MSE) in float32: `train_base_codec` beside the loop of CompressAI's
+    examples/train.py, with the same model, optimisers and images. Each side takes the number of
+    steps and returns the loss of each."""
     scenes, architecture = Scenes(2 * batch, size), CodecConfig("bmshj2018_hyperprior", N, M)
     config = BaseTrainingConfig(
         batch=batch,

@@ -80,8 +80,7 @@ class Bitstream:
 
 
 def check_size(height: int, width: int, error: type[InputError] = InputError) -> None:
-    """Raises `error` for an image that no bitstream holds: sixty bytes may state any size, and the
-    decoder needs memory for it."""
+    """Raises `error` for an image that no bitstream holds: the decoder needs memory for it."""
     if not 0 < min(height, width) <= max(height, width) <= MAX_SIDE or height * width > MAX_PIXELS:
         raise error(
             f"image is {height}x{width} px; a bitstream holds 1 to {MAX_SIDE} px a side and up to "
@@ -97,5 +96,5 @@ def check_image(image: torch.Tensor) -> None:
         )
     check_size(*image.shape[1:])
     low, high = (value.item() for value in image.aminmax())
-    if not (low >= 0 and high <= 1):  # NaN fails, too; a range coder never ends on it
+    if not (low >= 0 and high <= 1):  # NaN fails, too
         raise InputError(f"image runs from {low:.4g} to {high:.4g}; need [0, 1]")

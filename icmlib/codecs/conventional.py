@@ -27,8 +27,8 @@ class ConventionalCodec:
     """A codec whose bitstream is a file of its own format, or what follows its container.
 
     Subclasses define `_write(pixels) -> file` and `_read(file, height, width) -> pixels`, with
-    pixels (H, W, 3) uint8 RGB. The file's checksum is the bitstream's `symbols_crc`, so no decoder
-    reads damaged bytes. `options` decide the bits; `facts` are for tables.
+    pixels (H, W, 3) uint8 RGB. `symbols_crc` is the file's. `options` decide the bits; `facts` are
+    for tables.
     """
 
     def __init__(self, format: str, options: dict, container: bool = True, **facts: str):
@@ -46,8 +46,7 @@ class ConventionalCodec:
         pixels = (image * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
         file = body = self._write(pixels)
         if not self.container:
-            template = _template(self, *pixels.shape[:2])
-            body = file[_body_at(self.format, file) :]
+            body, template = file[_body_at(self.format, file) :], _template(self, *pixels.shape[:2])
             if _with_container(self.format, body, template) != file:
                 raise InputError(f"{self.label}: unknown container; code with container=True")
         return Bitstream(self.fingerprint, *image.shape[-2:], zlib.crc32(file), (body,))
@@ -58,27 +57,22 @@ class ConventionalCodec:
             raise BitstreamError(
                 f"bitstream of codec {bitstream.codec} is not {self.label} ({self.fingerprint})"
             )
-        file, size = self._file(bitstream), (bitstream.height, bitstream.width)
+        if len(bitstream.strings) != 1:
+            raise BitstreamError(f"{self.label} has 1 string; found {len(bitstream.strings)}")
+        (file,), size = bitstream.strings, (bitstream.height, bitstream.width)
+        if not self.container:
+            file = _with_container(self.format, file, _template(self, *size))
+        if zlib.crc32(file) != bitstream.symbols_crc:
+            raise BitstreamError(
+                f"payload of {len(file)} bytes is damaged (checksum differs): transfer it again, "
+                "or decode with the encoder's library versions"
+            )
         try:
             pixels = self._read(file, *size)
         except Exception as error:  # each library has errors of its own
             raise BitstreamError(f"{self.label} cannot read its payload: {error}") from error
         check_stated(self.format, pixels.shape[1::-1], *size)
         return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
-
-    def _file(self, bitstream: Bitstream) -> bytes:
-        if len(bitstream.strings) != 1:
-            raise BitstreamError(f"{self.label} has 1 string; found {len(bitstream.strings)}")
-        (file,) = bitstream.strings
-        if not self.container:
-            template = _template(self, bitstream.height, bitstream.width)
-            file = _with_container(self.format, file, template)
-        if zlib.crc32(file) != bitstream.symbols_crc:
-            raise BitstreamError(
-                f"payload of {len(file)} bytes is damaged (checksum differs): transfer it again, "
-                "or decode with the encoder's library versions"
-            )
-        return file
 
 
 class PillowCodec(ConventionalCodec):
@@ -134,9 +128,9 @@ def avif(
 class HEVC(ConventionalCodec):
     """HEVC intra: x265 in a HEIF file, through pillow-heif; BT.601 YCbCr of full range, 8 bits.
 
-    Quality is 0 to 100; x265's constant rate factor is (100 - quality) / 2. Its tune "psnr"
-    switches off psychovisual optimisation. Without the container, x265's parameter sets are not
-    sent either. Raises NotMeasured: pillow-heif was built with another encoder.
+    Quality is 0 to 100; x265's constant rate factor is (100 - quality) / 2. Tune "psnr" is without
+    psychovisual optimisation. Parameter sets belong to the container. Raises NotMeasured:
+    pillow-heif was built with another encoder.
     """
 
     def __init__(
@@ -181,8 +175,8 @@ def check_settings(name: str, quality: int, lowest: int, highest: int, chroma: s
 
 
 def check_stated(format: str, size: tuple[int, int], height: int, width: int) -> None:
-    """BitstreamError for a file whose own size (width, height) is not the stated one; to be called
-    before the file is decoded, so that no small file fills the memory."""
+    """BitstreamError for a file whose own size (width, height) is not the stated one. Call it
+    before decoding: a small file may state a size that fills the memory."""
     if tuple(size) != (width, height):
         raise BitstreamError(
             f"the {format} file is {size[1]}x{size[0]} px; the bitstream states {height}x{width}"

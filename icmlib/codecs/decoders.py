@@ -27,12 +27,8 @@ Weights = dict[str, torch.Tensor]
 
 
 class Decoders:
-    """A codec, whose own decoder is the `machine`'s, and other decoders of its bits.
-
-    Args:
-        finetuned: name -> the weights of `codec.g_s` which that decoder has in place of the
-            codec's own. Interpolation goes from `machine` to `human`.
-    """
+    """A codec, whose own decoder is the `machine`'s, and other decoders of its bits: `finetuned`
+    has, by name, the weights of `codec.g_s` that differ."""
 
     def __init__(self, codec: LearnedCodec, finetuned: dict[str, Weights]):
         self.codec, self.finetuned = codec, finetuned
@@ -43,11 +39,8 @@ class Decoders:
 
     def turn(self, to: str | float) -> LearnedCodec:
         """A codec with this decoder, which shares all other weights with this one: a name, or a
-        number from 0 (`machine`) to 1 (`human`), where each weight is interpolated (Wang et al.,
-        Deep Network Interpolation for Continuous Imagery Effect Transition, CVPR 2019).
-
-        Raises ValueError: no such decoder, or a number outside of [0, 1].
-        """
+        number from 0 (`machine`) to 1 (`human`) that interpolates each weight (Wang et al., Deep
+        Network Interpolation, CVPR 2019). Raises ValueError: no such decoder."""
         if to in self.names:
             return self.codec.with_decoder(self.finetuned.get(to, {}))
         own, human = self.codec.g_s.state_dict(), self.finetuned.get(HUMAN)
@@ -102,12 +95,8 @@ class Blend:
 
 def read_decoders(path: str | Path = SHIPPED) -> Decoders:
     """What `Decoders.save` wrote, on the CPU, ready to encode and decode; by default the shipped
-    file of the profile `quick`.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: broken, no file of decoders, or its tensors are not those that it states.
-    """
+    file of the profile `quick`. Raises FileNotFoundError: no such file; ValueError: broken, or
+    its tensors are not those that it states."""
     if not Path(path).exists():
         raise FileNotFoundError(f"file of decoders {path} does not exist")
     finetuned: dict[str, Weights] = {}

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -24,8 +23,8 @@ Pair = tuple[Path, Path]  # a file to read, a file to write
 
 
 def encode_file(codec, source: Path, target: Path) -> Bitstream:
-    """An image file to a .icm file. Raises FileNotFoundError: no such image; ValueError: no image,
-    one that the codec does not take, or another suffix; OSError: the target cannot be written."""
+    """An image file to a .icm file. Raises FileNotFoundError: no such image; ValueError: the codec
+    does not take it, or another suffix; OSError: the target cannot be written."""
     check_suffix(target, {SUFFIX}, "a bitstream")
     image = read_image(source, upright=True)
     with _about(source):
@@ -110,32 +109,23 @@ def pairs(source: Path, target: Path, suffixes: set[str], suffix: str) -> list[P
 
 def code_folder(
     code: Callable, codec, jobs: list[Pair], workers: int | None = None
-) -> Iterator[tuple[Path, Bitstream | Exception]]:
-    """`encode_file` or `decode_file` of each pair, or the error of a file that cannot be read or
-    coded. Raises OSError: a file cannot be written; the others could not be, either."""
-    results = _on_all_cores(partial(_attempt, code), codec, jobs, workers)
-    for (source, _), result in zip(jobs, results):
+) -> Iterator[Bitstream | Exception]:
+    """What `encode_file` or `decode_file` returns for each pair, or the error of a file that cannot
+    be coded. Raises OSError: a file cannot be written; the others could not be, either."""
+    for result in on_all_cores(partial(_attempt, code), codec, jobs, workers):
         if isinstance(result, OSError) and not isinstance(result, FileNotFoundError):
             raise result
-        yield source, result
+        yield result
 
 
-def encode_all(codec, images, workers: int | None = None) -> Iterator[bytes]:
-    """The bitstream of each image of a data set (a length and `image(index)`), in order.
+def on_all_cores(
+    function: Callable, codec, items: Sequence, workers: int | None = None
+) -> Iterator:
+    """`function(codec, item)` of each item, in order.
 
-    `workers` are processes of one thread each, by default as many as PyTorch has threads; 0: none
-    but this one. Raises ValueError: the codec is on a GPU, which processes cannot share.
+    `workers` are processes, by default as many as PyTorch has threads; 0: none but this one.
+    Raises ValueError: the codec is on a GPU, which processes cannot share.
     """
-    return _on_all_cores(partial(_encoded, images), codec, range(len(images)), workers)
-
-
-def decode_all(codec, files: list[bytes], workers: int | None = None) -> Iterator[torch.Tensor]:
-    """The image (3, H, W) of each bitstream, in order; raises as `codec.decode`."""
-    return map(torch.from_numpy, _on_all_cores(_decoded, codec, files, workers))
-
-
-def _on_all_cores(function: Callable, codec, items: Sequence, workers: int | None) -> Iterator:
-    """`function(codec, item)` of each item, in order."""
     device = getattr(codec, "device", torch.device("cpu"))
     if device.type != "cpu":
         raise ValueError(f"codec is on {device}; move it to the CPU to code on all cores")
@@ -149,11 +139,3 @@ def _attempt(code: Callable, codec, job: Pair) -> Bitstream | Exception:
         return code(codec, *job)
     except (UserError, OSError) as error:
         return error
-
-
-def _encoded(images, codec, index: int) -> bytes:
-    return bytes(codec.encode(images.image(index)))
-
-
-def _decoded(codec, file: bytes) -> np.ndarray:  # whose bytes a pipe carries fastest
-    return codec.decode(Bitstream.from_bytes(file)).numpy()

@@ -77,7 +77,7 @@ class LearnedCodec(nn.Module):
 
     def with_decoder(self, weights: dict[str, Tensor]) -> "LearnedCodec":
         """Another codec with these weights in its `g_s`, which shares the memory of all others
-        (until `to` moves one of the two). Raises RuntimeError: weights of no such layer."""
+        until `to` moves one of the two."""
         tensors = [*self.parameters(), *self.buffers()]
         other = copy.deepcopy(self, {id(tensor): tensor for tensor in tensors})  # copies none
         changed = {f"model.g_s.{name}": weight.to(self.device) for name, weight in weights.items()}
@@ -94,12 +94,10 @@ class LearnedCodec(nn.Module):
 
     def pad(self, x: Tensor) -> Tensor:
         """Repeat the last row and column up to a multiple of the model's stride."""
-        height, width = x.shape[-2:]
-        stride = self.model.downsampling_factor
-        least = stride // 4  # what one latent covers
-        if min(height, width) < least:
-            need = f"the codec needs at least {least}x{least}"
-            raise InputError(f"image is {height}x{width} px; {need}")
+        (height, width), stride = x.shape[-2:], self.model.downsampling_factor
+        least = f"{stride // 4}x{stride // 4}"  # what one latent covers
+        if min(height, width) < stride // 4:
+            raise InputError(f"image is {height}x{width} px; the codec needs at least {least}")
         return F.pad(x, (0, -width % stride, 0, -height % stride), mode="replicate")
 
     def train(self, mode: bool = True) -> "LearnedCodec":
@@ -127,7 +125,6 @@ class LearnedCodec(nn.Module):
         """Of the weights and tables of some of the codec's `parts`."""
         return fingerprint(nn.ModuleList(module for part in parts for module in self.parts[part]))
 
-    @torch.no_grad()
     @exact()
     @one_thread()
     def encode(self, image: Tensor) -> Bitstream:
@@ -135,21 +132,20 @@ class LearnedCodec(nn.Module):
         check_image(image)
         symbols, indexes, _ = self._compress(self.pad(image[None].to(self.device, torch.float32)))
         strings = [table.encode(*each) for table, *each in zip(self._tables, symbols, indexes)]
-        strings = tuple(reversed(strings))  # CompressAI's order: y, z
+        strings = tuple(strings[::-1])  # CompressAI's order: y, z
         return Bitstream(self.fingerprint, *image.shape[-2:], _crc(symbols), strings)
 
-    @torch.no_grad()
     @exact()
     def decode_latents(self, bitstream: Bitstream) -> Tensor:
         """Bitstream -> y_hat (1, M, h, w); BitstreamError: written by another codec, or its
         symbols do not decode as encoded."""
-        written, own = bitstream.codec, self.fingerprint
-        if written != own:
-            what = f"bitstream was written by codec {written}, this one is {own}"
-            raise BitstreamError(f"{what}; load the weights it was written with")
-        held, writes = len(bitstream.strings), len(self._tables)
-        if held != writes:
-            raise BitstreamError(f"bitstream holds {held} strings; this codec writes {writes}")
+        if bitstream.codec != self.fingerprint:
+            raise BitstreamError(
+                f"bitstream was written by codec {bitstream.codec}, this one is "
+                f"{self.fingerprint}; load the weights it was written with"
+            )
+        if (held := len(bitstream.strings)) != (own := len(self._tables)):
+            raise BitstreamError(f"bitstream holds {held} strings; this codec writes {own}")
         symbols, y_hat = self._decompress(bitstream)
         if _crc(symbols) != bitstream.symbols_crc:
             raise BitstreamError(
@@ -158,7 +154,6 @@ class LearnedCodec(nn.Module):
             )
         return y_hat
 
-    @torch.no_grad()
     @exact()
     def decode(self, bitstream: Bitstream) -> Tensor:
         """Bitstream -> image (3, H, W) RGB in [0, 1], not yet rounded to 8 bits; raises as
@@ -173,7 +168,6 @@ class LearnedCodec(nn.Module):
         """y_hat (B, M, h, w) -> images (B, 3, height, width), clamped to [0, 1]."""
         return self.g_s(y_hat)[..., :height, :width].clamp(0, 1)
 
-    @torch.no_grad()
     @exact()
     @one_thread()
     def latents(self, x: Tensor) -> Tensor:
@@ -248,10 +242,8 @@ class LearnedCodec(nn.Module):
     def _h_s(self, z_hat: Tensor) -> Tensor:
         """z_hat -> scales, or what scales and means are made of (B, 2 M, h, w).
 
-        Float64, rounded, gives the same float32 on processors that add in different orders. In
-        float32 the last bits differ, and now and then a symbol's table: of 12 photographs written
-        with AVX-512, 6 could not be read with AVX2. (What follows in mbt2018 and cheng2020 is
-        float32: there the checksum finds it.)
+        Rounded from float64 it is the same on processors that add in different orders: in float32,
+        AVX2 could not read 6 of 12 photographs written with AVX-512.
         """
         return self._h_s_in_float64.to(z_hat.device)(z_hat.double()).to(z_hat.dtype)
 

@@ -3,9 +3,8 @@
     y_hat ─ child 0 ─ map ─ child 1 ─ map ─ ... ─ image      the decoder g_s, a Sequential
     window  <───────  window  <───────  ... <───  patch
 
-Backwards, the window of each map that the patch sees. Forwards, each child on its window alone. A
-window that meets the border of its map ends there, so padding is as in the full decode. Patches
-equal those of the full decode, at a cost that does not grow with the image.
+First the window of each map that the patch sees, then each child on its window alone. Windows end
+at the borders of their maps, so padding is as in the full decode.
 """
 
 import copy
@@ -36,10 +35,8 @@ def patch_decoder(g_s: nn.Module) -> Callable[..., Tensor]:
 
     `y_hats` holds the latents (M, h, w) of each patch's image, `corners` (P, 2) top and left in
     px; all patches have one `size` (height, width). Returns (P, 3, *size), not clamped,
-    differentiable in the weights, which it follows. Raises ValueError: a patch reaches beyond its
-    image.
-
-    If the decoder cannot run on windows, whole images are decoded; a warning says why.
+    differentiable in the weights. Raises ValueError: a patch reaches beyond its image. If the
+    decoder cannot run on windows, whole images are decoded; a warning says why.
     """
     try:
         return partial(_decode_patches, _layers(g_s))
@@ -104,11 +101,9 @@ def _measured(child: nn.Module, x: Tensor) -> tuple[Layer, Tensor]:
     return layer, y
 
 
-def _decode_patches(
-    layers: list[Layer], y_hats: list[Tensor], corners: Tensor, size: tuple
-) -> Tensor:
+def _decode_patches(layers: list[Layer], y_hats: list, corners: Tensor, size: tuple) -> Tensor:
     patches = {}
-    for shape in dict.fromkeys(y_hat.shape for y_hat in y_hats):
+    for shape in {y_hat.shape for y_hat in y_hats}:
         group = [i for i, y_hat in enumerate(y_hats) if y_hat.shape == shape]
         latents = [y_hats[i] for i in group]
         patches |= zip(group, _decode(layers, latents, corners[group], torch.tensor(size)))

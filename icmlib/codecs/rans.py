@@ -19,8 +19,8 @@ SYMBOL_BYTES = 7  # at most: 16 bits of a table, 4 bits of a length, 32 bits of 
 
 
 class Tables:
-    """An entropy model's tables as the range coder takes them: lists of cumulative frequencies,
-    without padding (they are copied at every call). Raises ValueError: the model has none yet."""
+    """An entropy model's tables of cumulative frequencies, as lists. Raises ValueError: the model
+    has none yet."""
 
     def __init__(self, model: EntropyModel):
         rows, lengths = model.quantized_cdf.tolist(), model.cdf_length.tolist()
@@ -50,17 +50,15 @@ class Tables:
 
 
 def padded(string: bytes, count: int, escape: int) -> bytes:
-    """The string with zeros behind it: all that decoding `count` symbols may read.
+    """The string with zeros behind it: all that decoding `count` symbols may read. `escape` is the
+    largest frequency, of 65536, of the symbol for what is beyond a table. Raises BitstreamError:
+    no encoder has written this string.
 
-    A state in `STATES` stays there, so that bits taken from it are replaced by words of 32. A
-    symbol takes up to 16. One beyond its table is coded raw, in nibbles: their number n first,
-    in unary (15, 15, ..., the rest), then n nibbles. So each nibble of 15 costs 15 more, or 64
-    bits. A string of W words holds at most 8 W of them. Once zeros are read, the first of them
-    ends the unary number; before it come the nibbles that are left in the state: it is below
-    escape * 2^47 after the symbol, and is refilled below 2^31. Rounding takes less than 1 %.
-
-    `escape` is the largest frequency, of 65536, of the symbol for what is beyond a table.
-    Raises BitstreamError: no encoder has written this string.
+    A state in `STATES` stays there: bits taken from it are replaced by words of 32. A symbol takes
+    up to 16. One beyond its table is coded in nibbles: their number n in unary (15, 15, ..., the
+    rest), then n nibbles. So each nibble of 15 costs 15 more, or 64 bits; W words hold at most 8 W.
+    The first zero ends the unary number; before it come the nibbles left in the state, which is
+    below escape * 2^47 after the symbol and is refilled below 2^31. Rounding takes less than 1 %.
     """
     longest = STATE_BYTES + SYMBOL_BYTES * count
     if len(string) % WORD_BYTES or not STATE_BYTES <= len(string) <= longest:

@@ -25,11 +25,8 @@ HOW = (
 
 
 class VVC(ConventionalCodec):
-    """VVC intra with a VTM build; `quality` is its QP, 0 (finest) to 63.
-
-    Args:
-        build: folder with VTM's EncoderAppStatic and DecoderAppStatic.
-        config: VTM's configuration; by default cfg/encoder_intra_vtm.cfg beside `build`.
+    """VVC intra; `quality` is VTM's QP, 0 (finest) to 63, `build` the folder with EncoderAppStatic
+    and DecoderAppStatic, `config` by default cfg/encoder_intra_vtm.cfg beside it.
 
     Raises NotMeasured: no build, no configuration, or a build that does not run.
     """
@@ -56,13 +53,13 @@ class VVC(ConventionalCodec):
 
     def _version(self) -> str:
         """VTM states its version first, whatever it is asked."""
-        said, reason = b"", "is not VTM"
+        reason = "is not VTM"
         try:
             said = subprocess.run([self.encoder, "--help"], capture_output=True).stdout
+            if found := re.search(rb"VTM Encoder Version (\S+)", said):
+                return f"VTM {found[1].decode()}"
         except OSError as error:
             reason = f"does not run: {error}"
-        if found := re.search(rb"VTM Encoder Version (\S+)", said):
-            return f"VTM {found[1].decode()}"
         raise NotMeasured(f"VVC is not measured: {self.encoder} {reason}; {HOW}")
 
     def _write(self, pixels: np.ndarray) -> bytes:
@@ -102,9 +99,7 @@ ANCHORS |= {"HEVC": conventional.HEVC, "VVC": VVC}
 
 def anchor(name: str, **options) -> ConventionalCodec:
     """`anchor("HEVC", quality=30, chroma="4:2:0")`; the options are those of `ANCHORS[name]`.
-
-    Raises ValueError: an unknown name; NotMeasured: the codec cannot run here.
-    """
+    Raises ValueError: an unknown name; NotMeasured: the codec cannot run here."""
     if name not in ANCHORS:
         raise InputError(f"unknown anchor {name!r}; known: {', '.join(ANCHORS)}")
     return ANCHORS[name](**options)

@@ -21,9 +21,8 @@ from icmlib.io import InputError
 class ScaleHyperpriorS8(ScaleHyperprior):
     """The scale hyperprior (Ballé et al. 2018) with three stages instead of four: stride 8.
 
-    It suits scenes of about 128x128, where stride 16 needs ten times the training. The decoder
-    upsamples with ConvTranspose2d(k=5, s=2), which covers pixels unevenly: a source of
-    checkerboards (Odena et al. 2016).
+    It suits scenes of about 128x128. The decoder upsamples with ConvTranspose2d(k=5, s=2), which
+    covers pixels unevenly: a source of checkerboards (Odena et al. 2016).
     """
 
     downsampling_factor = 32
@@ -42,10 +41,7 @@ MODELS |= {name: model_architectures[key] for name, key in KEYS.items()}
 
 
 def create(config: CodecConfig, seed: int = 0) -> LearnedCodec:
-    """An untrained codec; `codec.load(path)` gives it weights.
-
-    Raises ValueError: no such architecture; names the known ones and the nearest.
-    """
+    """An untrained codec. Raises ValueError: no such architecture; names the known ones."""
     if config.name not in MODELS:
         near = get_close_matches(config.name, MODELS, 1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
@@ -66,12 +62,8 @@ def load(config: CodecConfig, path: str | Path) -> LearnedCodec:
 
 def pretrained(config: CodecConfig, quality: int) -> LearnedCodec:
     """CompressAI's codec of that name, trained for MSE, ready to encode and decode; its N and M
-    override the config's (`zoo_config`).
-
-    Raises:
-        ValueError: no weights of that name or quality; names the known ones.
-        WeightsUnavailable: they cannot be downloaded; names the address and where to put the file.
-    """
+    override the config's. Raises as `icmlib.downloads.read_state`; ValueError: no weights of that
+    name or quality; names the known ones."""
     codec = create(zoo_config(config, quality))
     state = read_state(_url(config.name, quality), f"{config.name} quality {quality}")
     codec.model.load_state_dict(load_pretrained(state))
@@ -80,15 +72,14 @@ def pretrained(config: CodecConfig, quality: int) -> LearnedCodec:
 
 
 def zoo_config(config: CodecConfig, quality: int) -> CodecConfig:
-    """The config with the N and M of CompressAI's weights of this quality, as `load` needs it for
-    what was trained from them (cheng2020 has N alone; M says the same). Raises as `pretrained`."""
+    """The config with the N and M of CompressAI's weights of this quality; raises as
+    `pretrained`."""
     _url(config.name, quality)
     widths = cfgs[KEYS[config.name]][quality]
     return replace(config, {"N": widths[0], "M": widths[-1]})
 
 
 def _url(name: str, quality: int) -> str:
-    """The address of the weights trained for MSE."""
     urls = model_urls.get(KEYS.get(name), {}).get("mse", {})
     if quality not in urls:
         known = ", ".join(map(str, urls)) or "none"

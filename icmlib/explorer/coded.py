@@ -63,8 +63,7 @@ class CodedImage:
         """LPP at periods 2, 4, 8 (dB) and PRMS (grey levels) of an image of this size; noisier
         than over a whole test set."""
         spectrum = checkerboard.welch_spectrum(checkerboard.luma(image), self.tile)
-        pattern = checkerboard.read_pattern(spectrum[None])
-        return {f"lpp{S}": value for S, value in pattern.lpp.items()} | {"prms": pattern.prms}
+        return checkerboard.read_pattern(spectrum[None])
 
     def residual_spectrum(self, x_hat: torch.Tensor) -> np.ndarray:
         """(N, N) Welch spectrum of what the codec added to the luma."""

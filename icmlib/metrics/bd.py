@@ -3,9 +3,8 @@
     rate     % of bits that the test codec needs more than the anchor at equal quality
     quality  how much better the test codec is at equal rate, in the unit of quality (dB, mAP)
 
-Rates are logarithmic (Bjøntegaard, VCEG-M33, 2001); curves are interpolated by the library
-`bjontegaard` with `pchip`: through every point, and monotone between monotone points, so never
-above or below what was measured. Akima can overshoot, the classic cubic even between four points.
+Rates are logarithmic (Bjøntegaard, VCEG-M33, 2001). The library `bjontegaard` interpolates the
+curves with `pchip`, which is monotone between monotone points; Akima and the cubic can overshoot.
 """
 
 from dataclasses import dataclass, replace
@@ -24,31 +23,23 @@ Points = tuple[np.ndarray, np.ndarray]  # rates and qualities
 
 @dataclass(frozen=True)
 class Delta:
-    """A Bjøntegaard delta, and what it stands on.
-
-    Attributes:
-        value: the delta; nan where there is none.
-        reason: why there is none, else "".
-        rate_overlap, quality_overlap: share of the narrower of the two curves' ranges that both
-            curves cover, 0 to 1; of rates, by their logarithm.
-        low, high: 95 % bootstrap interval over images; nan where there is none.
-    """
+    """A Bjøntegaard delta; nan where there is none. Overlaps are shares of the narrower of the two
+    curves' ranges (of log rate, of quality), 0 to 1."""
 
     value: float
-    reason: str
+    reason: str  # why there is no delta or no interval, else ""
     rate_overlap: float = NAN
     quality_overlap: float = NAN
-    low: float = NAN
+    low: float = NAN  # 95 % bootstrap interval over images
     high: float = NAN
 
 
 def delta(anchor: Points, test: Points, of: str = "rate") -> Delta:
     """The BD-rate ("rate") or BD-quality ("quality") of `test` against `anchor`.
 
-    Each is (rates, qualities), arrays (points,) in any order; rates in any unit, the same for
-    both. There is no number, and a reason, where a curve has fewer than four points, is not finite
-    or not monotone, or where less than half of the narrower range is common: of the qualities for
-    BD-rate, of the rates for BD-quality.
+    Each is (rates, qualities), arrays (points,) in any order. There is a reason in place of a
+    number where a curve has fewer than four points, is not finite or not monotone, or where less
+    than half of the narrower range (BD-rate: of qualities, BD-quality: of rates) is common.
     """
     (rates_a, qualities_a), (rates_b, qualities_b) = anchor, test = _sorted(*anchor), _sorted(*test)
     reasons = [_unfit("anchor", *anchor), _unfit("test", *test)]
@@ -65,9 +56,8 @@ def delta(anchor: Points, test: Points, of: str = "rate") -> Delta:
 def resampled_delta(anchor: Points, test: Points, of: str = "rate") -> Delta:
     """`delta` of the whole set, with its 95 % interval over images.
 
-    Each curve is (rates, qualities), both (points, 1 + R): the whole set first, then the same R
-    resamples of images for both. Resamples without a delta are left out; where they are more than
-    5 %, there is no interval, and `reason` says so.
+    Rates and qualities are (points, 1 + R): the whole set, then the same R resamples of images for
+    both curves. If more than 5 % of the resamples have no delta, there is no interval.
     """
     columns = range(anchor[0].shape[1])
     curves = [[(r[:, i], q[:, i]) for r, q in (anchor, test)] for i in columns]

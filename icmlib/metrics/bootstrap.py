@@ -4,10 +4,7 @@ import numpy as np
 
 
 def resample_counts(n: int, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """How often each of `n` images is drawn in each resample: (resamples, n), rows of sum n.
-
-    Metrics take the counts as weights of the images and never copy an image.
-    """
+    """How often each of `n` images is drawn in each resample: (resamples, n), rows of sum n."""
     return rng.multinomial(n, np.full(n, 1 / n), size=resamples)
 
 

@@ -1,8 +1,7 @@
 """Checkerboard measures: how visible and how strong a periodic grid stands in decoded images.
 
-A decoder that upsamples by S leaves a pattern of period S, which is a comb of lines in the power
-spectrum, at multiples of 1/S. The spectrum around each line says how much power the picture itself
-would have there.
+A decoder that upsamples by S leaves a pattern of period S: lines in the power spectrum at multiples
+of 1/S. The spectrum around each line says how much power the picture itself would have there.
 
     P(f)      Welch power of the luma (BT.601, in [0, 1]): tiles of N x N from the top left corner,
               hop N/2, mean removed, periodic Hann window, scaled so that sum P / N^2 is the
@@ -16,22 +15,15 @@ would have there.
               2.25 max(P - B, 0) / N^2). How strong it is; 2.25 is what the Hann window takes off
               the peak of a sinusoid
 
-Report both: blurring lowers PRMS and leaves LPP. Pool first: average P over the tiles of an image,
-then over the images, then read. One tile is so noisy that max(P - B, 0) alone reads about 1 grey
-level. Pooled floors are 0.07 for white noise of 8 grey levels and 0.2 to 0.4 on photographs, so the
-originals are read, too, and `excess_prms` takes their reading off.
+Report both: blurring lowers PRMS and leaves LPP. Average P over the tiles of an image and over the
+images, then read: one noisy tile alone reads about 1 grey level. Pooled floors are 0.07 for white
+noise of 8 grey levels and 0.2 to 0.4 on photographs; `excess_prms` takes the originals' off.
 
-Below N = 64 the neighbourhoods of the S = 8 lattice start to hold its own lines, so B rises and the
-readings fall short: compare such readings only with each other.
-
-Evidence (tests/test_checkerboard.py): made patterns of known amplitude are recovered, Kodak reads
-0 dB, and six published crops of Le et al. (arXiv 2401.10732), each image weighing alike, read
-15.5 / 22.2 / 15.4 dB and 3.80 grey levels for their base codec, 12.0 / 8.8 / 6.7 dB and 0.70 after
-their finetuning.
+Below N = 64 the neighbourhoods of the S = 8 lattice hold lines of their own: compare such readings
+only with each other.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -45,17 +37,8 @@ SCALES = (2, 4, 8)
 POWER_FLOOR = 1e-12
 
 
-@dataclass(frozen=True)
-class Pattern:
-    """One reading: `lpp[S]` in dB for S in 2, 4, 8, and `prms` in grey levels of 255."""
-
-    lpp: dict[int, float]
-    prms: float
-
-
 def luma(image: Tensor) -> np.ndarray:
-    """BT.601 luma (H, W), float64, of an RGB image (3, H, W) in [0, 1]; raises ValueError for
-    other values."""
+    """BT.601 luma (H, W), float64, of an RGB image (3, H, W); ValueError: not in [0, 1]."""
     image = image.detach().cpu().double().numpy()
     if not (image.min() >= 0 and image.max() <= 1):  # so phrased, NaN fails too
         raise ValueError(f"values run from {image.min():.4g} to {image.max():.4g}; need [0, 1]")
@@ -63,8 +46,8 @@ def luma(image: Tensor) -> np.ndarray:
 
 
 def tile_size(shapes: Iterable[tuple[int, int]]) -> int:
-    """Tile side for a set of images of these (height, width): 128 px, or the largest multiple of
-    16 that fits the smallest image. Raises ValueError under 16 px."""
+    """Tile side for images of these (height, width): 128 px, or the largest multiple of 16 that
+    fits the smallest. Raises ValueError under 16 px."""
     height, width = min(shapes, key=min)
     if min(height, width) < 16:
         raise InputError(f"image is {width}x{height} px; the spectrum needs at least 16x16")
@@ -73,11 +56,7 @@ def tile_size(shapes: Iterable[tuple[int, int]]) -> int:
 
 def welch_spectrum(plane: np.ndarray, tile: int) -> np.ndarray:
     """Welch power spectrum P of a luma, or of a difference of two, (H, W): (tile, tile), float64,
-    mean over its tiles.
-
-    `P.sum() / tile**2` is the (Hann-weighted) variance; DC is at [0, 0]. `tile` is that of
-    `tile_size`. Raises ValueError where it does not fit.
-    """
+    DC at [0, 0]. Raises ValueError where the tile does not fit."""
     if min(plane.shape) < tile:
         height, width = plane.shape
         raise ValueError(f"image is {width}x{height} px; a tile of {tile}x{tile} does not fit")
@@ -92,59 +71,46 @@ def welch_spectrum(plane: np.ndarray, tile: int) -> np.ndarray:
     return power / np.prod(windows.shape[:2])
 
 
-def read_pattern(spectra: np.ndarray) -> Pattern:
-    """Pools the spectra (n, N, N) of n images, each image alike, and reads the lattice peaks."""
-    lpp, prms = _read(spectra.mean(axis=0, keepdims=True))
-    return Pattern({S: float(v) for S, v in zip(SCALES, lpp[0])}, float(prms[0]))
+def read_pattern(spectra: np.ndarray) -> dict[str, float]:
+    """The reading of the pooled spectra (n, N, N) of n images: "lpp2", "lpp4", "lpp8" in dB and
+    "prms" in grey levels of 255."""
+    return {k: float(v[0]) for k, v in _read(spectra.mean(axis=0, keepdims=True)).items()}
 
 
 def bootstrap_pattern(
     spectra: np.ndarray, resamples: int = 200, *, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """Readings of resampled images of `spectra` (n, N, N): "lpp2", "lpp4", "lpp8" and "prms", each
-    (resamples,).
+    """`read_pattern` of resampled images of `spectra` (n, N, N), each value (resamples,).
 
-    Near its floor PRMS is biased upwards by noise, and a resample is noisier than the set: there
-    the interval can lie above the reading itself.
-    Generators of equal seed draw equal images, which pairs decoded images with their originals:
-    `excess_prms` of two such "prms" arrays is the bootstrap of the excess.
+    Noise raises PRMS near its floor, where the interval can lie above the reading itself.
+    Generators of equal seed draw equal images, so `excess_prms` of decoded and original "prms" is
+    the bootstrap of the excess.
     """
     counts = bootstrap.resample_counts(len(spectra), resamples, rng)
-    read = _frequencies_read(spectra.shape[-1])  # the others need no pooling
-    pooled = np.empty((resamples, spectra[0].size))
-    pooled[:, read] = counts / len(spectra) @ spectra.reshape(len(spectra), -1)[:, read]
-    lpp, prms = _read(pooled.reshape(-1, *spectra.shape[1:]))
-    return {**{f"lpp{S}": column for S, column in zip(SCALES, lpp.T)}, "prms": prms}
+    pooled = counts / len(spectra) @ spectra.reshape(len(spectra), -1)
+    return _read(pooled.reshape(-1, *spectra.shape[1:]))
 
 
 def excess_prms(decoded, original):
-    """What the codec added: sqrt(max(decoded^2 - original^2, 0)) of two PRMS (floats or arrays).
-
-    Patterns of different origin are uncorrelated, so powers, not amplitudes, subtract.
-    """
+    """What the codec added: sqrt(max(decoded^2 - original^2, 0)) of two PRMS (floats or arrays);
+    patterns of different origin are uncorrelated."""
     return np.sqrt(np.maximum(np.square(decoded) - np.square(original), 0))
 
 
-def _read(pooled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """LPP (R, 3) in dB and PRMS (R,) in grey levels of pooled spectra (R, N, N)."""
+def _read(pooled: np.ndarray) -> dict[str, np.ndarray]:
+    """Of pooled spectra (R, N, N); each value is (R,)."""
     tile = pooled.shape[-1]
     flat = np.maximum(pooled.reshape(len(pooled), -1), POWER_FLOOR)
-    lpp, power = [], 0.0
+    reading, power = {}, 0.0
     for scale in SCALES:
         peak, background = [], []
         for points, neighbours in _lattice(tile, scale):
             peak.append(flat[:, points])
             background.append(np.median(flat[:, neighbours], axis=-1))
         peak, background = np.concatenate(peak, axis=1), np.concatenate(background, axis=1)
-        lpp.append(10 * np.log10(peak / background).mean(axis=1))
+        reading[f"lpp{scale}"] = 10 * np.log10(peak / background).mean(axis=1)
         power = power + 2.25 * np.maximum(peak - background, 0).sum(axis=1) / tile**2
-    return np.stack(lpp, axis=1), 255 * np.sqrt(power)
-
-
-def _frequencies_read(tile: int) -> np.ndarray:
-    """Flat indices of all that `_read` looks at: the lattices and their neighbourhoods."""
-    pairs = [pair for scale in SCALES for pair in _lattice(tile, scale)]
-    return np.unique(np.concatenate([part.ravel() for pair in pairs for part in pair]))
+    return reading | {"prms": 255 * np.sqrt(power)}
 
 
 @lru_cache

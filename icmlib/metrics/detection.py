@@ -5,8 +5,7 @@ results (image_id, category_id, score, bbox in x, y, width, height pixels, and, 
 segmentation as RLE). Neither is ever changed.
 
 `coco_summary` gives the twelve official figures (faster-coco-eval). `match` pairs detections with
-objects once (pycocotools); `average_precision` then costs little, for as many resamples as a
-bootstrap wants.
+objects once (pycocotools); `average_precision` then reads any resample of the images.
 """
 
 import contextlib
@@ -46,10 +45,9 @@ class Matches:
 def coco_summary(ground_truth: dict, detections: list[dict], iou_type: str) -> dict[str, float]:
     """The twelve official COCO figures by name, in [0, 1], as pycocotools computes them.
 
-    `iou_type` is "bbox" or "segm". AP is the mean over IoU .50:.95 and over the categories that
-    have objects. A figure without any object (no small one in the set, say) is nan where COCO
-    prints -1; no detections read 0. Detections of categories that the ground truth does not list
-    are passed over, as COCO does. Raises ValueError for detections in images that it does not list.
+    `iou_type` is "bbox" or "segm". A figure without any object (no small one in the set, say) is
+    nan where COCO prints -1; no detections read 0. Detections of categories that the ground truth
+    does not list are ignored; ValueError: of images that it does not list.
     """
     from faster_coco_eval import COCO, COCOeval_faster
 
@@ -61,13 +59,10 @@ def coco_summary(ground_truth: dict, detections: list[dict], iou_type: str) -> d
 
 
 def match(ground_truth: dict, detections: list[dict], iou_type: str) -> Matches:
-    """Matches detections to objects once, image by image (area all, 100 detections per image).
-
-    Arguments and errors as `coco_summary`.
-    """
-    image_ids, found = _evaluate_images(
-        *_private_copies(ground_truth, detections, iou_type), iou_type
-    )
+    """Matches detections to objects once, image by image (area all, 100 detections per image);
+    arguments and errors as `coco_summary`."""
+    copies = _private_copies(ground_truth, detections, iou_type)
+    image_ids, found = _evaluate_images(*copies, iou_type)
     positives = [np.sum(np.equal(each["gtIgnore"], 0)) for each in found]
     positives = np.array(positives, dtype=int).reshape(-1, len(image_ids))
     scores = np.concatenate([each["dtScores"] for each in found])
@@ -93,13 +88,12 @@ def match(ground_truth: dict, detections: list[dict], iou_type: str) -> Matches:
 def average_precision(matches: Matches, weights: np.ndarray | None = None) -> dict:
     """COCO's "AP" and "AP50" with each image counted `weights` times.
 
-    weights (I,), or None for one each, gives floats: for unit weights exactly `coco_summary`'s.
-    weights (R, I) gives arrays (R,), one value per resample. A category is left out of a resample
-    that holds none of its objects; nan where no category is left.
+    weights (I,), or None for one each, gives floats; weights (R, I) gives arrays (R,). A category
+    is left out of a resample without its objects; nan where no category is left.
     """
     weights = np.ones(len(matches.image_ids)) if weights is None else np.asarray(weights)
     rows = np.atleast_2d(weights).astype(float)
-    table = np.empty((len(matches.positives), len(rows), IOU_THRESHOLDS))
+    table = np.empty((len(matches.positives), len(rows), IOU_THRESHOLDS))  # (K, R, T)
     for k in range(len(table)):
         table[k] = _category_precision(matches, k, rows)
     values = {"AP": _mean_present(table.mean(axis=2)), "AP50": _mean_present(table[:, :, 0])}
@@ -109,11 +103,8 @@ def average_precision(matches: Matches, weights: np.ndarray | None = None) -> di
 def paired_bootstrap(
     matches_a: Matches, matches_b: Matches, resamples: int = 1000, *, rng: np.random.Generator
 ) -> dict[str, float]:
-    """AP of b minus AP of a, with its 95 % interval: "difference", "low", "high".
-
-    Both are read on the same resampled images, so what is hard for both cancels. Raises ValueError
-    where the two were not matched on the same images.
-    """
+    """AP of b minus AP of a on the same resampled images, with its 95 % interval: "difference",
+    "low", "high". Raises ValueError where the two were not matched on the same images."""
     if not np.array_equal(matches_a.image_ids, matches_b.image_ids):
         raise ValueError("a paired bootstrap needs detections on the same images")
     counts = bootstrap.whole_and_resamples(len(matches_a.image_ids), resamples, rng)
@@ -123,11 +114,9 @@ def paired_bootstrap(
 
 
 def to_coco_results(image_id: int, prediction: dict, category_ids: list[int]) -> list[dict]:
-    """A task network's prediction for one image as COCO results.
+    """A task network's prediction for one image (`icmlib.tasks.TaskNetwork`) as COCO results.
 
-    `prediction`: boxes (N, 4) x1, y1, x2, y2 in pixels, labels (N,) in 1..K, scores (N,), and,
-    where the network has masks, masks (N, H, W) bool. `category_ids[label - 1]` is the data set's
-    category. Raises ValueError for a label outside 1..K.
+    `category_ids[label - 1]` is the data set's category; ValueError for a label outside 1..K.
     """
     labels = prediction["labels"].tolist()
     if labels and not (min(labels) >= 1 and max(labels) <= len(category_ids)):
@@ -156,11 +145,9 @@ def encode_mask(mask: np.ndarray) -> dict:
 
 
 def _private_copies(ground_truth: dict, detections: list[dict], iou_type: str) -> tuple[dict, dict]:
-    """Ground truth and detections as two COCO dicts whose annotations evaluators may write to.
-
-    Ids are numbered from 1: the evaluators take an id of 0 for "no match". Areas are those of the
-    geometry that is judged: COCO's own reader takes the box's for the mask's, where both are given.
-    """
+    """Ground truth and detections as two COCO dicts that evaluators may write to. Ids start at 1:
+    0 means "no match". Areas are those of the geometry that is judged: COCO's own reader takes the
+    box's for the mask's."""
     strangers = {d["image_id"] for d in detections} - {i["id"] for i in ground_truth["images"]}
     if strangers:
         raise ValueError(f"images {sorted(strangers)[:5]} are not in the ground truth")
@@ -181,10 +168,8 @@ def _private_copies(ground_truth: dict, detections: list[dict], iou_type: str) -
 
 
 def _evaluate_images(truth: dict, results: dict, iou_type: str) -> tuple[list[int], list[dict]]:
-    """The image ids, rising, and pycocotools' matches, category by category, by these images.
-
-    pycocotools, since faster-coco-eval keeps its matches per image inside C++.
-    """
+    """The image ids, rising, and pycocotools' matches, category by category, by these images;
+    faster-coco-eval keeps its own inside C++."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -220,10 +205,8 @@ def _category_precision(matches: Matches, k: int, weights: np.ndarray) -> np.nda
 def _threshold_precision(
     weights: np.ndarray, positives: np.ndarray, right: np.ndarray, counted: np.ndarray
 ) -> np.ndarray:
-    """(R,): mean over 101 recalls of the best precision at that recall or more.
-
-    weights (R, D) of the detections by falling score, positives (R,), right and counted (D,) bool.
-    """
+    """Mean over 101 recalls of the best precision at that recall or more, (R,), under weights
+    (R, D) of the detections by falling score; positives (R,), right and counted (D,) bool."""
     # Recall, and the envelope of precision, change only where a detection is right.
     found = np.cumsum(weights[:, right], axis=1)
     reported = np.cumsum(weights * counted, axis=1)[:, right]

@@ -16,31 +16,24 @@ VGG_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"  # torchvisio
 
 
 def to_8bit(x: Tensor) -> Tensor:
-    """The image as an 8-bit file holds it: round(255 x) / 255. Any shape, values in [0, 1].
-
-    Half-precision images become float32, which bfloat16 could not hold 256 levels of.
-    """
+    """The image as an 8-bit file holds it: round(255 x) / 255. Any shape, values in [0, 1]."""
     _check_range("x", x)
-    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    x = x.to(torch.promote_types(x.dtype, torch.float32))  # bfloat16 does not hold 256 levels
     return torch.round(255 * x) / 255
 
 
 def psnr(x: Tensor, y: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio (dB) of each image, (B,), both rounded to 8 bits first.
-
-    -10 log10(MSE over all pixels and channels), peak 1; inf for identical images.
-    """
+    """Peak signal-to-noise ratio (dB) of each image, (B,), both rounded to 8 bits first: -10
+    log10(MSE over all pixels and channels); inf for identical images."""
     _check_pair(x, y)
     error = to_8bit(x.double()) - to_8bit(y.double())
     return -10 * torch.log10(error.square().mean(dim=(1, 2, 3)))
 
 
 def ssim(x: Tensor, y: Tensor) -> Tensor:
-    """Structural similarity of each image, (B,), at most 1 (Wang et al. 2004).
-
-    11x11 Gaussian window of sigma 1.5, window positions inside the image only, mean over the three
-    channels. Raises ValueError for images smaller than the window.
-    """
+    """Structural similarity of each image, (B,), at most 1 (Wang et al. 2004): 11x11 Gaussian
+    window of sigma 1.5, inside the image only, mean over channels. Raises ValueError for images
+    smaller than the window."""
     _check_pair(x, y, smallest=11)
     # channels last, the depthwise windows take a third of the time
     x, y = (image.float().contiguous(memory_format=torch.channels_last) for image in (x, y))
@@ -48,23 +41,16 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
 
 
 def feature_distance(features_x: dict[str, Tensor], features_y: dict[str, Tensor]) -> Tensor:
-    """Distance of two sets of feature maps, (B,): 0 for equal maps, about 2 for unrelated ones.
-
-    For each image, the mean over maps (B, C, H, W) of MSE(map_x, map_y) / variance(map_x): the
-    original's variance makes maps of any scale count alike. Differentiable; computed in float32
-    under autocast. It is both a metric and the feature term of the trainings.
-    """
+    """Distance of two sets of feature maps (B, C, H, W): (B,), 0 for equal maps, about 2 for
+    unrelated ones. Mean over maps of MSE(map_x, map_y) / variance(map_x), in float32."""
     return torch.stack([_map_distance(features_x[n], features_y[n]) for n in features_x]).mean(0)
 
 
 class VGGDistance(torch.nn.Module):
     """LPIPS on VGG-16 (Zhang et al. 2018, arXiv 1801.03924), version 0.1; lower is closer.
 
-    VGG-16 is torchvision's (528 MB, in torch.hub's cache); lpips brings its own part.
-
-    Raises:
-        WeightsUnavailable: VGG-16 is not in the cache and `download` is off, or it cannot be had;
-            gives the reason, the file's address and its place.
+    VGG-16 is torchvision's (528 MB); lpips brings its own part. Raises as
+    `icmlib.downloads.read_state`.
     """
 
     def __init__(self, download: bool = False):
@@ -111,5 +97,5 @@ def _check_range(name: str, image: Tensor) -> None:
     if not image.is_floating_point():
         raise ValueError(f"{name} is {image.dtype}; need floats in [0, 1]")
     low, high = (value.item() for value in image.aminmax())
-    if not (low >= 0 and high <= 1):  # so phrased, NaN fails too
+    if not (low >= 0 and high <= 1):  # NaN fails, too
         raise ValueError(f"{name} runs from {low:.4g} to {high:.4g}; need [0, 1]")

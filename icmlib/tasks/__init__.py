@@ -44,10 +44,8 @@ def create(config: TaskConfig) -> torch.nn.Module:
 
     Raises:
         ValueError: an unknown name, or settings that the network does not have.
-        ImportError: detectron2 is asked for and not installed; says how.
-        WeightsUnavailable: published weights cannot be downloaded; names the address and where to
-            put the file.
-        Else as `icmlib.io.load_weights`.
+        ImportError: detectron2 is not installed; says how.
+        WeightsUnavailable: as `icmlib.downloads.read_state`; else as `icmlib.io.load_weights`.
     """
     network = _build(config)
     library = detectron2 if config.name.startswith(detectron2.PREFIX) else torchvision

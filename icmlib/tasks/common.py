@@ -30,12 +30,8 @@ def check_classes(config: TaskConfig, known: int) -> None:
 
 
 def training_mode(model: nn.Module) -> None:
-    """Training mode; batch norm follows the batches only where its own weights are trained.
-
-    A frozen network keeps its running statistics: being asked for a loss does not train it. One
-    that is trained from scratch needs those of the batch: with the first ones, mean 0 and variance
-    1, batch norm would normalise nothing.
-    """
+    """Training mode; batch norm follows the batches only where its own weights are trained: a loss
+    does not change a frozen network."""
     model.train()
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -43,8 +39,7 @@ def training_mode(model: nn.Module) -> None:
 
 
 def freeze_batch_norm(module: nn.Module, eps: float) -> None:
-    """Batch norm below a module becomes constant, as torchvision does it around its weights; `eps`
-    is what they were trained with."""
+    """Batch norm below a module becomes constant; `eps` is what its weights were trained with."""
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
             setattr(module, name, FrozenBatchNorm2d(child.num_features, eps))

@@ -29,12 +29,9 @@ INSTALL = (
 class Detectron2Task(nn.Module):
     """A detectron2 R-CNN or RetinaNet behind the `icmlib.tasks.TaskNetwork` protocol.
 
-    Images go in as detectron2 reads them: in the config's channel order, 0 to 255, resized to its
-    test size, in training as in evaluation. Labels 1..K are detectron2's classes 0..K-1: of its
-    COCO models the categories in the order of their ids.
-
-    Args:
-        model: built from `config`, detectron2's own.
+    The network sees images in the config's channel order, 0 to 255, resized to its test size, in
+    training as in evaluation. Labels 1..K are detectron2's classes 0..K-1: of its COCO models the
+    categories in the order of their ids.
     """
 
     def __init__(self, model: nn.Module, config):
@@ -49,12 +46,11 @@ class Detectron2Task(nn.Module):
         return self.model.device
 
     def loss(self, images, targets: list[dict]) -> dict[str, torch.Tensor]:
-        """detectron2's own terms. Images may have any sizes, and no objects."""
+        """Images may have any sizes, and no objects."""
         from detectron2.utils.events import EventStorage
 
         common.training_mode(self.model)
-        # RetinaNet divides its losses by a running count of objects: no loss is to depend on the
-        # one before, nor on where a run was resumed.
+        # RetinaNet divides its losses by a running count of objects, which no checkpoint holds.
         vars(self.model).pop("loss_normalizer", None)
         batch = self._batch(images)
         sizes = zip(images, batch.image_sizes)
@@ -76,7 +72,7 @@ class Detectron2Task(nn.Module):
         return [self._prediction(each, *image.shape[-2:]) for each, image in zip(found, images)]
 
     def _batch(self, images):
-        """An ImageList: normalised, and padded at the right and at the bottom."""
+        """An ImageList, normalised and padded."""
         weight = next(self.parameters())
         resized = [self._resized(image.to(weight)) for image in images]
         return self.model.preprocess_image([{"image": image} for image in resized])
@@ -107,8 +103,7 @@ class Detectron2Task(nn.Module):
         return instances
 
     def _maps(self, batch) -> dict[str, torch.Tensor]:
-        """In the images' own precision, under autocast, too: detectron2 rounds the boxes that it
-        pools to that of the maps, and bf16 knows every fourth pixel at 800."""
+        """Float32 under autocast, too: boxes that are pooled get the maps' precision."""
         maps = self.model.backbone(batch.tensor)
         return {name: each.to(batch.tensor.dtype) for name, each in maps.items()}
 
@@ -125,15 +120,12 @@ class Detectron2Task(nn.Module):
         return [], self.model.forward_training(batch, maps, outputs, instances)
 
     def _prediction(self, found, height: int, width: int) -> dict[str, torch.Tensor]:
-        """What detectron2 found, in the image's own pixels, with our labels, on the CPU."""
+        """In the image's own pixels, with our labels, on the CPU."""
         from detectron2.modeling.postprocessing import detector_postprocess
 
         found = detector_postprocess(found, height, width)
-        prediction = {
-            "boxes": found.pred_boxes.tensor,
-            "labels": found.pred_classes + 1,
-            "scores": found.scores,
-        }
+        prediction = {"boxes": found.pred_boxes.tensor, "scores": found.scores}
+        prediction["labels"] = found.pred_classes + 1
         if self.has_masks:
             prediction["masks"] = found.pred_masks  # (N, H, W) bool
         return {name: value.cpu() for name, value in prediction.items()}
@@ -142,12 +134,9 @@ class Detectron2Task(nn.Module):
 def detector(config: TaskConfig) -> Detectron2Task:
     """The network that `detectron2:<config>` names, without weights, built for those it will get.
 
-    Published weights come with frozen batch norm. Without them batch norm is trained, as such a
-    network would diverge otherwise, and no layer is frozen.
-
-    Raises:
-        ImportError: detectron2 is not here; says how to install it.
-        ValueError: no such config, one that is no detector, or one without published weights.
+    Published weights come with frozen batch norm. Without them no layer is frozen and batch norm
+    is trained: the network would diverge otherwise. Raises ImportError: detectron2 is not
+    installed; ValueError: no such config, no detector, or one without published weights.
     """
     try:
         from detectron2 import model_zoo, modeling
@@ -168,10 +157,7 @@ def detector(config: TaskConfig) -> Detectron2Task:
 
 
 def load_published(network: Detectron2Task, config: TaskConfig) -> None:
-    """The model zoo's weights into what `detector` built; only arrays are read from their pickle.
-
-    Raises as `icmlib.downloads.read_state`.
-    """
+    """The model zoo's weights into what `detector` built; raises as `downloads.read_state`."""
     old = ("pixel_mean", "pixel_std", "proposal_generator.anchor_generator", "anchor_generator")
     arrays = read_state(_url(config), config.name)["model"]
     state = {k: torch.tensor(array) for k, array in arrays.items() if not k.startswith(old)}

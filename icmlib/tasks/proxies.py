@@ -1,9 +1,6 @@
-"""What stands in for the machine in base training: the network whose features are compared.
-
-The task network itself, or VGG-16 as in the paper (Le et al. 2021, arXiv 2108.09993), which knows
-nothing of the task. The paper does not state the layers, weight or warm-up; here they are
-`vgg16_layers`, `lambda_feature` and `warmup` of `icmlib.config.BaseTrainingConfig`.
-"""
+"""The network whose features base training compares: the task network, or VGG-16 as in the paper
+(Le et al. 2021, arXiv 2108.09993), which does not state the layers, weight or warm-up: here they
+are `vgg16_layers`, `lambda_feature` and `warmup` of `icmlib.config.BaseTrainingConfig`."""
 
 import torch
 from torch import nn
@@ -15,23 +12,14 @@ from icmlib.metrics.fidelity import VGG_URL
 
 
 def create(config: BaseTrainingConfig, task: nn.Module) -> nn.Module:
-    """The network whose features a profile's base training compares: the task network, or VGG-16.
-
-    Raises as `icmlib.downloads.read_state`.
-    """
+    """The network whose features a profile's base training compares; raises as `VGG16`."""
     return VGG16(config.vgg16_layers) if config.proxy == "vgg16" else task
 
 
 class VGG16(nn.Module):
-    """torchvision's VGG-16 with its ImageNet weights (IMAGENET1K_V1), frozen, up to a layer.
-
-    Args:
-        weights: none for an untrained one, to see what it costs.
-        layers: whose outputs are the features: `relu1_2` is that after the second convolution of
-            the first stage, before its pooling.
-
-    Raises as `icmlib.downloads.read_state`: the weights (528 MB) are downloaded at first use.
-    """
+    """torchvision's VGG-16 with its ImageNet weights (IMAGENET1K_V1; None: untrained), frozen; the
+    features are the outputs of `layers`, such as `relu1_2`. Raises as
+    `icmlib.downloads.read_state`: the weights (528 MB) are downloaded at first use."""
 
     def __init__(self, layers: list[str], weights: str | None = "IMAGENET1K_V1"):
         super().__init__()

@@ -40,24 +40,19 @@ class TorchvisionTask(nn.Module):
         self.model = model
         count = model.roi_heads.box_predictor.cls_score.out_features
         outputs = torch.tensor(outputs or range(1, count))  # output 0 is the background
-        labels = torch.zeros(count, dtype=torch.int64)  # 0: an output without a label
-        labels[outputs] = torch.arange(1, len(outputs) + 1)
         self.register_buffer("_outputs", outputs, persistent=False)
-        self.register_buffer("_labels", labels, persistent=False)
 
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
     def loss(self, images, targets: list[dict]) -> dict[str, torch.Tensor]:
-        """RPN, box and (of a Mask R-CNN) mask losses; torchvision gives them in training mode
-        only. Images may have any sizes, and no objects."""
+        """RPN, box and (of a Mask R-CNN) mask losses. Images may have any sizes, and no objects."""
         common.training_mode(self.model)
         targets = [self._target(target) for target in targets]
         return self.model([x.to(self.device) for x in images], targets)
 
     def _target(self, target: dict) -> dict[str, torch.Tensor]:
-        """What torchvision reads, with its own labels."""
         read = {"boxes": target["boxes"], "labels": self._outputs[target["labels"] - 1]}
         if self.model.roi_heads.has_mask():
             read["masks"] = common.masks_of(target)
@@ -81,9 +76,9 @@ class TorchvisionTask(nn.Module):
         return [self._prediction(prediction) for prediction in predictions]
 
     def _prediction(self, found: dict) -> dict[str, torch.Tensor]:
-        """What torchvision found, with our labels, on the CPU; what has no label is left out."""
-        labels = self._labels[found["labels"]]
-        found = {k: v[labels > 0].cpu() for k, v in {**found, "labels": labels}.items()}
+        """With our labels, on the CPU; detections without one are left out."""
+        index, label = (found["labels"][:, None] == self._outputs).nonzero(as_tuple=True)
+        found = {k: v[index].cpu() for k, v in found.items()} | {"labels": label.cpu() + 1}
         if "masks" in found:  # (N, 1, H, W) probabilities -> (N, H, W) bool
             found["masks"] = found["masks"][:, 0] > 0.5
         return found
@@ -99,11 +94,10 @@ class AsItIs(GeneralizedRCNNTransform):
 def detector(config: TaskConfig) -> TorchvisionTask:
     """One of DETECTORS without weights, built for those that the config names.
 
-    torchvision's own have 91 outputs, the ids of COCO's categories with gaps; ours are 1..80 in the
-    same order. Around them batch norm is frozen, as torchvision does it for all but v2: finetuning
-    on small batches keeps their statistics. Otherwise batch norm is trained, and wants batches of 8
-    images or more (Wu & He 2018, Figure 1). Raises ValueError for torchvision's weights if
-    `num_classes` is not 80.
+    torchvision's own have 91 outputs, COCO's category ids with gaps; ours are 1..80 in that order.
+    Their batch norm is frozen (v2's, too): small batches would spoil it. Otherwise batch norm is
+    trained, and needs batches of 8 images or more (Wu & He 2018, Figure 1). Raises ValueError for
+    torchvision's weights if `num_classes` is not 80.
     """
     options = {"weights": None, "weights_backbone": None}  # else it downloads both
     if config.min_size is not None:
@@ -154,11 +148,8 @@ def _conv(narrow: int, wide: int, stride: int = 1) -> nn.Sequential:
 
 
 def small_mask_rcnn(num_classes: int) -> TorchvisionTask:
-    """A Mask R-CNN of 2.0 M parameters for scenes of about 128x128, trained from scratch.
-
-    Args:
-        num_classes: classes without the background.
-    """
+    """A Mask R-CNN of 2.0 M parameters for scenes of about 128x128; `num_classes` is without the
+    background."""
     levels = ["0", "1", "2"]
     model = MaskRCNN(
         SmallBackbone(),

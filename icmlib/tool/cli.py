@@ -127,7 +127,7 @@ def _code(
     left = [each for each in jobs if force or not each[1].exists()]
     done, errors = [], []
     results = files.code_folder(code, codec, left, workers)
-    for _, result in tqdm(results, total=len(left), unit="file", disable=not left):
+    for result in tqdm(results, total=len(left), unit="file", disable=not left):
         (errors if isinstance(result, Exception) else done).append(result)
     click.echo(f"{job[1]}: {_rate(done)}")
     if len(left) < len(jobs):

@@ -7,6 +7,7 @@ chain.py          finetune_chain: task loss + beta * rate, for the codec, the ma
 steps.py          what a step of each needs
 journal.py        log, checkpoint and weights of a training
 """
+# ruff: noqa: F401
 
 from icmlib.training.base_codec import train_base_codec
 from icmlib.training.chain import finetune_chain
@@ -14,14 +15,3 @@ from icmlib.training.journal import Journal
 from icmlib.training.patchgan import finetune_decoder, sample_patches
 from icmlib.training.steps import batch_indices, seeded
 from icmlib.training.task_network import train_task_network
-
-__all__ = [
-    "Journal",
-    "batch_indices",
-    "finetune_chain",
-    "finetune_decoder",
-    "sample_patches",
-    "seeded",
-    "train_base_codec",
-    "train_task_network",
-]

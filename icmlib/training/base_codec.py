@@ -25,14 +25,9 @@ def train_base_codec(
     config: BaseTrainingConfig,
     journal: Journal,
 ) -> None:
-    """Train a codec by rate + lambda_mse * MSE + lambda_feature * feature distance; weights and
-    entropy tables go to `journal`.
-
-    Args:
-        task: the frozen machine, or a proxy of `icmlib.tasks.proxies`, for its features; none if
-            lambda_feature is 0.
-        dataset: its `image(index)` (3, H, W) are cropped at random.
-    """
+    """Train a codec by rate + lambda_mse * MSE + lambda_feature * feature distance on random crops
+    of `dataset.image(index)`; weights and entropy tables go to `journal`. `task` is the frozen
+    machine, or a proxy of `icmlib.tasks.proxies`; none if lambda_feature is 0."""
     frozen = [task.to(device.current()).requires_grad_(False)] if task else []
     codec.to(device.current()).train().requires_grad_(True)
     quantiles, weights = split_quantiles(codec)
@@ -86,17 +81,15 @@ def train_quantiles(codec: LearnedCodec, optimizer: Adam) -> torch.Tensor:
     return loss
 
 
-def crops(
-    batch: list[tuple[int, torch.Tensor]], config: BaseTrainingConfig, step: int
-) -> torch.Tensor:
-    """A random crop of each image, (B, 3, crop, crop)."""
+def crops(batch: list, config: BaseTrainingConfig, step: int) -> torch.Tensor:
+    """A random crop of each (index, image), (B, 3, crop, crop)."""
     drawn = (random_crop(x, config.crop, item_rng(config.seed, step, i)) for i, x in batch)
     return torch.stack(list(drawn))
 
 
 def random_crop(image: torch.Tensor, size: int, rng: random.Random) -> torch.Tensor:
-    """(3, H, W) -> (3, size, size) at a random place, flipped at random; the last row and column of
-    smaller images are repeated."""
+    """(3, H, W) -> (3, size, size), flipped at random; smaller images repeat their last row and
+    column."""
     short = [max(0, size - extent) for extent in image.shape[-2:]]
     image = pad(image[None], (0, short[1], 0, short[0]), mode="replicate")[0]
     top, left = (rng.randrange(extent - size + 1) for extent in image.shape[-2:])

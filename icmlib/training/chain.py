@@ -31,15 +31,12 @@ def finetune_chain(
     """
     codec.to(device.current())
     task.to(device.current()).requires_grad_("task" in config.parts)
-    trained = {
-        "codec": trained_weights(codec, config.parts),
-        "task": [weight for weight in task.parameters() if weight.requires_grad],
-    }
     groups = [
-        {"params": trained["codec"], "lr": config.lr},
-        {"params": trained["task"], "lr": config.lr_task},
+        {"params": trained_weights(codec, config.parts), "lr": config.lr},
+        {"params": [w for w in task.parameters() if w.requires_grad], "lr": config.lr_task},
     ]
-    optimizer = Adam([group for group in groups if group["params"]], fused=True)
+    groups = [group for group in groups if group["params"]]
+    optimizer = Adam(groups, fused=True)
     aux_optimizer = Adam(split_quantiles(codec)[0], config.aux_lr)
     schedule = LambdaLR(optimizer, lambda s: learning_rate(config.schedule, s / config.steps))
     parts = {"codec": codec, "task": task, "schedule": schedule}
@@ -57,9 +54,9 @@ def finetune_chain(
             for module in (codec, task):
                 module.zero_grad()
             loss.backward()
-            for weights in trained.values():  # each by its own norm: neither slows the other
-                average_gradients(weights)
-                nn.utils.clip_grad_norm_(weights, config.clip)
+            for group in groups:  # each by its own norm: neither slows the other
+                average_gradients(group["params"])
+                nn.utils.clip_grad_norm_(group["params"], config.clip)
             optimizer.step()
             schedule.step()
             if "entropy" in config.parts:  # the tables' quantiles follow the latents
@@ -77,21 +74,15 @@ def trained_weights(codec: LearnedCodec, parts: list[str]) -> list[nn.Parameter]
     """The weights of these parts, without quantiles, which have their own optimiser; no others
     require gradients."""
     codec.requires_grad_(False)
-    modules = nn.ModuleList(
-        each for part in codec.parts if part in parts for each in codec.parts[part]
-    )
+    modules = nn.ModuleList(m for name, ms in codec.parts.items() if name in parts for m in ms)
     return split_quantiles(modules.requires_grad_(True))[1]
 
 
 def chain_terms(
-    codec: LearnedCodec,
-    task: TaskNetwork,
-    images: list[torch.Tensor],
-    targets: list[dict],
-    precision: str = "float32",
+    codec: LearnedCodec, task: TaskNetwork, images: list, targets: list, precision: str = "float32"
 ) -> dict[str, torch.Tensor]:
-    """The terms of the chain's loss on images (3, H, W) of any sizes: task, the sum of the task
-    network's own losses on the decoded images, and rate, in bits per pixel of all of them."""
+    """Of images (3, H, W) of any sizes: `task`, the sum of the task network's own losses on the
+    decoded images, and `rate`, in bits per pixel of all of them."""
     decoded, bits = {}, 0.0
     for shape in dict.fromkeys(image.shape for image in images):  # one size together
         indices = [i for i, image in enumerate(images) if image.shape == shape]
@@ -101,5 +92,5 @@ def chain_terms(
         bits = bits + losses.rate(out["likelihoods"], 1)
         decoded |= dict(zip(indices, out["x_hat"].clamp(0, 1)))
     pixels = sum(image.shape[-2] * image.shape[-1] for image in images)
-    found = task.loss([decoded[i] for i in range(len(images))], list(targets))
+    found = task.loss([decoded[i] for i in range(len(images))], targets)
     return {"task": sum(found.values()), "rate": bits / pixels}

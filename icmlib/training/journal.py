@@ -33,11 +33,8 @@ class Journal:
         return self.folder / name
 
     def step(self, step: int, steps: int, terms: dict[str, torch.Tensor], parts: dict) -> None:
-        """A step is done: its terms go to the log; at times `parts` go to the checkpoint.
-
-        Raises:
-            FloatingPointError: terms that are not finite; names them.
-        """
+        """A step is done: its terms go to the log; at times `parts` go to the checkpoint. Raises
+        FloatingPointError: names the terms that are not finite."""
         bad = {name: value.item() for name, value in terms.items() if not torch.isfinite(value)}
         if bad:
             raise FloatingPointError(
@@ -79,11 +76,8 @@ class Journal:
             half.write_bytes(buffer.getbuffer())
 
     def resume(self, **parts) -> int:
-        """Restore parts from the checkpoint; returns the steps already done (0 without one).
-
-        Raises:
-            ValueError: the checkpoint is damaged, or of other parts than these.
-        """
+        """Restore parts from the checkpoint; returns the steps already done (0 without one). Raises
+        ValueError: the checkpoint is damaged, or of other parts than these."""
         self._clock, path = time.perf_counter(), self.path("last.pt")
         state = {"step": 0, "seconds": 0.0}
         try:

@@ -42,10 +42,8 @@ def finetune_decoder(
 
     Args:
         latents: y_hat (M, h, w) of every image of the data set.
-        task: the machine, frozen; used only if the loss has its features or its own loss.
-        dataset: images (3, H, W) in [0, 1]; with targets if the loss has the machine's own.
-        decode: (y_hat of each patch, corners, size) -> patches (P, 3, s, s) as cut from the decoded
-            images. By default g_s runs only on what the patches need of y_hat.
+        task: the frozen machine, for its features or its own loss (which needs targets).
+        decode: as `icmlib.codecs.patches.patch_decoder` makes it, the default.
     """
     here = device.current()
     codec.to(here).eval().requires_grad_(False)
@@ -118,11 +116,8 @@ def finetune_decoder(
 def sample_patches(
     batch: list[tuple[int, torch.Tensor]], latents: Latents, config: FinetuneConfig, step: int
 ) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:
-    """Random patches of images (3, H, W): originals (P, 3, s, s), y_hat (M, h, w) of the image of
-    each, corners (P, 2): top and left in px.
-
-    An image's patches lie at different places; a patch as large as the image is taken once.
-    """
+    """Random patches of images (3, H, W), at different places: originals (P, 3, s, s), y_hat
+    (M, h, w) of the image of each, corners (P, 2): top and left in px."""
     here, patches, y_hat, corners = device.current(), [], [], []
     for index, image in batch:
         y = latents[index].to(here, torch.float32)
@@ -142,9 +137,8 @@ def task_loss(
     codec: LearnedCodec, task: TaskNetwork, latents: Latents, dataset: Dataset, batch: list
 ) -> torch.Tensor:
     """The task network's loss on whole decoded images; scalar, differentiable in the decoder."""
-    images, targets = zip(*(dataset[index] for index, _ in batch))
-    decoded = [
-        codec.synthesize(latents[index].to(codec.device, torch.float32)[None], *x.shape[-2:])[0]
-        for (index, _), x in zip(batch, images)
-    ]
-    return sum(task.loss(decoded, targets).values())
+    decoded = []
+    for index, image in batch:
+        y_hat = latents[index].to(codec.device, torch.float32)[None]
+        decoded += codec.synthesize(y_hat, *image.shape[-2:])
+    return sum(task.loss(decoded, [dataset[index][1] for index, _ in batch]).values())

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from icmlib import device
@@ -27,12 +27,8 @@ def batch_indices(step: int, size: int, batch: int, seed: int) -> list[int]:
     return [_order(position // size, size, seed)[position % size] for position in positions]
 
 
-class _Indexed(Dataset):
-    def __init__(self, read: Callable[[int], object]):
-        self.read = read
-
-    def __getitem__(self, index: int) -> tuple[int, object]:
-        return index, self.read(index)
+def _items(read: Callable[[int], object], indices: list[int]) -> list[tuple[int, object]]:
+    return [(index, read(index)) for index in indices]
 
 
 def batches(
@@ -40,14 +36,8 @@ def batches(
 ) -> Iterable[tuple[int, list[tuple[int, object]]]]:
     """`(step, [(index, item), ...])` for each step from `start`, behind a progress bar.
 
-    Of several processes, each has an equal part of every batch. On a GPU, workers read ahead.
-
-    Args:
-        read: index -> item; `size` of them.
-        config: a stage's, with `batch`, `steps` and `seed`.
-
-    Raises:
-        ValueError: the processes cannot share a batch evenly.
+    Items are `read(index)` of `size` indices; each process has an equal part of a batch (raises
+    ValueError if there is none). On a GPU, workers read ahead.
     """
     state = device.state()
     if config.batch % state.num_processes:
@@ -55,10 +45,10 @@ def batches(
     mine = slice(state.process_index, None, state.num_processes)
     left = range(start, config.steps)
     loader = DataLoader(
-        _Indexed(read),
+        range(size),
         batch_sampler=(batch_indices(s, size, config.batch, config.seed)[mine] for s in left),
         num_workers=min(8, device.cores()) if state.device.type == "cuda" else 0,
-        collate_fn=list,
+        collate_fn=functools.partial(_items, read),
         generator=torch.Generator(),  # else it draws from the global one
     )
     return zip(tqdm(left, what, disable=not device.main()), loader)
@@ -71,8 +61,8 @@ def item_rng(seed: int, step: int, index: int) -> random.Random:
 
 @contextlib.contextmanager
 def seeded(seed: int, step: int) -> Iterator[None]:
-    """Inside, torch's global generator is seeded by seed, step and process; after, it is as before.
-    CompressAI and torchvision draw noise and samples from it."""
+    """Inside, torch's global generator (from which CompressAI and torchvision draw) is seeded by
+    seed, step and process; after, it is as before."""
     state = device.state()
     with torch.random.fork_rng([state.device] if state.device.type == "cuda" else []):
         torch.manual_seed(seed * 1_000_003 + step + state.process_index * 1_000_000_007)
