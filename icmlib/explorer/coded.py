@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from icmlib import datasets, device
-from icmlib.codecs import Bitstream, Decoders
+from icmlib.codecs import Decoders
 from icmlib.codecs.decoders import MACHINE
 from icmlib.config import DataConfig
 from icmlib.datasets import deadleaves
@@ -30,11 +30,10 @@ class CodedImage:
         self.decoders, self.x = decoders, x
         self.tile = checkerboard.tile_size([(height, width)])
         self.luma = checkerboard.luma(x)
-        codec = decoders.codec
-        self.file = bytes(codec.encode(x))
-        bitstream = Bitstream.from_bytes(self.file)
-        self.bpp = 8 * bitstream.payload_bytes / (height * width)
-        self._y_hat = codec.decode_latents(bitstream)
+        self.bitstream = decoders.codec.encode(x)
+        self.file = bytes(self.bitstream)
+        self.bpp = 8 * self.bitstream.payload_bytes / (height * width)
+        self._y_hat = decoders.codec.decode_latents(self.bitstream)
 
     @property
     def sha256(self) -> str:
