@@ -13,7 +13,7 @@ import seaborn as sns
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, SymmetricalLogLocator
+from matplotlib.ticker import LogLocator
 
 COLOURS = sns.color_palette("colorblind")
 BASE, FINETUNED, SECOND, OTHER = COLOURS[3], COLOURS[0], COLOURS[1], COLOURS[7]
@@ -142,11 +142,16 @@ def training_curves(log: pd.DataFrame, columns: list[str], window: int = 25) -> 
     return figure
 
 
+def decibels(spectrum: np.ndarray) -> np.ndarray:
+    """Welch power (N, N) -> squared grey levels per frequency, in dB."""
+    return 10 * np.log10(255**2 * spectrum / spectrum.size + 1e-9)
+
+
 def spectra(pooled: dict[str, np.ndarray]) -> Figure:
     """Pooled Welch spectra (N, N) by name, in dB, DC in the centre: a checkerboard is a lattice
     of bright points."""
     figure, axes = _panels(1, len(pooled), 2.5, 2.8, grid=False)
-    shown = [10 * np.log10(np.fft.fftshift(p) / p.size * 255**2 + 1e-9) for p in pooled.values()]
+    shown = [np.fft.fftshift(decibels(power)) for power in pooled.values()]
     low, high = np.percentile(np.stack(shown), (1, 99.8))
     style = {"extent": (-0.5, 0.5, 0.5, -0.5), "vmin": low, "vmax": high, "cmap": "cividis"}
     for axis, name, power in zip(axes[0], pooled, shown):
@@ -162,32 +167,6 @@ def rate_check(per_image: pd.DataFrame) -> Figure:
     sns.scatterplot(per_image, x="bpp_estimate", y="bpp", color=FINETUNED, alpha=0.6, ax=axes[0, 0])
     axes[0, 0].axline([per_image["bpp"].median()] * 2, slope=1, color="0.4", lw=0.8)
     axes[0, 0].set(xlabel="estimate from likelihoods (bpp)", ylabel="real bytes (bpp)")
-    return figure
-
-
-def trade_off(table: pd.DataFrame, change: float, removed: float, measure: str) -> Figure:
-    """What each row costs the machine against what it leaves of the pattern.
-
-    Args:
-        table: indexed by row; `removed` (%) and `<measure>_change` (%).
-        change, removed: lines at these limits, in %.
-        measure: of the machine, `mask_AP` or `box_AP`.
-    """
-    figure, axes = _panels(1, 1, 7.5, 4.6)
-    axis = axes[0, 0]
-    for i, (name, row) in enumerate(table.iterrows()):
-        style = {"color": COLOURS[i % 10], "marker": "osD^v"[i // 10], "label": name}
-        axis.vlines(row["removed"], *_bounds(row, f"{measure}_change"), style["color"], lw=0.8)
-        axis.plot(row["removed"], row[f"{measure}_change"], ls="", ms=5, **style)
-    axis.axhline(0, color="0.3", lw=0.8)
-    axis.axhline(change, color=BASE, lw=0.8, ls="--")
-    axis.axvline(removed, color="0.6", lw=0.8, ls="--")
-    ylabel = f"{measure.replace('_', ' ')} against base (%)"
-    axis.set(xlabel="excess pattern removed (% of PRMS)", ylabel=ylabel)
-    axis.set_yscale("symlog", linthresh=2)  # a filter may cost ten times what finetuning does
-    axis.yaxis.set_major_locator(SymmetricalLogLocator(base=2, linthresh=0.5))
-    axis.yaxis.set_major_formatter("{x:g}")
-    axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     return figure
 
 

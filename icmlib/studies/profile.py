@@ -20,6 +20,7 @@ from icmlib.config import (
     FinetuneConfig,
     TaskConfig,
     from_dict,
+    replace,
 )
 from icmlib.io import InputError, project_root
 
@@ -60,18 +61,14 @@ class RateTaskConfig:
     def __post_init__(self):
         chains = _changed("configurations", self.chain, self.configurations)
         controls = _changed("bridge_rows", self.bridge, self.bridge_rows)
-        unknown = set(self.only_at).difference(chains, controls)
-        named, at = {*self.bridge_at}.union(*self.only_at.values()), {*self.bridge_at}
+        points = {*self.bridge_at}.union(*self.only_at.values())
         trained = self.points_of("C-FT") if "C-FT" in chains else []
         unlisted = [k for k, v in self.anchors.items() if not isinstance(v.get("quality"), list)]
         _refuse("configurations without parts", [k for k, v in chains.items() if not v.parts])
-        _refuse("names of other curves", chains.keys() & {"baseline", *self.anchors})
-        _refuse("names of other runs", controls.keys() & {BRIDGE, *chains})
+        unknown = self.only_at.keys() - chains.keys() - controls.keys()
         _refuse("only_at of no configuration or bridge row", unknown)
-        _refuse(f"no points (there are: {', '.join(self.points)})", named.difference(self.points))
-        _refuse("bridge_at where C-FT is not trained (see only_at)", at.difference(trained))
-        for row in controls:
-            _refuse(f"only_at of {row} outside bridge_at", set(self.only_at.get(row, [])) - at)
+        _refuse(f"no points (there are: {', '.join(self.points)})", points.difference(self.points))
+        _refuse("bridge_at where C-FT is not trained (see only_at)", {*self.bridge_at} - {*trained})
         _refuse("anchors without a list of qualities", unlisted)
 
     def points_of(self, configuration: str) -> list[str]:
@@ -195,15 +192,14 @@ def from_scratch(profile: Profile) -> Profile:
 def with_seed(profile: Profile, seed: int) -> Profile:
     """The profile with another seed of its trainings, the base codec's included; the data and the
     task network stay."""
-
-    def seeded(config, *stages: str, **changes):
-        for stage in stages:
-            changes[stage] = dataclasses.replace(getattr(config, stage), seed=seed)
-        return dataclasses.replace(config, **changes)
-
-    facts = {"name": f"{profile.name}-seed{seed}", "seed": seed, "base_weights": None}
-    study = seeded(profile.rate_task, "base", "chain", "bridge")
-    return seeded(profile, "base", "finetune", rate_task=study, **facts)
+    study, facts = profile.rate_task, {"seed": seed}
+    study = dataclasses.replace(
+        study,
+        **{name: replace(getattr(study, name), facts) for name in ("base", "chain", "bridge")},
+    )
+    stages = {name: replace(getattr(profile, name), facts) for name in ("base", "finetune")}
+    facts |= {"name": f"{profile.name}-seed{seed}", "base_weights": None}
+    return dataclasses.replace(profile, rate_task=study, **stages, **facts)
 
 
 def load_profile(name: str | Path) -> Profile:

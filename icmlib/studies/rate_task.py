@@ -77,10 +77,10 @@ def runs(profile: Profile) -> Iterator[tuple[str, str, tuple[str, str], str]]:
 
 def read_points(profile: Profile) -> pd.DataFrame:
     """One row for each point of each curve on test: everything that was measured."""
-    rows = []
-    for curve, point, run, evaluation in runs(profile):
-        rows.append({"curve": curve, "point": point} | read_summary(profile, *run)[evaluation])
-    return pd.DataFrame(rows)
+    return pd.DataFrame([
+        {"curve": curve, "point": point} | read_summary(profile, *run)[evaluation]
+        for curve, point, run, evaluation in runs(profile)
+    ])  # fmt: skip
 
 
 def resampled_curves(profile: Profile) -> dict[str, Curve]:
@@ -114,8 +114,8 @@ def with_intervals(points: pd.DataFrame, curves: dict[str, Curve]) -> pd.DataFra
     points = points.copy()
     for name, curve in curves.items():
         for measure, values in curve.measures.items():
-            bounds = np.quantile(values[:, 1:], (0.025, 0.975), axis=1)
-            points.loc[points["curve"] == name, [f"{measure}_low", f"{measure}_high"]] = bounds.T
+            bounds = [bootstrap.interval(draws) for draws in values[:, 1:]]
+            points.loc[points["curve"] == name, [f"{measure}_low", f"{measure}_high"]] = bounds
     return points
 
 
@@ -153,17 +153,16 @@ def bridge(profile: Profile, point: str, measured: dict) -> dict:
         measured: the finetuned codec's summary on test, with its paired differences from C-FT.
 
     Returns:
-        `psnr_baseline`: the MSE codec's at the same rate, interpolated (at the same point, where
-        the rate is outside its range); `psnr_before`: C-FT's; `back`: share of the loss between
-        them that is back (nan where nothing was lost), and `box_AP_change` in % of C-FT's, both
-        with `_low` and `_high`.
+        `psnr_baseline`: the MSE codec's at the same rate, interpolated (outside its range, that of
+        the same point); `psnr_before`: C-FT's; `back`: share of the loss between them (nan where
+        nothing was lost) and `box_AP_change` (%), both with `_low` and `_high`.
     """
     start = read_summary(profile, "chain", f"{point}-C-FT")["test"]
-    points = [read_summary(profile, "mse_codec", p)["test"] for p in profile.rate_task.points]
-    rates, psnr = (np.array([[p[name]] for p in points]) for name in ("bpp", "psnr"))
+    names = profile.rate_task.points
+    points = {name: read_summary(profile, "mse_codec", name)["test"] for name in names}
+    rates, psnr = (np.array([[p[key]] for p in points.values()]) for key in ("bpp", "psnr"))
     (best,) = at_rate(Curve(rates, {"psnr": psnr}), "psnr", measured["bpp"])
-    if np.isnan(best):
-        best = read_summary(profile, "mse_codec", point)["test"]["psnr"]
+    best = points[point]["psnr"] if np.isnan(best) else best
     lost = float(best - start["psnr"])
     found = {"psnr_baseline": float(best), "psnr_before": start["psnr"]}
     for end in ("", "_low", "_high"):

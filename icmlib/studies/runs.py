@@ -15,7 +15,6 @@ import json
 import platform
 import subprocess
 import warnings
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -112,7 +111,7 @@ class Run(Journal):
         aside = next(folder for folder in named if not folder.exists())
         self._lock.release(force=True)
         self.folder.rename(aside)
-        changed = ", ".join(_changes(old, self._facts)) if old else "run.json cannot be read"
+        changed = _changes(old, self._facts) if old else "run.json cannot be read"
         warnings.warn(
             f"{self.folder} is of another run ({changed}): moved to {aside}", stacklevel=4
         )
@@ -147,16 +146,14 @@ class Run(Journal):
         return summary
 
 
-def _changes(old, new, name: str = "") -> Iterator[str]:
+def _changes(old: dict, new: dict) -> str:
     """Each value that differs, by its dotted name: `parameters.finetune.lr: 0.1 -> 0.2`."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = (
-            new if not name else dict.fromkeys([*old, *new])
-        )  # run.json holds more than is compared
-        for key in keys:
-            yield from _changes(old.get(key), new.get(key), f"{name}.{key}" if name else key)
-    elif old != new:
-        yield f"{name}: {old} -> {new}"
+    before, after = (  # run.json holds more than is compared
+        pd.json_normalize({key: each.get(key) for key in new}).to_dict("records")[0]
+        for each in (old, new)
+    )
+    values = {name: (before.get(name), after.get(name)) for name in {**before, **after}}
+    return ", ".join(f"{name}: {a} -> {b}" for name, (a, b) in values.items() if a != b)
 
 
 def _now() -> str:
@@ -164,17 +161,14 @@ def _now() -> str:
 
 
 def git_state() -> dict:
-    """`commit` of the code, and whether it was `dirty`: changed since."""
+    """`commit` of the code, and whether it was `dirty`: changed since. None without git."""
 
-    def git(*words):
-        done = subprocess.run(
-            ["git", *words], capture_output=True, text=True, cwd=Path(__file__).parent
-        )
-        return done.stdout.strip() if done.returncode == 0 else None
+    def git(*words: str) -> str:
+        options = {"capture_output": True, "text": True, "check": True}
+        return subprocess.run(["git", *words], cwd=Path(__file__).parent, **options).stdout.strip()
 
-    with contextlib.suppress(FileNotFoundError):  # no git on this machine
-        commit = git("rev-parse", "HEAD")
-        return {"commit": commit, "dirty": bool(git("status", "--porcelain", "--", "."))}
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "-s", "--", "."))}
     return {"commit": None, "dirty": None}
 
 

@@ -142,16 +142,15 @@ def beside_paper(test: pd.DataFrame) -> pd.DataFrame:
     for measure in ("psnr", "ssim"):
         table[measure] = ours[f"{measure}_difference"]
         table[f"{measure}_paper"] = rows[measure] - base[measure]
-    differs = pd.DataFrame({
-        measure: _sign(table[measure], none) != _sign(table[f"{measure}_paper"], none)
-        for measure, none in (("AP", 0.5), ("psnr", 0.0), ("ssim", 0.0))
-    })  # fmt: skip
-    which = differs.dot(differs.columns + ", ").astype(str).str.removesuffix(", ")
-    return table.assign(agrees=("not in " + which).where(which != "", "yes"))
-
-
-def _sign(changes: pd.Series, none: float) -> pd.Series:
-    return np.sign(changes.mask(changes.abs() < none, 0.0))
+    signs = table.drop(columns="label").apply(np.sign)
+    for name in ("AP", "AP_paper"):
+        signs[name] = signs[name].where(table[name].abs() >= 0.5, 0.0)
+    measures = ("AP", "psnr", "ssim")
+    differ = (
+        ", ".join(name for name in measures if row[name] != row[f"{name}_paper"])
+        for _, row in signs.iterrows()
+    )
+    return table.assign(agrees=[f"not in {which}" if which else "yes" for which in differ])
 
 
 def changes(configs: dict[str, FinetuneConfig], reference: str) -> dict[str, dict]:
