@@ -69,14 +69,12 @@ def detections(
 ) -> Figure:
     """Images with their instances: mask, box, class name and score."""
     figure, axes = _pictures(images, 4, 2.6)
-    for axis, image, prediction in zip(axes, images, predictions):
+    for axis, prediction in zip(axes, predictions):
         for i, label in enumerate(prediction["labels"].tolist()):
             score = prediction["scores"][i] if "scores" in prediction else None
             if score is None or score >= min_score:  # annotations have none
                 text = names[label - 1] + ("" if score is None else f" {score:.2f}")
                 _instance(axis, prediction, i, text)
-        height, width = image.shape[-2:]
-        axis.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     return figure
 
 
@@ -97,14 +95,8 @@ def crops(
     box: tuple,
     labels: dict[str, str] | None = None,
 ) -> Figure:
-    """One image in several versions: whole above, the same crop enlarged below.
-
-    Args:
-        variants: name -> image (3, H, W).
-        captions: name -> line below the crop.
-        box: top, left and size of the crop in px.
-        labels: name -> what it is, below the whole image.
-    """
+    """One image (3, H, W) in several versions: whole above, with `labels` below it; then the same
+    crop enlarged (`box`: top, left, size in px), with `captions`."""
     top, left, size = box
     labels = {name: textwrap.fill((labels or {}).get(name, ""), 28) for name in variants}
     height, width = next(iter(variants.values())).shape[-2:]
@@ -199,16 +191,11 @@ def against_paper(table: pd.DataFrame, measures: dict[str, str]) -> Figure:
 
 
 def growth(table: pd.DataFrame) -> Figure:
-    """What a step costs as the image, the number of patches and their size grow.
-
-    Args:
-        table: one row per measurement: `grows` (what does), `value`, and for `ours` and `theirs`
-            seconds (`<side>`) and floating-point operations (`<side>_operations`).
-    """
-    panels = table["grows"].unique()
-    figure, axes = _panels(1, len(panels), 2.8, 2.6, grid=False)
-    for axis, panel in zip(axes[0], panels):
-        rows = table[table["grows"] == panel].sort_values("value")
+    """What a step costs as the image, the number of patches and their size grow; columns as
+    `bench.growth` has them."""
+    groups = table.sort_values("value").groupby("grows", sort=False)
+    figure, axes = _panels(1, len(groups), 2.8, 2.6, grid=False)
+    for axis, (panel, rows) in zip(axes[0], groups):
         for side, colour in (("theirs", BASE), ("ours", FINETUNED)):
             seconds, operations = rows[side], rows[f"{side}_operations"]
             rate = (seconds / operations).median()  # the line has the operations' shape alone
@@ -237,17 +224,11 @@ def ratios(table: pd.DataFrame) -> Figure:
 
 
 def knob(table: pd.DataFrame, panels: dict[str, str]) -> Figure:
-    """Measures along the ways from the machine's decoder to the human one, one panel per measure.
-    The low-impact model is a horizontal line.
-
-    Args:
-        table: `way` (knob, blend, or the low-impact row) and `place` (0 to 1; none for that row).
-    """
+    """Measures of `knob.table` on the ways from the machine's decoder to the human one; the
+    low-impact model is a horizontal line."""
     figure, axes = _panels(-(-len(panels) // 3), 3, 3.1, 2.6)
     ends = table[(table["way"] == "knob") & table["place"].isin([0, 1])]
     level = table[table["place"].isna()].iloc[0]
-    for axis in axes.flat[len(panels) :]:
-        axis.set_axis_off()
     for axis, (measure, label) in zip(axes.flat, panels.items()):
         for way, colour, line in (("knob", FINETUNED, "o-"), ("blend", SECOND, "s--")):
             rows = pd.concat([ends, table[table["way"] == way]]).drop_duplicates(["way", "place"])
@@ -261,23 +242,18 @@ def knob(table: pd.DataFrame, panels: dict[str, str]) -> Figure:
 
 
 def rate_curves(points: pd.DataFrame, panels: dict[str, str], kinds: dict[str, str]) -> Figure:
-    """Measures over the rate, one line per curve, one panel per measure.
-
-    Args:
-        points: one row per point: `curve` and `bpp`.
-        kinds: curve -> `main` (bold, with its interval), `variant` (dashed) or `anchor` (grey).
-    """
+    """Measures over the rate (`bpp`), one line per `curve`, one panel per measure. `kinds`: curve
+    -> `main` (bold, with its interval), `variant` (dashed) or `anchor` (grey)."""
     figure, axes = _panels(1, len(panels), 4.2, 3.6)
     for axis, (measure, text) in zip(axes[0], panels.items()):
-        colours = iter([c for c in COLOURS if c != OTHER] * 2)
-        for (name, kind), marker in zip(kinds.items(), "oDs^vP*X<>hdp" * 3):
+        drawn = zip(kinds.items(), [c for c in COLOURS if c != OTHER] * 2, "oDs^vP*X<>hdp" * 2)
+        for (name, kind), colour, marker in drawn:
             rows = points[points["curve"] == name].sort_values("bpp")
             if rows.empty:  # an anchor that was not measured
                 continue
-            style = {"ls": {"main": "-", "variant": "--", "anchor": ":"}[kind], "marker": marker}
-            colour, width = "0.45" if kind == "anchor" else next(colours), 1.8 * (kind == "main")
-            style |= {"color": colour, "lw": width or 1, "ms": 4, "label": name}
-            axis.plot(rows["bpp"], rows[measure], **style)
+            line, width = {"main": ("-", 1.8), "variant": ("--", 1), "anchor": (":", 1)}[kind]
+            style = {"color": "0.45" if kind == "anchor" else colour, "marker": marker, "ms": 4}
+            axis.plot(rows["bpp"], rows[measure], line, lw=width, label=name, **style)
             if kind == "main":
                 bounds = _bounds(rows, measure)
                 axis.fill_between(rows["bpp"], *bounds, color=colour, alpha=0.15, lw=0)

@@ -62,8 +62,8 @@ def codec_config(profile: Profile, point: str) -> CodecConfig:
 
 
 def runs(profile: Profile) -> Iterator[tuple[str, str, tuple[str, str], str]]:
-    """Where each point of each curve was measured: curve, point, stage and name of the run, name
-    of the evaluation. Anchors that were not measured are left out."""
+    """Each measured point of each curve: curve, point, stage and name of the run, name of the
+    evaluation."""
     study = profile.rate_task
     for point in study.points:
         yield "baseline", point, ("mse_codec", point), "test"
@@ -120,10 +120,8 @@ def with_intervals(points: pd.DataFrame, curves: dict[str, Curve]) -> pd.DataFra
 
 
 def equal_rate(curves: dict[str, Curve], rate: float) -> pd.DataFrame:
-    """What each curve gives at one rate (bpp), beside the paper's figures near 0.1 bpp.
-
-    Curves of fewer than four points are left out: what lies between their points is another guess.
-    """
+    """What each curve of at least four points gives at one rate (bpp), beside the paper's figures
+    near 0.1 bpp."""
     paper = pd.read_csv(project_root() / "data" / "chamain2020_table.csv", index_col=0)
     rows = {}
     for name, curve in curves.items():
@@ -186,13 +184,8 @@ def read_bridges(profile: Profile) -> pd.DataFrame:
 
 
 def bridge_findings(table: pd.DataFrame, back: float, change: float) -> pd.DataFrame:
-    """Whether the bridges reach their aims, as `verdicts.finding` has it.
-
-    Args:
-        table: of `read_bridges`.
-        back: the least share of the lost PSNR that is to be back, in %.
-        change: the least change of box mAP, in %.
-    """
+    """Findings on the bridges of `read_bridges`: at least `back` % of the lost PSNR is back, and
+    box mAP changes by at least `change` %."""
     rows = []
     for row in table.to_dict("records"):
         name = f"bridge {row['point']}-{row['row']}"
@@ -207,22 +200,16 @@ def bridge_findings(table: pd.DataFrame, back: float, change: float) -> pd.DataF
 
 
 def pictures(profile: Profile, points: pd.DataFrame, x: torch.Tensor) -> tuple[dict, dict]:
-    """An image by every codec at about the rate of the first bridge, and a caption for each: rate,
-    box mAP and PSNR of the whole split.
-
-    Args:
-        points: of `read_points`.
-        x: the image (3, H, W).
-    """
+    """An image (3, H, W) by every codec at about the rate of the first bridge, and captions: rate,
+    box mAP and PSNR of the whole split."""
     at = profile.rate_task.bridge_at[0]
     (rate,) = points.query("curve == 'C-FT' and point == @at")["bpp"]
     nearest = np.log(points["bpp"] / rate).abs().groupby(points["curve"]).idxmin()
     made = {(curve, point): run for curve, point, run, _ in runs(profile)}
     shown, bridge = {}, ("bridge", f"{at}-{BRIDGE}")
-    for curve in ("baseline", "T-FT", "C-FT", "J-FT"):
-        if curve in nearest:
-            row = points.loc[nearest[curve]]
-            shown[curve] = (row["point"], made[curve, row["point"]], row)
+    for curve in (name for name in ("baseline", "T-FT", "C-FT", "J-FT") if name in nearest):
+        row = points.loc[nearest[curve]]
+        shown[curve] = (row["point"], made[curve, row["point"]], row)
     shown["C-FT, finetuned"] = (at, bridge, read_summary(profile, *bridge)["test"])
     images, captions = {"original": x}, {}
     for name, (point, run, row) in shown.items():

@@ -179,7 +179,7 @@ def run_folder(profile: Profile, stage: str, name: str) -> Path:
 def open_run(
     profile: Profile, stage: str, name: str, parameters: dict, inputs: dict | None = None
 ) -> Run:
-    """The run folder of a notebook; see `Run`. A parameter `seed` goes into the provenance."""
+    """The run folder of a notebook. A parameter `seed` goes into the provenance."""
     device.keep_freed_memory()
     provenance = profile.provenance | {"seed": parameters.get("seed", profile.seed)}
     return Run(run_folder(profile, stage, name), parameters, inputs or {}, provenance)
@@ -212,11 +212,10 @@ def load_decoders(weights: str | Path | None = None) -> Decoders:
 
     Args:
         weights: a file of decoders, or a run of notebooks 02 or 03: its folder, or that below
-            `results` (`quick/finetune/p3x64`); by default the shipped ones of the `quick` profile.
+            `results` (`quick/finetune/p3x64`); by default the shipped ones of profile `quick`.
 
     Raises:
-        FileNotFoundError: no such file or run.
-        ValueError: broken, or no decoders of one codec.
+        FileNotFoundError, ValueError: no such file or run; broken; not of one codec.
     """
     path = Path(weights or SHIPPED)
     if path.suffix == ".safetensors":
@@ -243,22 +242,18 @@ def measure(
 ) -> tuple[dict[str, Evaluation], dict[str, Evaluation], dict[str, dict]]:
     """Evaluate a codec on val and test, and save what was measured in its run.
 
-    Args:
-        before: folder of the run that it is compared with; by default it is its own.
-
     Returns:
-        By split: its evaluations; those of `before`; their summaries, with the paired differences.
+        By split: its evaluations; those of the run folder `before` (or its own); summaries, with
+        the paired differences.
     """
     resamples = {"val": profile.evaluation.resamples_val, "test": profile.evaluation.resamples}
     evaluations, others, summary = {}, {}, {}
     for split, count in resamples.items():
         data = datasets.create(profile.data, split)
-        new = other = evaluate(codec, task, data, vgg)
+        evaluations[split] = new = evaluate(codec, task, data, vgg)
         save_evaluation(new, run.folder, split)
-        if before:
-            other = load_evaluation(before, split, data.ground_truth)
-        evaluations[split], others[split] = new, other
-        summary[split] = summarize(new, count) | compare(other, new, count)
+        others[split] = load_evaluation(before, split, data.ground_truth) if before else new
+        summary[split] = summarize(new, count) | compare(others[split], new, count)
     return evaluations, others, summary
 
 

@@ -37,16 +37,11 @@ def try_decoders(
     """The table, written as CSV beside the picture `out`.
 
     Args:
-        photo: any image file.
-        decoders: on the CPU.
         crop: "top,left,size" in px of what is enlarged; by default where the decoders differ most.
         weights: of the task network; by default those of the quick profile.
 
     Raises:
-        FileNotFoundError: no such image or weights.
-        ValueError: no image, too small a one, a crop that is not in it, a picture `out` of an
-            unknown format or with the name of the photograph.
-        OSError: picture or table cannot be written.
+        OSError, ValueError: something cannot be read, used or written; says what.
     """
     check_suffix(out, PICTURES, "a figure")
     if out.resolve() == photo.resolve():
