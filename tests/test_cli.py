@@ -4,7 +4,6 @@
 """
 
 import copy
-import os
 import subprocess
 import sys
 
@@ -190,13 +189,6 @@ def test_what_cannot_be_done_is_one_line_and_changes_no_file(
     before = {name: (tmp_path / name).read_bytes() for name in below(tmp_path)}
     assert_error(icm(*words.split()), WRONG[words])
     assert {name: (tmp_path / name).read_bytes() for name in below(tmp_path)} == before
-
-
-def test_full_disk(icm, file, tmp_path):
-    (tmp_path / f".full.png.{os.getpid()}.half").symlink_to("/dev/full")
-    result = icm("decode", file, tmp_path / "full.png")
-    assert_error(result, "full.png cannot be written (No space left on device)")
-    assert not (tmp_path / "full.png").exists()
 
 
 def test_an_error_of_the_program_keeps_its_traceback(icm, photo, tmp_path, monkeypatch):

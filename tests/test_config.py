@@ -2,7 +2,7 @@
 
 import pytest
 
-from icmlib.config import BaseTrainingConfig, ChainConfig, FinetuneConfig, from_dict, replace
+from icmlib.config import BaseTrainingConfig, ChainConfig, FinetuneConfig, replace
 from icmlib.studies.profile import Profile, load_profile
 
 
@@ -33,12 +33,9 @@ def test_profile_holds_what_the_file_says(profile):
         ("rows: {long: {stesp: 3}}", "rows.long.stesp: unknown key .did you mean 'steps'"),
         ("rate_task: {points: {q1: {lamda_mse: 3.0}}}", "points.q1.lamda_mse: .*'lambda_mse'"),
         ("zoo: {codecs: {a: {base: {step: 3}}}}", "zoo.codecs.a.step: .*did you mean 'steps'"),
-        ("finetune: {zzz: 1}", "finetune.zzz: unknown key; known: .*patch_size"),
         ("base: {steps: 1.5}", "base.steps is 1.5: .*integer"),
-        ("base: {steps: true}", "base.steps is True: .*integer"),  # an int to Python
         ("base: {lr: 1e-3}", "base.lr is '1e-3': .*number .YAML reads 1e-3 as text"),
         ("data: null", "Profile.data is None"),
-        ("rows: {long: 3}", "Profile.rows.long is 3"),
         ("finetune: {adversarial: hinges}", "adversarial is 'hinges': .*'hinge', 'least_sq"),
         ("base: {vgg16_layers: []}", "vgg16_layers is .*at least 1 item"),
     ],
@@ -78,10 +75,6 @@ def test_what_would_fail_hours_later_is_refused_now(profile, text, message):
 
 def test_a_row_may_change_nothing(profile):
     assert profile("rows: {a: }").rows == {"a": {}} and profile("rows:").rows == {}
-
-
-def test_whole_number_serves_as_float():
-    assert from_dict(BaseTrainingConfig, {"lambda_mse": 60}) == BaseTrainingConfig(lambda_mse=60.0)
 
 
 @pytest.mark.parametrize("text", ["a: [1", "just words", b"\x89PNG\x00\xff"])

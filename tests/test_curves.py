@@ -41,12 +41,6 @@ def test_at_rate_goes_through_the_points_and_no_further():
     assert curves.at_rate(backwards, "box_AP", 0.3)[0] == curves.at_rate(line, "box_AP", 0.3)[0]
 
 
-def test_lowest_common_rate_is_the_highest_of_the_lowest():
-    some = {"a": curve(BASELINE), "b": curve(BASELINE, rates=2 * RATES)}
-    assert curves.lowest_common_rate(some, ["a", "b"]) == pytest.approx(0.2)
-    assert curves.lowest_common_rate(some, ["a"]) == pytest.approx(0.1)
-
-
 def test_deltas_of_shifted_curves():
     """Five points of mAP more at every rate; the interval of a paired difference is narrow,
     however much both curves move together."""
