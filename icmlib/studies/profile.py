@@ -72,7 +72,6 @@ class RateTaskConfig:
         _refuse("anchors without a list of qualities", unlisted)
 
     def points_of(self, configuration: str) -> list[str]:
-        """The points at which a configuration is trained."""
         return self.only_at.get(configuration, list(self.points))
 
     def bridges(self) -> list[tuple[str, str]]:
@@ -175,8 +174,7 @@ def _refuse(why: str, names: Iterable[str]) -> None:
 def lookup(what: str, name: str, known: dict):
     """What a profile has of that name. Raises InputError: it has none; lists those that it has."""
     if name not in known:
-        has = ", ".join(known) or "none"
-        raise InputError(f"unknown {what} {name!r}; the profile has: {has}")
+        raise InputError(f"unknown {what} {name!r}; the profile has: {', '.join(known) or 'none'}")
     return known[name]
 
 
@@ -192,14 +190,14 @@ def from_scratch(profile: Profile) -> Profile:
 def with_seed(profile: Profile, seed: int) -> Profile:
     """The profile with another seed of its trainings, the base codec's included; the data and the
     task network stay."""
-    study, facts = profile.rate_task, {"seed": seed}
-    study = dataclasses.replace(
-        study,
-        **{name: replace(getattr(study, name), facts) for name in ("base", "chain", "bridge")},
-    )
-    stages = {name: replace(getattr(profile, name), facts) for name in ("base", "finetune")}
-    facts |= {"name": f"{profile.name}-seed{seed}", "base_weights": None}
-    return dataclasses.replace(profile, rate_task=study, **stages, **facts)
+
+    def seeded(config, *stages: str, **changes):
+        changes |= {each: replace(getattr(config, each), {"seed": seed}) for each in stages}
+        return dataclasses.replace(config, **changes)
+
+    facts = {"name": f"{profile.name}-seed{seed}", "seed": seed, "base_weights": None}
+    study = seeded(profile.rate_task, "base", "chain", "bridge")
+    return seeded(profile, "base", "finetune", rate_task=study, **facts)
 
 
 def load_profile(name: str | Path) -> Profile:
@@ -220,10 +218,8 @@ def load_profile(name: str | Path) -> Profile:
         if re.fullmatch(r"seed[1-9]\d*", variant):
             return with_seed(load_profile(stem), int(variant.removeprefix("seed")))
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
-        raise FileNotFoundError(
-            f"profile {path} does not exist; there are: {known}; each also as <name>-scratch, and "
-            f"as <name>-seed1, <name>-seed2, ..."
-        )
+        variants = "each also as <name>-scratch, and as <name>-seed1, <name>-seed2, ..."
+        raise FileNotFoundError(f"profile {path} does not exist; there are: {known}; {variants}")
     try:
         values = yaml.safe_load(path.read_text()) or {}
         if not isinstance(values, dict):

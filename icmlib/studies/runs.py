@@ -2,10 +2,9 @@
 
 results/<profile>/<stage>/<name>/
     run.json       parameters, versions, device, git commit, fingerprints, start, end
-    log.csv        one row per step      summary.json   what later notebooks read
+    log.csv        one row per step      summary.json        what later notebooks read
     last.pt        the checkpoint        final.safetensors   the weights
-    figures/       pictures, each with the table it was drawn from
-    notebook.ipynb the executed notebook; notebook.unfinished.ipynb while it runs, or if it failed
+    figures/       pictures              notebook.ipynb      the executed notebook
     .lock          the process at work   .*.half, .tmp*      of a killed one: count as nothing
 """
 

@@ -70,34 +70,27 @@ def answer(run: Run, *sentences: str, trained: bool = True, seeds: Iterable[str]
     return " ".join(filter(None, [trial, *sentences, basis]))
 
 
-def interval_text(row, measure: str = "", unit: str = "") -> str:
+def interval_text(row, measure: str, unit: str = "") -> str:
     """`-0.9 % [-1.9, +0.1]`: a measure of a table's row with its `_low` and `_high`, changes with
-    their signs; without a measure, the figure of a finding. `n/a` where there is none."""
-    found, form = row, "+.3g"
-    if measure:
-        sign = "+" if measure.endswith(("_change", "_difference")) else ""
-        form = sign + {"%": ".1f", "dB": ".2f", "points": ".1f"}.get(unit, ".3f")
-        found = with_interval(row, measure)
-    figures = [found[end] for end in ("value", "low", "high")]
-    if not np.isfinite(figures).all():
+    their signs; `n/a` where there is none."""
+    sign = "+" if measure.endswith(("_change", "_difference")) else ""
+    form = sign + {"%": ".1f", "dB": ".2f", "points": ".1f"}.get(unit, ".3f")
+    figures = with_interval(row, measure).values()
+    if not np.isfinite([*figures]).all():
         return "n/a"
     value, low, high = (format(figure, form) for figure in figures)
     return " ".join(filter(None, [value, unit, f"[{low}, {high}]"]))
 
 
 def spread(values: pd.Series, unit: str = "") -> str:
-    """`-2 to -0.1 %`: the lowest and the highest of a column; `n/a` where there is none."""
-    return (
-        f"{values.min():.3g} to {values.max():.3g} {unit}".strip()
-        if values.notna().any()
-        else "n/a"
-    )
+    """`-2 to -0.1 %`: the lowest and the highest of a column."""
+    return f"{values.min():.3g} to {values.max():.3g} {unit}".strip()
 
 
 def claim(found) -> str:
     """A finding as a clause: what is claimed, the verdict, and the figure or why there is none."""
-    why = found["reason"] or interval_text(found, unit=found["measure"])
-    return f"{found['finding']}: {found['verdict']} ({why})"
+    figure = "{value:+.3g} {measure} [{low:+.3g}, {high:+.3g}]".format(**found)
+    return f"{found['finding']}: {found['verdict']} ({found['reason'] or figure})"
 
 
 def listed(found: pd.DataFrame) -> str:
