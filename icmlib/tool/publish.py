@@ -90,25 +90,23 @@ def _results_page(reference: Path) -> str:
         for picture in ("photograph", "headline", "knob", "rate_task_pictures", "rate_task"):
             if (folder / f"{picture}.png").exists():
                 parts.append(f"\n![{picture}](reference/{folder.name}/{picture}.png)")
-        sections = [_section(folder / name, title) for name, title in TABLES.items()]
-        parts += filter(None, sections)
+        found = {folder / name: title for name, title in TABLES.items()}
+        parts += [_section(path, title) for path, title in found.items() if path.exists()]
     return "\n".join(parts) + "\n"
 
 
 def _section(path: Path, title: str) -> str:
     """A published table, with columns that fit a page and an interval beside its value."""
-    if not path.exists():
-        return ""
     table = pd.read_csv(path, dtype={"row": str})
     facts = ", ".join(f"{name} {table[name].iloc[0]}" for name in FACTS if name in table)
     facts += f" ([{path.name}](reference/{path.parent.name}/{path.name}))"
     if path.name == "table1.csv":
         return f"\n### {title}\n\n{facts}\n\n{_table1(path, all_rows=True)}\n"
-    table = table.drop(columns=[*FACTS, "numbers"], errors="ignore")
+    table = table.drop(columns=FACTS, errors="ignore")
     for name in [each for each in table if f"{each}_low" in table]:
-        ends = table[[name, f"{name}_low", f"{name}_high"]].to_numpy(float)
-        table[name] = ["{:.3g} [{:.3g}, {:.3g}]".format(*row) for row in ends]
-        table = table.drop(columns=[f"{name}_low", f"{name}_high"])
+        ends = [table.pop(f"{name}{end}") for end in ("_low", "_high")]
+        rows = zip(table[name].astype(float), *ends)
+        table[name] = ["{:.3g} [{:.3g}, {:.3g}]".format(*row) for row in rows]
     return f"\n### {title}\n\n{facts}\n\n{_markdown(table)}\n"
 
 
