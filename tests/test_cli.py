@@ -145,7 +145,6 @@ def test_images_of_other_kinds_have_the_bits_of_what_they_show(icm, tmp_path, ki
 KNOWN = "these weights have: machine, human, other, or a number from 0 (machine) to 1 (human)"
 WRONG = {
     "encode none.png out.icm": "none.png does not exist",
-    "encode photo.icm out.icm": "photo.icm cannot be read",
     "encode small.png out.icm": "small.png: image is 5x3 px; the codec needs",
     "encode photo.png photo.png": "its name has to end in .icm",  # else it were overwritten
     "encode photo.png out.icm --weights photo.png": "no codec was trained in",
@@ -155,18 +154,15 @@ WRONG = {
     "decode cut.icm out.png": "cut.icm: bitstream of ",
     "decode photo.icm out.icm": "end in .bmp, .jpeg, .jpg, .png, .tif",
     "decode photo.icm out.png --decoder people": KNOWN,
-    "decode photo.icm out.png --decoder 1.5": KNOWN,
     "decode photo.icm out.png --weights none.safetensors": "none.safetensors does not exist",
     "decode photo.icm out.png --decoder machine --weights weights/other.safetensors": (
         "photo.icm: bitstream was written by codec"
     ),
-    "decode album out": "holds no .icm file",
     "encode album photo.png": "album is a folder and ",
     "encode twice out": "a.bmp and ",
     "info photo.png": "photo.png: not an ICM bitstream",
     "info album": "cannot be read (Is a directory)",
     "compare photo.png --out photo.png": "would be overwritten",
-    "compare photo.png --out out.csv": "end in .jpg, .pdf, .png",
     "compare photo.png --crop a,b,c": "is not of the form",
     "compare photo.png --crop 8,0,32": "is not inside the image of 24x40 px",
     "compare photo.png --task weights/tiny.safetensors": "are of another architecture",
