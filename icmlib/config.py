@@ -14,8 +14,7 @@ from icmlib.io import InputError
 
 STRICT = ConfigDict(extra="forbid", strict=True)  # no text, no bool for a number
 
-# of a training; bf16 is faster if the hardware has instructions for it. ICMLIB_PRECISION sets the
-# default.
+# of a training; bf16 is faster on hardware that has it; ICMLIB_PRECISION sets the default
 Precision = Literal["float32", "bf16"]
 
 
@@ -99,8 +98,7 @@ class BaseTrainingConfig:
     lambda_feature: float = 1.0
     warmup: float = 0.2  # fraction of the steps over which the feature term is ramped up
     proxy: Literal["task", "vgg16"] = "task"  # whose features: the task network's, or VGG-16's
-    # maps of the proxy vgg16: the paper does not name its own; these five, the last of each stage,
-    # are those of LPIPS
+    # maps of the proxy vgg16: those of LPIPS, as the paper does not name its own
     vgg16_layers: Annotated[list[Literal[VGG16_LAYERS]], Field(min_length=1)] = field(
         default_factory=lambda: ["relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3"]
     )
@@ -150,11 +148,9 @@ class ChainConfig:
 def from_dict(kind: type, values: dict, where: str = ""):
     """A config, or a dict of configs, from plain values.
 
-    Args:
-        where: what errors start with; else the type's name.
-
     Raises:
-        ValueError: unknown keys (with the nearest right name) or values of the wrong type.
+        ValueError: unknown keys (with the nearest right name) or values of the wrong type; it
+            starts with `where`, by default the type's name.
     """
     try:  # as JSON: strict pydantic takes no dict for a dataclass otherwise
         return TypeAdapter(kind).validate_json(to_json(values))
@@ -180,7 +176,7 @@ def _nearest(kind: type, *path: str) -> str:
     *steps, key = path
     for step in steps:
         kind = get_args(kind)[-1] if get_args(kind) else kind.__dataclass_fields__[step].type
-    known = [each.name for each in dataclasses.fields(kind)]
+    known = list(kind.__dataclass_fields__)
     near = get_close_matches(key, known, 1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     return f"{hint}; known: {', '.join(known)}"

@@ -285,13 +285,11 @@ def test_compare(icm, decoders, scene, tmp_path):
     assert photograph.read_crop("8,4,32", height=40, width=36) == (8, 4, 32)  # top, left, size
 
 
-def test_what_is_found_again(scene):
+def test_what_is_found_again(decoders, scene):
     """All in the image itself, also without its colours' last bit; nothing in a grey one."""
     image = read_image(scene)
-    bitstream = Bitstream("0" * 16, 64, 64, 0, (b"1",))
-    pictures = {"same": image, "near": (image * 127).round() / 127, "grey": image * 0 + 0.5}
-    received = {name: photograph.Received(bitstream, each) for name, each in pictures.items()}
+    pictures = {"original": image, "near": (image * 127).round() / 127, "grey": image * 0 + 0.5}
     task = tasks.load(TaskConfig(), photograph.TASK)
-    table = photograph.measure(received, image, task)
+    table = photograph.measure(CodedImage(decoders, image), pictures, task)
     assert table.loc["original", "detections"] > 0
-    assert list(table["found"]) == [1, 1, 1, 0]
+    assert list(table["found"]) == [1, 1, 0]

@@ -143,20 +143,10 @@ def test_the_lattice_is_marked_where_its_peaks_are():
         assert (*where, "2") in circles
 
 
-def test_boxes_are_of_what_the_network_is_sure_of():
-    (prediction,) = OneBox().predict([torch.ones(3, 32, 32)])
-    (box,) = pictures.boxes(prediction, ["disk", "square"])
-    assert box["box"] == [4, 8, 20, 24] and box["text"] == "square 1.00"
-
-
 def test_the_table_has_two_digits_and_no_number_for_what_is_missing():
     markup = pictures.table({"a": {"psnr": 30.128}, "b": {"prms": 1.0}})
     cells = re.findall(r"<t[hd]>(.*?)</t[hd]>", markup.split("<tbody>")[1])
     assert cells == ["a", "30.13", *[""] * 5, "b", *[""] * 5, "1.00"]
-
-
-def test_names_of_files_are_no_markup():
-    assert "<b>" not in pictures.table({"<b>": {"psnr": 30.0}})
 
 
 # --- what the controls do -------------------------------------------------------------------
@@ -187,13 +177,6 @@ def test_without_a_human_decoder_there_is_no_knob(codec):
     explorer = Explorer(Decoders(codec, {}), None, {"first": random_image(40, 56)}, [])
     assert explorer.knob.disabled and explorer.detections.disabled
     assert explorer.divider.after_label == "machine"
-
-
-def test_left_side_is_the_original_or_the_machines(explorer):
-    assert explorer.divider.before == pictures.png(explorer.images["first"])
-    explorer.before.value = "machine"
-    assert explorer.divider.before == pictures.png(explorer.coded.machine)
-    assert explorer.divider.before_label == "machine"
 
 
 def test_detections_are_looked_for_only_when_asked(explorer):
@@ -239,10 +222,9 @@ def test_an_own_file_is_shown_and_kept(explorer):
     "content, reason",
     [
         (b"no image", "image <b>.png cannot be read (cannot identify image file); replace"),
-        (file(random_image(40, 56))[:900], "image <b>.png cannot be read ("),
         (file(random_image(12, 9)), "image is 9x12 px; the spectrum needs at least 16x16"),
     ],
-    ids=["no image", "cut short", "too small"],
+    ids=["no image", "too small"],
 )
 def test_a_file_of_no_use_gives_a_line_and_changes_nothing(explorer, content, reason):
     shown = explorer.divider.after
@@ -251,14 +233,3 @@ def test_a_file_of_no_use_gives_a_line_and_changes_nothing(explorer, content, re
     assert explorer.divider.after == shown and explorer.image.value == "first"
     explorer.knob.value = 0.5
     assert explorer.divider.after != shown and "alert" not in explorer.status.value
-
-
-def test_an_image_that_fails_leaves_the_one_before(explorer, monkeypatch):
-    def no_memory(*_):
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory\nC++ frames")
-
-    monkeypatch.setattr(explorer.decoders.codec, "encode", no_memory)
-    bits = explorer.bits.value
-    explorer.image.value = "second"
-    assert error(explorer) == "DefaultCPUAllocator: can&#x27;t allocate memory"
-    assert explorer.image.value == "first" and explorer.bits.value == bits

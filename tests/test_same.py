@@ -4,6 +4,7 @@
 import hashlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import skimage.data
@@ -16,7 +17,6 @@ from icmlib.config import TaskConfig
 from icmlib.datasets import deadleaves
 from icmlib.evaluate import evaluate, summarize
 from icmlib.studies.runs import load_decoders
-from icmlib.tool.photograph import Photograph, Received
 
 STORED = Path(__file__).with_name("same.json")
 CASES = ["scene 0", "scene 1", "scene 2", "scene 3", "photograph", *codecs.MODELS]
@@ -32,6 +32,16 @@ def image(case: str) -> torch.Tensor:
     return torch.from_numpy(array).permute(2, 0, 1) / 255
 
 
+def one_image(x: torch.Tensor) -> SimpleNamespace:
+    """A data set of it, for `evaluate`."""
+    height, width = x.shape[-2:]
+    facts = {"id": 1, "file_name": "", "height": height, "width": width}
+    truth = {"images": [facts], "annotations": [], "categories": []}
+    made = SimpleNamespace(ground_truth=truth, category_ids=[1, 2, 3, 4])
+    made.sizes, made.image = lambda: [(height, width)], lambda _: x
+    return made
+
+
 def measured(case: str) -> dict[str, dict]:
     """Per decoder: the hash of the bits, mean and some pixels of the picture, every measure."""
     task = tasks.load(TaskConfig(num_classes=4), SHIPPED.with_name("small_mask_rcnn.safetensors"))
@@ -44,7 +54,7 @@ def measured(case: str) -> dict[str, dict]:
     for name, codec in turned.items():
         bits = codec.encode(x)
         x_hat = codec.decode(bits)
-        found = evaluate(Received(bits, x_hat), task, Photograph(x), progress=False)
+        found = evaluate(codec, task, one_image(x), progress=False)
         row = {k: v for k, v in summarize(found, 2).items() if not k.endswith(("low", "high"))}
         row |= {"mean": x_hat.double().mean().item(), "detections": len(found.detections)}
         row |= {"pixels": x_hat[:, 7::60, 5::70].ravel().tolist()}

@@ -1,13 +1,12 @@
 """An image coded once, and what each decoder makes of its bits."""
 
 import hashlib
-from functools import cached_property
 
 import numpy as np
 import torch
 
 from icmlib import datasets, device
-from icmlib.codecs import Bitstream, Decoders
+from icmlib.codecs import Decoders
 from icmlib.codecs.decoders import MACHINE
 from icmlib.config import DataConfig
 from icmlib.datasets import deadleaves
@@ -30,20 +29,12 @@ class CodedImage:
         self.decoders, self.x = decoders, x
         self.tile = checkerboard.tile_size([(height, width)])
         self.luma = checkerboard.luma(x)
-        codec = decoders.codec
-        self.file = bytes(codec.encode(x))
-        bitstream = Bitstream.from_bytes(self.file)
-        self.bpp = 8 * bitstream.payload_bytes / (height * width)
-        self._y_hat = codec.decode_latents(bitstream)
-
-    @property
-    def sha256(self) -> str:
-        return hashlib.sha256(self.file).hexdigest()
-
-    @cached_property
-    def machine(self) -> torch.Tensor:
-        """x_hat of the codec's own decoder."""
-        return self.decode(MACHINE)
+        self.bitstream = decoders.codec.encode(x)
+        self.file = bytes(self.bitstream)
+        self.bpp = 8 * self.bitstream.payload_bytes / (height * width)
+        self.sha256 = hashlib.sha256(self.file).hexdigest()
+        self._y_hat = decoders.codec.decode_latents(self.bitstream)
+        self.machine = self.decode(MACHINE)
 
     @torch.no_grad()
     @device.exact()
@@ -82,7 +73,5 @@ def examples(data: DataConfig, count: int = 4) -> tuple[dict[str, torch.Tensor],
         images = [test.image(i) for i in range(len(test))]
         names = [test.categories[i] for i in test.category_ids]
     by_name = {f"test image {i}": image for i, image in enumerate(images)}
-    photographs = datasets.photographs()
-    for i in range(len(photographs)):
-        by_name[photographs.path(i).stem] = photographs.image(i)
-    return by_name, names
+    own = datasets.photographs()
+    return by_name | {own.path(i).stem: own.image(i) for i in range(len(own))}, names

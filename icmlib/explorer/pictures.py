@@ -3,19 +3,18 @@
 Everything is bytes or markup: matplotlib's figures take longer than decoding.
 """
 
-import io
 import math
 from itertools import product
 
 import numpy as np
 import pandas as pd
 import torch
+import torchvision
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
-from PIL import Image
 
 from icmlib.metrics.checkerboard import SCALES
-from icmlib.studies.figures import COLOURS
+from icmlib.studies import figures
 
 MAP = colormaps["cividis"]
 SIDE = 258  # px of the spectrum on the screen: two for each of 129 frequencies
@@ -32,13 +31,8 @@ COLUMNS = {
 
 def png(image: torch.Tensor) -> bytes:
     """(3, H, W) in [0, 1] as a PNG file."""
-    return _png((255 * image).round().byte().permute(1, 2, 0).contiguous().numpy())
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "png", compress_level=1)  # 6 takes twice as long
-    return file.getvalue()
+    pixels = (255 * image).round().byte()
+    return torchvision.io.encode_png(pixels, compression_level=1).numpy().tobytes()
 
 
 def boxes(prediction: dict, names: list[str], min_score: float = 0.5) -> list[dict]:
@@ -48,28 +42,23 @@ def boxes(prediction: dict, names: list[str], min_score: float = 0.5) -> list[di
         {
             "box": box,
             "text": f"{names[label - 1]} {score:.2f}",
-            "colour": to_hex(COLOURS[(label - 1) % len(COLOURS)]),
+            "colour": to_hex(figures.COLOURS[(label - 1) % len(figures.COLOURS)]),
         }
         for box, label, score in found
         if score >= min_score
     ]
 
 
-def decibels(spectrum: np.ndarray) -> np.ndarray:
-    """Welch power (N, N) -> squared grey levels per frequency, in dB."""
-    return 10 * np.log10(255**2 * spectrum / spectrum.size + 1e-9)
-
-
 def limits(spectrum: np.ndarray) -> tuple[float, float]:
     """Darkest and brightest dB of the picture; one pair per image, so that changes show."""
-    low, high = np.percentile(decibels(spectrum), (1, 99.8))
+    low, high = np.percentile(figures.decibels(spectrum), (1, 99.8))
     return float(low), float(max(high, low + 1))
 
 
 def spectrum_png(spectrum: np.ndarray, low: float, high: float) -> bytes:
     """(N, N) power -> N + 1 frequencies a side, from -1/2 to 1/2 cycles / px, DC in the centre."""
-    power = np.pad(np.fft.fftshift(decibels(spectrum)), (0, 1), "wrap")
-    return _png(MAP((power - low) / (high - low), bytes=True)[..., :3])
+    power = np.pad(np.fft.fftshift(figures.decibels(spectrum)), (0, 1), "wrap")
+    return png(torch.from_numpy(MAP((power - low) / (high - low))[..., :3]).permute(2, 0, 1))
 
 
 def spectrum_marks(tile: int, low: float, high: float) -> str:

@@ -39,8 +39,6 @@ class Divider(anywidget.AnyWidget):
 class Explorer(widgets.VBox):
     """One image: its bits, written once, and the picture that the chosen decoder makes of them.
 
-    While a change is being shown, the browser keeps only the last of those that follow.
-
     Args:
         task: whose detections are drawn; without one they cannot be switched on.
         images: name -> (3, H, W) RGB in [0, 1]; the first is shown.

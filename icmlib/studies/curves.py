@@ -91,11 +91,8 @@ def interval(values: np.ndarray, scale: float = 1.0) -> dict[str, float]:
 
 
 def findings(curves: dict[str, Curve]) -> pd.DataFrame:
-    """The paper's findings on these curves: the figure, its interval, and the `verdict`.
-
-    Where there is no figure (the curves do not overlap enough) it cannot be said, and the reason is
-    given. The paper's conventional anchor is VVC; where that was not measured, HEVC stands for it.
-    """
+    """The paper's findings on these curves. The paper's conventional anchor is VVC; where that was
+    not measured, HEVC stands for it."""
     rows = []
     for anchor in [name for name in ANCHORS if name in curves][:1]:
         text = f"off the shelf, the learned codec is at least as good for the machine as {anchor}"
@@ -119,17 +116,14 @@ def _at_lowest_rate(curves: dict[str, Curve]) -> list[dict]:
         {name: at_rate(curves[name], measure, rate) for name in [*others, "J-FT"]}
         for measure in ("box_AP", "psnr")
     )
-    over_best = ap["J-FT"] - np.max([ap[name] for name in others], axis=0)
-    claims = {
-        "J-FT is best at the lowest rate": ("mAP over the best other", over_best, 100),
-        "J-FT beats T-FT at the lowest rate (the paper: +4.6 %)": (
-            "% of mAP", ap["J-FT"] / ap["T-FT"] - 1, 100,
-        ),
-    }  # fmt: skip
-    for name in ("C-FT", "J-FT"):
-        drop = psnr["baseline"] - psnr[name]
-        claims[f"PSNR falls as the task gains, {name}"] = ("dB below the baseline", drop, 1)
-    return [
-        finding(text, f"{measure}, {where}", interval(values, scale))
-        for text, (measure, values, scale) in claims.items()
+    over_best = interval(ap["J-FT"] - np.max([ap[name] for name in others], axis=0), 100)
+    over_task = interval(ap["J-FT"] / ap["T-FT"] - 1, 100)
+    beats = "J-FT beats T-FT at the lowest rate (the paper: +4.6 %)"
+    found = [
+        finding("J-FT is best at the lowest rate", f"mAP over the best other, {where}", over_best),
+        finding(beats, f"% of mAP, {where}", over_task),
     ]
+    for name in ("C-FT", "J-FT"):
+        text, drop = f"PSNR falls as the task gains, {name}", psnr["baseline"] - psnr[name]
+        found.append(finding(text, f"dB below the baseline, {where}", interval(drop)))
+    return found

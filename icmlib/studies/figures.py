@@ -13,7 +13,7 @@ import seaborn as sns
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, SymmetricalLogLocator
+from matplotlib.ticker import LogLocator
 
 COLOURS = sns.color_palette("colorblind")
 BASE, FINETUNED, SECOND, OTHER = COLOURS[3], COLOURS[0], COLOURS[1], COLOURS[7]
@@ -69,14 +69,12 @@ def detections(
 ) -> Figure:
     """Images with their instances: mask, box, class name and score."""
     figure, axes = _pictures(images, 4, 2.6)
-    for axis, image, prediction in zip(axes, images, predictions):
+    for axis, prediction in zip(axes, predictions):
         for i, label in enumerate(prediction["labels"].tolist()):
             score = prediction["scores"][i] if "scores" in prediction else None
             if score is None or score >= min_score:  # annotations have none
                 text = names[label - 1] + ("" if score is None else f" {score:.2f}")
                 _instance(axis, prediction, i, text)
-        height, width = image.shape[-2:]
-        axis.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     return figure
 
 
@@ -97,14 +95,8 @@ def crops(
     box: tuple,
     labels: dict[str, str] | None = None,
 ) -> Figure:
-    """One image in several versions: whole above, the same crop enlarged below.
-
-    Args:
-        variants: name -> image (3, H, W).
-        captions: name -> line below the crop.
-        box: top, left and size of the crop in px.
-        labels: name -> what it is, below the whole image.
-    """
+    """One image (3, H, W) in several versions: whole above, with `labels` below it; then the same
+    crop enlarged (`box`: top, left, size in px), with `captions`."""
     top, left, size = box
     labels = {name: textwrap.fill((labels or {}).get(name, ""), 28) for name in variants}
     height, width = next(iter(variants.values())).shape[-2:]
@@ -142,11 +134,16 @@ def training_curves(log: pd.DataFrame, columns: list[str], window: int = 25) -> 
     return figure
 
 
+def decibels(spectrum: np.ndarray) -> np.ndarray:
+    """Welch power (N, N) -> squared grey levels per frequency, in dB."""
+    return 10 * np.log10(255**2 * spectrum / spectrum.size + 1e-9)
+
+
 def spectra(pooled: dict[str, np.ndarray]) -> Figure:
     """Pooled Welch spectra (N, N) by name, in dB, DC in the centre: a checkerboard is a lattice
     of bright points."""
     figure, axes = _panels(1, len(pooled), 2.5, 2.8, grid=False)
-    shown = [10 * np.log10(np.fft.fftshift(p) / p.size * 255**2 + 1e-9) for p in pooled.values()]
+    shown = [np.fft.fftshift(decibels(power)) for power in pooled.values()]
     low, high = np.percentile(np.stack(shown), (1, 99.8))
     style = {"extent": (-0.5, 0.5, 0.5, -0.5), "vmin": low, "vmax": high, "cmap": "cividis"}
     for axis, name, power in zip(axes[0], pooled, shown):
@@ -162,32 +159,6 @@ def rate_check(per_image: pd.DataFrame) -> Figure:
     sns.scatterplot(per_image, x="bpp_estimate", y="bpp", color=FINETUNED, alpha=0.6, ax=axes[0, 0])
     axes[0, 0].axline([per_image["bpp"].median()] * 2, slope=1, color="0.4", lw=0.8)
     axes[0, 0].set(xlabel="estimate from likelihoods (bpp)", ylabel="real bytes (bpp)")
-    return figure
-
-
-def trade_off(table: pd.DataFrame, change: float, removed: float, measure: str) -> Figure:
-    """What each row costs the machine against what it leaves of the pattern.
-
-    Args:
-        table: indexed by row; `removed` (%) and `<measure>_change` (%).
-        change, removed: lines at these limits, in %.
-        measure: of the machine, `mask_AP` or `box_AP`.
-    """
-    figure, axes = _panels(1, 1, 7.5, 4.6)
-    axis = axes[0, 0]
-    for i, (name, row) in enumerate(table.iterrows()):
-        style = {"color": COLOURS[i % 10], "marker": "osD^v"[i // 10], "label": name}
-        axis.vlines(row["removed"], *_bounds(row, f"{measure}_change"), style["color"], lw=0.8)
-        axis.plot(row["removed"], row[f"{measure}_change"], ls="", ms=5, **style)
-    axis.axhline(0, color="0.3", lw=0.8)
-    axis.axhline(change, color=BASE, lw=0.8, ls="--")
-    axis.axvline(removed, color="0.6", lw=0.8, ls="--")
-    ylabel = f"{measure.replace('_', ' ')} against base (%)"
-    axis.set(xlabel="excess pattern removed (% of PRMS)", ylabel=ylabel)
-    axis.set_yscale("symlog", linthresh=2)  # a filter may cost ten times what finetuning does
-    axis.yaxis.set_major_locator(SymmetricalLogLocator(base=2, linthresh=0.5))
-    axis.yaxis.set_major_formatter("{x:g}")
-    axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     return figure
 
 
@@ -220,16 +191,11 @@ def against_paper(table: pd.DataFrame, measures: dict[str, str]) -> Figure:
 
 
 def growth(table: pd.DataFrame) -> Figure:
-    """What a step costs as the image, the number of patches and their size grow.
-
-    Args:
-        table: one row per measurement: `grows` (what does), `value`, and for `ours` and `theirs`
-            seconds (`<side>`) and floating-point operations (`<side>_operations`).
-    """
-    panels = table["grows"].unique()
-    figure, axes = _panels(1, len(panels), 2.8, 2.6, grid=False)
-    for axis, panel in zip(axes[0], panels):
-        rows = table[table["grows"] == panel].sort_values("value")
+    """What a step costs as the image, the number of patches and their size grow; columns as
+    `bench.growth` has them."""
+    groups = table.sort_values("value").groupby("grows", sort=False)
+    figure, axes = _panels(1, len(groups), 2.8, 2.6, grid=False)
+    for axis, (panel, rows) in zip(axes[0], groups):
         for side, colour in (("theirs", BASE), ("ours", FINETUNED)):
             seconds, operations = rows[side], rows[f"{side}_operations"]
             rate = (seconds / operations).median()  # the line has the operations' shape alone
@@ -258,17 +224,11 @@ def ratios(table: pd.DataFrame) -> Figure:
 
 
 def knob(table: pd.DataFrame, panels: dict[str, str]) -> Figure:
-    """Measures along the ways from the machine's decoder to the human one, one panel per measure.
-    The low-impact model is a horizontal line.
-
-    Args:
-        table: `way` (knob, blend, or the low-impact row) and `place` (0 to 1; none for that row).
-    """
+    """Measures of `knob.table` on the ways from the machine's decoder to the human one; the
+    low-impact model is a horizontal line."""
     figure, axes = _panels(-(-len(panels) // 3), 3, 3.1, 2.6)
     ends = table[(table["way"] == "knob") & table["place"].isin([0, 1])]
     level = table[table["place"].isna()].iloc[0]
-    for axis in axes.flat[len(panels) :]:
-        axis.set_axis_off()
     for axis, (measure, label) in zip(axes.flat, panels.items()):
         for way, colour, line in (("knob", FINETUNED, "o-"), ("blend", SECOND, "s--")):
             rows = pd.concat([ends, table[table["way"] == way]]).drop_duplicates(["way", "place"])
@@ -282,23 +242,18 @@ def knob(table: pd.DataFrame, panels: dict[str, str]) -> Figure:
 
 
 def rate_curves(points: pd.DataFrame, panels: dict[str, str], kinds: dict[str, str]) -> Figure:
-    """Measures over the rate, one line per curve, one panel per measure.
-
-    Args:
-        points: one row per point: `curve` and `bpp`.
-        kinds: curve -> `main` (bold, with its interval), `variant` (dashed) or `anchor` (grey).
-    """
+    """Measures over the rate (`bpp`), one line per `curve`, one panel per measure. `kinds`: curve
+    -> `main` (bold, with its interval), `variant` (dashed) or `anchor` (grey)."""
     figure, axes = _panels(1, len(panels), 4.2, 3.6)
     for axis, (measure, text) in zip(axes[0], panels.items()):
-        colours = iter([c for c in COLOURS if c != OTHER] * 2)
-        for (name, kind), marker in zip(kinds.items(), "oDs^vP*X<>hdp" * 3):
+        drawn = zip(kinds.items(), [c for c in COLOURS if c != OTHER] * 2, "oDs^vP*X<>hdp" * 2)
+        for (name, kind), colour, marker in drawn:
             rows = points[points["curve"] == name].sort_values("bpp")
             if rows.empty:  # an anchor that was not measured
                 continue
-            style = {"ls": {"main": "-", "variant": "--", "anchor": ":"}[kind], "marker": marker}
-            colour, width = "0.45" if kind == "anchor" else next(colours), 1.8 * (kind == "main")
-            style |= {"color": colour, "lw": width or 1, "ms": 4, "label": name}
-            axis.plot(rows["bpp"], rows[measure], **style)
+            line, width = {"main": ("-", 1.8), "variant": ("--", 1), "anchor": (":", 1)}[kind]
+            style = {"color": "0.45" if kind == "anchor" else colour, "marker": marker, "ms": 4}
+            axis.plot(rows["bpp"], rows[measure], line, lw=width, label=name, **style)
             if kind == "main":
                 bounds = _bounds(rows, measure)
                 axis.fill_between(rows["bpp"], *bounds, color=colour, alpha=0.15, lw=0)

@@ -22,11 +22,8 @@ MEASURES = {  # name, and which is better: more, or less
 
 def same_pattern(turn: Callable[[float], object], excess: float, data, halvings: int = 6) -> float:
     """The first of 2^halvings places on the way that leaves at most `excess` of the pattern (excess
-    PRMS over `data`, grey levels), by bisection: the pattern falls along the way. 1 if none does.
-
-    Args:
-        turn: place between the decoders, machine 0 to human 1 -> codec.
-    """
+    PRMS over `data`, grey levels), by bisection; 1 if none does. `turn` makes the codec at a place
+    from 0 (machine) to 1 (human)."""
     parts = 2**halvings
 
     def weak_enough(part: int) -> bool:
@@ -43,18 +40,14 @@ def table(
     evaluations: dict[tuple[str, float], Evaluation],
     base: Evaluation,
 ) -> pd.DataFrame:
-    """One row for each evaluation (of a way and a place), the base codec and the two finetuned
-    rows: all measures, and paired differences from the base codec with their 95 % intervals.
-
-    Columns `way` (knob, blend, or the low-impact row) and `place` (0 to 1; none for that row) say
-    which.
-    """
-    ends = {
-        "base": ("knob", 0.0, read_summary(profile, "base_codec", "base")),
-        human: ("knob", 1.0, read_summary(profile, "finetune", human)),
-        low_impact: (low_impact, None, read_summary(profile, "finetune", low_impact)),
+    """One row for the base codec, the two finetuned rows and each evaluation (of a way and a
+    place): all measures, and paired differences from the base codec with their 95 % intervals;
+    `way` is knob, blend or the low-impact row, `place` 0 to 1 (none for that row)."""
+    rows = {
+        "base": ("knob", 0.0, read_summary(profile, "base_codec", "base")["test"]),
+        human: ("knob", 1.0, read_summary(profile, "finetune", human)["test"]),
+        low_impact: (low_impact, None, read_summary(profile, "finetune", low_impact)["test"]),
     }
-    rows = {name: (way, place, found["test"]) for name, (way, place, found) in ends.items()}
     resamples = profile.evaluation.resamples
     for (way, place), each in evaluations.items():
         measured = summarize(each, resamples) | compare(base, each, resamples)
@@ -66,8 +59,7 @@ def table(
 def against(
     reference: Evaluation, evaluations: dict[str, Evaluation], resamples: int
 ) -> pd.DataFrame:
-    """Whether each is no worse than the reference, measure by measure: `verdicts.finding` of the
-    paired differences, and the row's name."""
+    """Findings on whether each is no worse than the reference, one for each measure."""
     rows = []
     for name, each in evaluations.items():
         paired = compare(reference, each, resamples)

@@ -20,6 +20,7 @@ from icmlib.config import (
     FinetuneConfig,
     TaskConfig,
     from_dict,
+    replace,
 )
 from icmlib.io import InputError, project_root
 
@@ -60,22 +61,17 @@ class RateTaskConfig:
     def __post_init__(self):
         chains = _changed("configurations", self.chain, self.configurations)
         controls = _changed("bridge_rows", self.bridge, self.bridge_rows)
-        unknown = set(self.only_at).difference(chains, controls)
-        named, at = {*self.bridge_at}.union(*self.only_at.values()), {*self.bridge_at}
+        points = {*self.bridge_at}.union(*self.only_at.values())
         trained = self.points_of("C-FT") if "C-FT" in chains else []
         unlisted = [k for k, v in self.anchors.items() if not isinstance(v.get("quality"), list)]
         _refuse("configurations without parts", [k for k, v in chains.items() if not v.parts])
-        _refuse("names of other curves", chains.keys() & {"baseline", *self.anchors})
-        _refuse("names of other runs", controls.keys() & {BRIDGE, *chains})
+        unknown = self.only_at.keys() - chains.keys() - controls.keys()
         _refuse("only_at of no configuration or bridge row", unknown)
-        _refuse(f"no points (there are: {', '.join(self.points)})", named.difference(self.points))
-        _refuse("bridge_at where C-FT is not trained (see only_at)", at.difference(trained))
-        for row in controls:
-            _refuse(f"only_at of {row} outside bridge_at", set(self.only_at.get(row, [])) - at)
+        _refuse(f"no points (there are: {', '.join(self.points)})", points.difference(self.points))
+        _refuse("bridge_at where C-FT is not trained (see only_at)", {*self.bridge_at} - {*trained})
         _refuse("anchors without a list of qualities", unlisted)
 
     def points_of(self, configuration: str) -> list[str]:
-        """The points at which a configuration is trained."""
         return self.only_at.get(configuration, list(self.points))
 
     def bridges(self) -> list[tuple[str, str]]:
@@ -178,8 +174,7 @@ def _refuse(why: str, names: Iterable[str]) -> None:
 def lookup(what: str, name: str, known: dict):
     """What a profile has of that name. Raises InputError: it has none; lists those that it has."""
     if name not in known:
-        has = ", ".join(known) or "none"
-        raise InputError(f"unknown {what} {name!r}; the profile has: {has}")
+        raise InputError(f"unknown {what} {name!r}; the profile has: {', '.join(known) or 'none'}")
     return known[name]
 
 
@@ -197,8 +192,7 @@ def with_seed(profile: Profile, seed: int) -> Profile:
     task network stay."""
 
     def seeded(config, *stages: str, **changes):
-        for stage in stages:
-            changes[stage] = dataclasses.replace(getattr(config, stage), seed=seed)
+        changes |= {each: replace(getattr(config, each), {"seed": seed}) for each in stages}
         return dataclasses.replace(config, **changes)
 
     facts = {"name": f"{profile.name}-seed{seed}", "seed": seed, "base_weights": None}
@@ -224,10 +218,8 @@ def load_profile(name: str | Path) -> Profile:
         if re.fullmatch(r"seed[1-9]\d*", variant):
             return with_seed(load_profile(stem), int(variant.removeprefix("seed")))
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
-        raise FileNotFoundError(
-            f"profile {path} does not exist; there are: {known}; each also as <name>-scratch, and "
-            f"as <name>-seed1, <name>-seed2, ..."
-        )
+        variants = "each also as <name>-scratch, and as <name>-seed1, <name>-seed2, ..."
+        raise FileNotFoundError(f"profile {path} does not exist; there are: {known}; {variants}")
     try:
         values = yaml.safe_load(path.read_text("utf-8")) or {}
         if not isinstance(values, dict):

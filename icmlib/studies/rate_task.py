@@ -62,8 +62,8 @@ def codec_config(profile: Profile, point: str) -> CodecConfig:
 
 
 def runs(profile: Profile) -> Iterator[tuple[str, str, tuple[str, str], str]]:
-    """Where each point of each curve was measured: curve, point, stage and name of the run, name
-    of the evaluation. Anchors that were not measured are left out."""
+    """Each measured point of each curve: curve, point, stage and name of the run, name of the
+    evaluation."""
     study = profile.rate_task
     for point in study.points:
         yield "baseline", point, ("mse_codec", point), "test"
@@ -77,10 +77,10 @@ def runs(profile: Profile) -> Iterator[tuple[str, str, tuple[str, str], str]]:
 
 def read_points(profile: Profile) -> pd.DataFrame:
     """One row for each point of each curve on test: everything that was measured."""
-    rows = []
-    for curve, point, run, evaluation in runs(profile):
-        rows.append({"curve": curve, "point": point} | read_summary(profile, *run)[evaluation])
-    return pd.DataFrame(rows)
+    return pd.DataFrame([
+        {"curve": curve, "point": point} | read_summary(profile, *run)[evaluation]
+        for curve, point, run, evaluation in runs(profile)
+    ])  # fmt: skip
 
 
 def resampled_curves(profile: Profile) -> dict[str, Curve]:
@@ -114,16 +114,14 @@ def with_intervals(points: pd.DataFrame, curves: dict[str, Curve]) -> pd.DataFra
     points = points.copy()
     for name, curve in curves.items():
         for measure, values in curve.measures.items():
-            bounds = np.quantile(values[:, 1:], (0.025, 0.975), axis=1)
-            points.loc[points["curve"] == name, [f"{measure}_low", f"{measure}_high"]] = bounds.T
+            bounds = [bootstrap.interval(draws) for draws in values[:, 1:]]
+            points.loc[points["curve"] == name, [f"{measure}_low", f"{measure}_high"]] = bounds
     return points
 
 
 def equal_rate(curves: dict[str, Curve], rate: float) -> pd.DataFrame:
-    """What each curve gives at one rate (bpp), beside the paper's figures near 0.1 bpp.
-
-    Curves of fewer than four points are left out: what lies between their points is another guess.
-    """
+    """What each curve of at least four points gives at one rate (bpp), beside the paper's figures
+    near 0.1 bpp."""
     paper = pd.read_csv(project_root() / "data" / "chamain2020_table.csv", index_col=0)
     rows = {}
     for name, curve in curves.items():
@@ -153,17 +151,16 @@ def bridge(profile: Profile, point: str, measured: dict) -> dict:
         measured: the finetuned codec's summary on test, with its paired differences from C-FT.
 
     Returns:
-        `psnr_baseline`: the MSE codec's at the same rate, interpolated (at the same point, where
-        the rate is outside its range); `psnr_before`: C-FT's; `back`: share of the loss between
-        them that is back (nan where nothing was lost), and `box_AP_change` in % of C-FT's, both
-        with `_low` and `_high`.
+        `psnr_baseline`: the MSE codec's at the same rate, interpolated (outside its range, that of
+        the same point); `psnr_before`: C-FT's; `back`: share of the loss between them (nan where
+        nothing was lost) and `box_AP_change` (%), both with `_low` and `_high`.
     """
     start = read_summary(profile, "chain", f"{point}-C-FT")["test"]
-    points = [read_summary(profile, "mse_codec", p)["test"] for p in profile.rate_task.points]
-    rates, psnr = (np.array([[p[name]] for p in points]) for name in ("bpp", "psnr"))
+    names = profile.rate_task.points
+    points = {name: read_summary(profile, "mse_codec", name)["test"] for name in names}
+    rates, psnr = (np.array([[p[key]] for p in points.values()]) for key in ("bpp", "psnr"))
     (best,) = at_rate(Curve(rates, {"psnr": psnr}), "psnr", measured["bpp"])
-    if np.isnan(best):
-        best = read_summary(profile, "mse_codec", point)["test"]["psnr"]
+    best = points[point]["psnr"] if np.isnan(best) else best
     lost = float(best - start["psnr"])
     found = {"psnr_baseline": float(best), "psnr_before": start["psnr"]}
     for end in ("", "_low", "_high"):
@@ -187,13 +184,8 @@ def read_bridges(profile: Profile) -> pd.DataFrame:
 
 
 def bridge_findings(table: pd.DataFrame, back: float, change: float) -> pd.DataFrame:
-    """Whether the bridges reach their aims, as `verdicts.finding` has it.
-
-    Args:
-        table: of `read_bridges`.
-        back: the least share of the lost PSNR that is to be back, in %.
-        change: the least change of box mAP, in %.
-    """
+    """Findings on the bridges of `read_bridges`: at least `back` % of the lost PSNR is back, and
+    box mAP changes by at least `change` %."""
     rows = []
     for row in table.to_dict("records"):
         name = f"bridge {row['point']}-{row['row']}"
@@ -208,22 +200,16 @@ def bridge_findings(table: pd.DataFrame, back: float, change: float) -> pd.DataF
 
 
 def pictures(profile: Profile, points: pd.DataFrame, x: torch.Tensor) -> tuple[dict, dict]:
-    """An image by every codec at about the rate of the first bridge, and a caption for each: rate,
-    box mAP and PSNR of the whole split.
-
-    Args:
-        points: of `read_points`.
-        x: the image (3, H, W).
-    """
+    """An image (3, H, W) by every codec at about the rate of the first bridge, and captions: rate,
+    box mAP and PSNR of the whole split."""
     at = profile.rate_task.bridge_at[0]
     (rate,) = points.query("curve == 'C-FT' and point == @at")["bpp"]
     nearest = np.log(points["bpp"] / rate).abs().groupby(points["curve"]).idxmin()
     made = {(curve, point): run for curve, point, run, _ in runs(profile)}
     shown, bridge = {}, ("bridge", f"{at}-{BRIDGE}")
-    for curve in ("baseline", "T-FT", "C-FT", "J-FT"):
-        if curve in nearest:
-            row = points.loc[nearest[curve]]
-            shown[curve] = (row["point"], made[curve, row["point"]], row)
+    for curve in (name for name in ("baseline", "T-FT", "C-FT", "J-FT") if name in nearest):
+        row = points.loc[nearest[curve]]
+        shown[curve] = (row["point"], made[curve, row["point"]], row)
     shown["C-FT, finetuned"] = (at, bridge, read_summary(profile, *bridge)["test"])
     images, captions = {"original": x}, {}
     for name, (point, run, row) in shown.items():

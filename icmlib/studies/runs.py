@@ -2,10 +2,9 @@
 
 results/<profile>/<stage>/<name>/
     run.json       parameters, versions, device, git commit, fingerprints, start, end
-    log.csv        one row per step      summary.json   what later notebooks read
+    log.csv        one row per step      summary.json        what later notebooks read
     last.pt        the checkpoint        final.safetensors   the weights
-    figures/       pictures, each with the table it was drawn from
-    notebook.ipynb the executed notebook; notebook.unfinished.ipynb while it runs, or if it failed
+    figures/       pictures              notebook.ipynb      the executed notebook
     .lock          the process at work   .*.half, .tmp*      of a killed one: count as nothing
 """
 
@@ -15,7 +14,6 @@ import json
 import platform
 import subprocess
 import warnings
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -113,7 +111,7 @@ class Run(Journal):
         aside = next(folder for folder in named if not folder.exists())
         self._lock.release(force=True)
         self.folder.rename(aside)
-        changed = ", ".join(_changes(old, self._facts)) if old else "run.json cannot be read"
+        changed = _changes(old, self._facts) if old else "run.json cannot be read"
         warnings.warn(
             f"{self.folder} is of another run ({changed}): moved to {aside}", stacklevel=4
         )
@@ -148,16 +146,14 @@ class Run(Journal):
         return summary
 
 
-def _changes(old, new, name: str = "") -> Iterator[str]:
+def _changes(old: dict, new: dict) -> str:
     """Each value that differs, by its dotted name: `parameters.finetune.lr: 0.1 -> 0.2`."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = (
-            new if not name else dict.fromkeys([*old, *new])
-        )  # run.json holds more than is compared
-        for key in keys:
-            yield from _changes(old.get(key), new.get(key), f"{name}.{key}" if name else key)
-    elif old != new:
-        yield f"{name}: {old} -> {new}"
+    before, after = (  # run.json holds more than is compared
+        pd.json_normalize({key: each.get(key) for key in new}).to_dict("records")[0]
+        for each in (old, new)
+    )
+    values = {name: (before.get(name), after.get(name)) for name in {**before, **after}}
+    return ", ".join(f"{name}: {a} -> {b}" for name, (a, b) in values.items() if a != b)
 
 
 def _now() -> str:
@@ -165,17 +161,14 @@ def _now() -> str:
 
 
 def git_state() -> dict:
-    """`commit` of the code, and whether it was `dirty`: changed since."""
+    """`commit` of the code, and whether it was `dirty`: changed since. None without git."""
 
-    def git(*words):
-        done = subprocess.run(
-            ["git", *words], capture_output=True, text=True, cwd=Path(__file__).parent
-        )
-        return done.stdout.strip() if done.returncode == 0 else None
+    def git(*words: str) -> str:
+        options = {"capture_output": True, "text": True, "check": True}
+        return subprocess.run(["git", *words], cwd=Path(__file__).parent, **options).stdout.strip()
 
-    with contextlib.suppress(FileNotFoundError):  # no git on this machine
-        commit = git("rev-parse", "HEAD")
-        return {"commit": commit, "dirty": bool(git("status", "--porcelain", "--", "."))}
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "-s", "--", "."))}
     return {"commit": None, "dirty": None}
 
 
@@ -186,7 +179,7 @@ def run_folder(profile: Profile, stage: str, name: str) -> Path:
 def open_run(
     profile: Profile, stage: str, name: str, parameters: dict, inputs: dict | None = None
 ) -> Run:
-    """The run folder of a notebook; see `Run`. A parameter `seed` goes into the provenance."""
+    """The run folder of a notebook. A parameter `seed` goes into the provenance."""
     device.keep_freed_memory()
     provenance = profile.provenance | {"seed": parameters.get("seed", profile.seed)}
     return Run(run_folder(profile, stage, name), parameters, inputs or {}, provenance)
@@ -226,11 +219,10 @@ def load_decoders(weights: str | Path | None = None) -> Decoders:
 
     Args:
         weights: a file of decoders, or a run of notebooks 02 or 03: its folder, or that below
-            `results` (`quick/finetune/p3x64`); by default the shipped ones of the `quick` profile.
+            `results` (`quick/finetune/p3x64`); by default the shipped ones of profile `quick`.
 
     Raises:
-        FileNotFoundError: no such file or run.
-        ValueError: broken, or no decoders of one codec.
+        FileNotFoundError, ValueError: no such file or run; broken; not of one codec.
     """
     path = Path(weights or SHIPPED)
     if path.suffix == ".safetensors":
@@ -257,22 +249,18 @@ def measure(
 ) -> tuple[dict[str, Evaluation], dict[str, Evaluation], dict[str, dict]]:
     """Evaluate a codec on val and test, and save what was measured in its run.
 
-    Args:
-        before: folder of the run that it is compared with; by default it is its own.
-
     Returns:
-        By split: its evaluations; those of `before`; their summaries, with the paired differences.
+        By split: its evaluations; those of the run folder `before` (or its own); summaries, with
+        the paired differences.
     """
     resamples = {"val": profile.evaluation.resamples_val, "test": profile.evaluation.resamples}
     evaluations, others, summary = {}, {}, {}
     for split, count in resamples.items():
         data = datasets.create(profile.data, split)
-        new = other = evaluate(codec, task, data, vgg)
+        evaluations[split] = new = evaluate(codec, task, data, vgg)
         save_evaluation(new, run.folder, split)
-        if before:
-            other = load_evaluation(before, split, data.ground_truth)
-        evaluations[split], others[split] = new, other
-        summary[split] = summarize(new, count) | compare(other, new, count)
+        others[split] = load_evaluation(before, split, data.ground_truth) if before else new
+        summary[split] = summarize(new, count) | compare(others[split], new, count)
     return evaluations, others, summary
 
 

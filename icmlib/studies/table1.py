@@ -26,11 +26,10 @@ MAIN, LOW_IMPACT, L2 = "p3x64", "low_impact", "l2"
 
 
 def finetuning(profile: Profile, row: str, changes: dict) -> FinetuneConfig:
-    """Settings of a row of the profile, or of a new row: those that all rows share, changed.
+    """Settings of a row of the profile, or with `changes` of a new row.
 
     Raises:
-        ValueError: a row that the profile does not have, without changes; changes to a row that it
-            has, whose results they would replace.
+        ValueError: an unknown row without changes; changes to a row of the profile.
     """
     if row in profile.rows and changes:
         raise InputError(f"row {row!r} is the profile's; give the changes a name of their own")
@@ -38,15 +37,17 @@ def finetuning(profile: Profile, row: str, changes: dict) -> FinetuneConfig:
 
 
 def label(config: FinetuneConfig) -> str:
-    """What a row is, below its name in tables and pictures: its settings."""
-    words = [f"{config.patches}x{config.patch_size}"]
-    if config.layers != 2:
-        words.append(f"{config.layers} layer" + "s" * (config.layers > 1))
+    """A row's settings in a few words, for tables and pictures."""
     loss = f"{config.adversarial.replace('_', ' ')} {config.lambda_adversarial:g}"
-    words.append("L2 only" if config.adversarial == "none" else loss)
-    words.append(f"lr {config.lr:g}" + " constant" * (config.schedule == "constant"))
     extra = {name: getattr(config, f"lambda_{name}") for name in ("feature", "lattice", "task")}
-    return ", ".join([*words, *(f"{name} {weight:g}" for name, weight in extra.items() if weight)])
+    words = [
+        f"{config.patches}x{config.patch_size}",
+        f"{config.layers} layer{'s' * (config.layers > 1)}" if config.layers != 2 else "",
+        "L2 only" if config.adversarial == "none" else loss,
+        f"lr {config.lr:g}" + " constant" * (config.schedule == "constant"),
+        *(f"{name} {weight:g}" for name, weight in extra.items() if weight),
+    ]
+    return ", ".join(filter(None, words))
 
 
 def task_measure(scores) -> str:
@@ -58,16 +59,14 @@ def read_rows(profile: Profile, split: str) -> pd.DataFrame:
     """One row for each finished run on the present base codec, indexed by name: the base codec, the
     finetunings in the profile's order, the post-filters. With the columns of `relative`."""
     runs = {"base": read_summary(profile, "base_codec", "base")}
-    for stage, names in (("finetune", profile.rows), ("post_filter", codecs.FILTERS)):
-        for name in names:
-            folder = run_folder(profile, stage, name)
-            inputs = read_json(folder / "run.json").get("inputs", {})
-            if inputs.get("base") == runs["base"]["weights"] and (folder / "summary.json").exists():
-                runs[name] = read_summary(profile, stage, name)
+    stages = dict.fromkeys(profile.rows, "finetune") | dict.fromkeys(codecs.FILTERS, "post_filter")
+    for name, stage in stages.items():
+        folder = run_folder(profile, stage, name)
+        inputs = read_json(folder / "run.json").get("inputs", {})
+        if inputs.get("base") == runs["base"]["weights"] and (folder / "summary.json").exists():
+            runs[name] = read_summary(profile, stage, name)
     facts = ("label", "trained_parameters", "seconds")
-    rows = {
-        name: {fact: run.get(fact) for fact in facts} | run[split] for name, run in runs.items()
-    }
+    rows = {name: {f: run.get(f) for f in facts} | run[split] for name, run in runs.items()}
     return relative(pd.DataFrame.from_dict(rows, orient="index").rename_axis("row"))
 
 
@@ -97,15 +96,9 @@ def aims(
     peak: float | None = None,
     feature: float | None = None,
 ) -> pd.DataFrame:
-    """Whether a row reaches its aims on test, as `verdicts.finding` says; no findings where the
-    table lacks the row. PSNR and SSIM up are always among the aims.
-
-    Args:
-        change: the least change of AP, in %.
-        removed: the least share of the excess pattern that is to go, in %.
-        peak: the highest lattice peak (LPP) that may be left, in dB.
-        feature: the most that the feature distance may grow.
-    """
+    """Findings on a row's aims: AP changes by at least `change` %, PSNR and SSIM rise; and, where
+    given, at least `removed` % of the excess pattern goes, no lattice peak is above `peak` dB, the
+    feature distance grows by at most `feature`. None where the table lacks the row."""
     ap, found = task_measure(test), []
     machine = ap.replace("_", " ")
     not_down = f"{machine} at most {-change:g} % down" if change else f"{machine} not down"
@@ -133,25 +126,23 @@ def paper() -> pd.DataFrame:
 def beside_paper(test: pd.DataFrame) -> pd.DataFrame:
     """The paper's Table 1 as changes against its own base codec, beside ours: AP in %, PSNR in
     dB, SSIM; and whether the signs agree (a change within 0.5 % of AP counts as none)."""
-    published = paper()
-    base = published.loc["base"]
-    names = published.index.drop("base").intersection(test.index, sort=False)
-    rows, ours = published.loc[names], test.loc[names]
+    base = paper().loc["base"]
+    rows = paper().drop("base").loc[lambda each: each.index.isin(test.index)]
+    ours = test.loc[rows.index]
     table = rows[["label"]].assign(AP=ours[f"{task_measure(test)}_change"])
     table["AP_paper"] = 100 * (rows["mAP"] / base["mAP"] - 1)
     for measure in ("psnr", "ssim"):
         table[measure] = ours[f"{measure}_difference"]
         table[f"{measure}_paper"] = rows[measure] - base[measure]
-    differs = pd.DataFrame({
-        measure: _sign(table[measure], none) != _sign(table[f"{measure}_paper"], none)
-        for measure, none in (("AP", 0.5), ("psnr", 0.0), ("ssim", 0.0))
-    })  # fmt: skip
-    which = differs.dot(differs.columns + ", ").astype(str).str.removesuffix(", ")
-    return table.assign(agrees=("not in " + which).where(which != "", "yes"))
-
-
-def _sign(changes: pd.Series, none: float) -> pd.Series:
-    return np.sign(changes.mask(changes.abs() < none, 0.0))
+    signs = table.drop(columns="label").apply(np.sign)
+    for name in ("AP", "AP_paper"):
+        signs[name] = signs[name].where(table[name].abs() >= 0.5, 0.0)
+    measures = ("AP", "psnr", "ssim")
+    differ = (
+        ", ".join(name for name in measures if row[name] != row[f"{name}_paper"])
+        for _, row in signs.iterrows()
+    )
+    return table.assign(agrees=[f"not in {which}" if which else "yes" for which in differ])
 
 
 def changes(configs: dict[str, FinetuneConfig], reference: str) -> dict[str, dict]:
@@ -183,22 +174,18 @@ def kept(profile: Profile, evaluation: Evaluation, kind: str) -> dict[str, float
     interval; `kind` is `mask` or `box`."""
     folder = run_folder(profile, "task_network", "given")
     before = load_evaluation(folder, "test", evaluation.ground_truth)
-    matches = before.matches[kind], evaluation.matches[kind]
-    whole = detection.average_precision(matches[0])["AP"]
-    rng = np.random.default_rng(0)
-    paired = detection.paired_bootstrap(*matches, profile.evaluation.resamples, rng=rng)
+    whole = detection.average_precision(before.matches[kind])["AP"]
+    paired = compare(before, evaluation, profile.evaluation.resamples)
     scale = 100 / whole if whole else np.nan
-    ends = {"kept": "difference", "kept_low": "low", "kept_high": "high"}
-    return {name: scale * (whole + paired[end]) for name, end in ends.items()}
+    name = f"{kind}_AP_difference"
+    return {f"kept{end}": scale * (whole + paired[f"{name}{end}"]) for end in ENDS}
 
 
 def effect(row) -> str:
     """What a row of `relative` does to pattern, machine (where it looked) and picture: a clause."""
-    ap = task_measure(row)
-    looked = np.isfinite(row.get(f"{ap}_change", np.nan))
-    machine = (
-        f"{ap.replace('_', ' ')} by {interval_text(row, f'{ap}_change', '%')}, " if looked else ""
-    )
+    ap, machine = task_measure(row), ""
+    if np.isfinite(row.get(f"{ap}_change", np.nan)):
+        machine = f"{ap.replace('_', ' ')} by {interval_text(row, f'{ap}_change', '%')}, "
     return (
         f"removes {interval_text(row, 'removed', '%')} of the excess pattern and changes "
         f"{machine}PSNR by {interval_text(row, 'psnr_difference', 'dB')} "

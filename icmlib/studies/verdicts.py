@@ -20,7 +20,7 @@ def with_interval(row, column: str, scale: float = 1.0) -> dict[str, float]:
 
 def finding(text: str, measure: str, found: dict, **bound: float) -> dict:
     """One row with the columns FINDING: `found` has value, low and high of what is bounded, by
-    default from below by 0; see `verdict`."""
+    default from below by 0."""
     said = verdict(found["low"], found["high"], **bound or {"at_least": 0.0})
     if not np.isfinite(found["value"]):
         said = "cannot be said"
@@ -46,13 +46,11 @@ def across_seeds(profile: Profile, found: pd.DataFrame, name: str) -> pd.DataFra
         found: findings of this profile.
         name: of the table that the same notebook wrote for the other seeds, where it ran here.
     """
-    tables = {f"seed {profile.seed}": found}
-    for path in sorted((project_root() / "results").glob(f"{profile.name}-seed*/{name}.csv")):
-        seed = path.parent.name.removeprefix(f"{profile.name}-seed")
-        if seed.isdigit():
-            tables[f"seed {seed}"] = pd.read_csv(path)
-    by_seed = {seed: table.set_index("finding") for seed, table in tables.items()}
-    each = pd.concat(by_seed, axis=1).reindex(found["finding"])
+    tables = {f"seed {profile.seed}": found.set_index("finding")}
+    for path in sorted((project_root() / "results").glob(f"{profile.name}-seed*[0-9]/{name}.csv")):
+        seed = path.parent.name.rpartition("-seed")[2]
+        tables[f"seed {seed}"] = pd.read_csv(path, index_col="finding")
+    each = pd.concat(tables, axis=1).reindex(found["finding"])
     held = (each.xs("verdict", axis=1, level=1) == "holds").sum(axis=1)
     seeds = each.xs("value", axis=1, level=1)
     seeds.insert(0, "holds", [f"{count} of {len(tables)}" for count in held])
@@ -63,8 +61,8 @@ def across_seeds(profile: Profile, found: pd.DataFrame, name: str) -> pd.DataFra
 
 
 def answer(run: Run, *sentences: str, trained: bool = True, seeds: Iterable[str] = ()) -> str:
-    """The sentences as a paragraph. That of a trial says so first. That of something `trained`
-    ends with the trainings it rests on: those of `seeds`, or the run's own."""
+    """The sentences as a paragraph; a trial says so first. If something was `trained`, the last
+    one names the trainings: those of `seeds`, or the run's own."""
     trial = "A trial: these numbers mean nothing." if "numbers" in run.provenance else ""
     seeds = list(seeds) or [f"seed {run.provenance['seed']}"]
     count = "One training" if len(seeds) == 1 else f"{len(seeds)} trainings"
@@ -72,34 +70,27 @@ def answer(run: Run, *sentences: str, trained: bool = True, seeds: Iterable[str]
     return " ".join(filter(None, [trial, *sentences, basis]))
 
 
-def interval_text(row, measure: str = "", unit: str = "") -> str:
+def interval_text(row, measure: str, unit: str = "") -> str:
     """`-0.9 % [-1.9, +0.1]`: a measure of a table's row with its `_low` and `_high`, changes with
-    their signs; without a measure, the figure of a finding. `n/a` where there is none."""
-    found, form = row, "+.3g"
-    if measure:
-        sign = "+" if measure.endswith(("_change", "_difference")) else ""
-        form = sign + {"%": ".1f", "dB": ".2f", "points": ".1f"}.get(unit, ".3f")
-        found = with_interval(row, measure)
-    figures = [found[end] for end in ("value", "low", "high")]
-    if not np.isfinite(figures).all():
+    their signs; `n/a` where there is none."""
+    sign = "+" if measure.endswith(("_change", "_difference")) else ""
+    form = sign + {"%": ".1f", "dB": ".2f", "points": ".1f"}.get(unit, ".3f")
+    figures = with_interval(row, measure).values()
+    if not np.isfinite([*figures]).all():
         return "n/a"
     value, low, high = (format(figure, form) for figure in figures)
     return " ".join(filter(None, [value, unit, f"[{low}, {high}]"]))
 
 
 def spread(values: pd.Series, unit: str = "") -> str:
-    """`-2 % (p3x32) to -0.1 % (layers1)`: the lowest and the highest of a column, and whose they
-    are; `n/a` where there is none."""
-    values = values.astype(float).dropna()
-    ends = dict.fromkeys([values.idxmin(), values.idxmax()] if len(values) else [])
-    space = " " if unit else ""
-    return " to ".join(f"{values[name]:.3g}{space}{unit} ({name})" for name in ends) or "n/a"
+    """`-2 to -0.1 %`: the lowest and the highest of a column."""
+    return f"{values.min():.3g} to {values.max():.3g} {unit}".strip()
 
 
 def claim(found) -> str:
     """A finding as a clause: what is claimed, the verdict, and the figure or why there is none."""
-    why = found["reason"] or interval_text(found, unit=found["measure"])
-    return f"{found['finding']}: {found['verdict']} ({why})"
+    figure = "{value:+.3g} {measure} [{low:+.3g}, {high:+.3g}]".format(**found)
+    return f"{found['finding']}: {found['verdict']} ({found['reason'] or figure})"
 
 
 def listed(found: pd.DataFrame) -> str:
@@ -110,11 +101,8 @@ def listed(found: pd.DataFrame) -> str:
 
 
 def tally(found: pd.DataFrame, what: str, seeds: pd.DataFrame) -> str:
-    """`Of 4 aims: holds 3, undecided 1; holds in each of 3 trainings 2.`"""
-    counts = found["verdict"].value_counts()
-    text = f"Of {len(found)} {what}: {', '.join(f'{word} {n}' for word, n in counts.items())}"
+    """`3 of 4 aims hold, 2 of them in every training.`"""
     trainings = seeds.filter(like="seed ").shape[1]
-    if trainings > 1:
-        held = (seeds["holds"] == f"{trainings} of {trainings}").sum()
-        text += f"; holds in each of {trainings} trainings {held}"
-    return text + "."
+    always = (seeds["holds"] == f"{trainings} of {trainings}").sum()
+    held = (found["verdict"] == "holds").sum()
+    return f"{held} of {len(found)} {what} hold, {always} of them in every training."

@@ -4,9 +4,9 @@ import pandas as pd
 import torch
 
 from icmlib.config import BaseTrainingConfig, CodecConfig, FinetuneConfig, replace
+from icmlib.studies import table1
 from icmlib.studies.profile import Profile, lookup
 from icmlib.studies.runs import load_codec, read_summary, run_folder
-from icmlib.studies.table1 import relative
 
 BEFORE, AFTER = "zoo_base", "zoo"  # stages of the runs: the base codec, and the finetuned one
 BOTH = ("box_AP", "mask_AP", "psnr", "ssim", "lpp2", "lpp4", "lpp8", "prms", "excess_prms")
@@ -15,11 +15,8 @@ BOTH = ("box_AP", "mask_AP", "psnr", "ssim", "lpp2", "lpp4", "lpp8", "prms", "ex
 def settings(
     profile: Profile, codec: str
 ) -> tuple[CodecConfig, BaseTrainingConfig, FinetuneConfig]:
-    """Architecture, base training and finetuning of one codec of the profile's zoo.
-
-    Raises:
-        ValueError: the profile's zoo has no such codec; lists those it has.
-    """
+    """Architecture, base training and finetuning of one codec of the profile's zoo; raises
+    ValueError: it has no such codec."""
     chosen = lookup("codec of the zoo", codec, profile.zoo.codecs)
     finetune = replace(profile.finetune, profile.zoo.finetune)
     return chosen.codec, replace(profile.base, chosen.base), finetune
@@ -33,7 +30,7 @@ def read_rows(profile: Profile, split: str) -> pd.DataFrame:
         if (run_folder(profile, AFTER, name) / "summary.json").exists():
             architecture, _, finetune = settings(profile, name)
             before, after = (read_summary(profile, stage, name) for stage in (BEFORE, AFTER))
-            table = relative(pd.DataFrame({"base": before[split], name: after[split]}).T)
+            table = table1.relative(pd.DataFrame({"base": before[split], name: after[split]}).T)
             row = {"label": label(architecture), "layers": finetune.layers}
             row |= {f"{each}_before": before[split][each] for each in BOTH if each in table}
             row |= table.loc[name].to_dict() | {"seconds_base": before["seconds"]}
@@ -47,8 +44,8 @@ def label(config: CodecConfig) -> str:
 
 
 def pictures(profile: Profile, codec: str, x: torch.Tensor) -> dict[str, torch.Tensor]:
-    """An image (3, H, W) as one codec of the zoo decodes the same bits, `base` and `finetuned`."""
+    """An image (3, H, W), and what `base` and `finetuned` decoder of a codec make of its bits."""
     architecture, _, _ = settings(profile, codec)
-    base, finetuned = (load_codec(profile, stage, codec, architecture) for stage in (BEFORE, AFTER))
-    bits = base.encode(x)
-    return {"base": base.decode(bits), "finetuned": finetuned.decode(bits)}
+    names = {"base": BEFORE, "finetuned": AFTER}
+    variants = {n: load_codec(profile, stage, codec, architecture) for n, stage in names.items()}
+    return table1.pictures(x, variants)

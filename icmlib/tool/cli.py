@@ -11,7 +11,6 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -66,7 +65,7 @@ def main() -> None:
 @WEIGHTS
 @WORKERS
 @FORCE
-def encode(source: Path, target: Path, weights: str, workers: int, force: bool) -> None:
+def encode(source: Path, target: Path, weights: str, **how) -> None:
     """Images to .icm files.
 
     One image, or all below a folder to files below another folder. Photographs are turned upright,
@@ -77,7 +76,7 @@ def encode(source: Path, target: Path, weights: str, workers: int, force: bool) 
     from icmlib.io import READABLE
 
     kinds = (READABLE, files.SUFFIX)
-    _code(files.encode_file, _decoders(weights).codec, (source, target), kinds, workers, force)
+    _code(files.encode_file, _decoders(weights).codec, source, target, kinds, **how)
 
 
 @main.command()
@@ -93,9 +92,7 @@ def encode(source: Path, target: Path, weights: str, workers: int, force: bool) 
 @WEIGHTS
 @WORKERS
 @FORCE
-def decode(
-    source: Path, target: Path, decoder: str, weights: str, workers: int, force: bool
-) -> None:
+def decode(source: Path, target: Path, decoder: str, weights: str, **how) -> None:
     """Pictures of .icm files.
 
     One file, in the format of the suffix (.png, .jpg, .webp, .bmp, .tif), or all below a folder to
@@ -103,43 +100,33 @@ def decode(
     """
     from icmlib.codecs import files
 
-    codec, kinds = _decoders(weights).turn(decoder), ({files.SUFFIX}, ".png")
-    _code(files.decode_file, codec, (source, target), kinds, workers, force)
+    kinds = ({files.SUFFIX}, ".png")
+    _code(files.decode_file, _decoders(weights).turn(decoder), source, target, kinds, **how)
 
 
-def _code(
-    code: Callable,
-    codec,
-    job: tuple[Path, Path],
-    kinds: tuple[set[str], str],
-    workers: int | None,
-    force: bool,
-) -> None:
+def _code(code, codec, source: Path, target: Path, kinds: tuple, workers: int, force: bool) -> None:
     """`code` one file, or a folder of files with the first of `kinds` to files of the second."""
     from tqdm import tqdm
 
     from icmlib.codecs import files
 
-    if not job[0].is_dir():
-        click.echo(f"{job[1]}: {_rate([code(codec, *job)])}")
+    if not source.is_dir():
+        click.echo(f"{target}: {_rate([code(codec, source, target)])}")
         return
-    jobs = files.pairs(*job, *kinds)
+    jobs = files.pairs(source, target, *kinds)
     left = [each for each in jobs if force or not each[1].exists()]
-    done, errors = [], []
     results = files.code_folder(code, codec, left, workers)
-    for result in tqdm(results, total=len(left), unit="file", disable=not left):
-        (errors if isinstance(result, Exception) else done).append(result)
-    click.echo(f"{job[1]}: {_rate(done)}")
+    results = list(tqdm(results, total=len(left), unit="file", disable=not left))
+    errors = [each for each in results if isinstance(each, Exception)]
+    click.echo(f"{target}: {_rate([each for each in results if each not in errors])}")
     if len(left) < len(jobs):
         click.echo(f"{len(jobs) - len(left)} were there already (--force codes them again)")
     for error in errors:
         click.echo(f"error: {error}", err=True)
-    if errors:
-        sys.exit(1)
+    sys.exit(bool(errors))
 
 
 def _rate(bitstreams: list) -> str:
-    """What was coded, and the size of its files."""
     size = sum(each.total_bytes for each in bitstreams)
     pixels = sum(each.width * each.height for each in bitstreams)
     what = f"{len(bitstreams)} images"
@@ -149,31 +136,24 @@ def _rate(bitstreams: list) -> str:
 
 
 def _decoders(weights: str | None):
-    """On the CPU, which every machine has."""
     from icmlib.studies.runs import load_decoders
 
-    decoders = load_decoders(weights)
-    decoders.codec.to("cpu")
-    return decoders
+    return load_decoders(weights)
 
 
 @main.command()
 @click.argument("file", metavar="FILE", type=PATH)
 @WEIGHTS
 def info(file: Path, weights: str) -> None:
-    """Show what a .icm file holds.
-
-    And whether these weights can read it, and with which decoders.
-    """
+    """Show what a .icm file holds, and which decoders of these weights read it."""
     from icmlib.codecs.files import read_bitstream
 
     bitstream = read_bitstream(file)
-    per_pixel = 8 / (bitstream.width * bitstream.height)
-    payload, total = bitstream.payload_bytes, bitstream.total_bytes
-    strings = " + ".join(f"{len(string):,}" for string in bitstream.strings)
+    pixels = bitstream.width * bitstream.height
     click.echo(f"image     {bitstream.width}x{bitstream.height} px")
-    click.echo(f"file      {total:,} bytes, {total * per_pixel:.3f} bpp")
-    click.echo(f"payload   {payload:,} bytes, {payload * per_pixel:.3f} bpp")
+    for name, size in (("file", bitstream.total_bytes), ("payload", bitstream.payload_bytes)):
+        click.echo(f"{name:9s} {size:,} bytes, {8 * size / pixels:.3f} bpp")
+    strings = " + ".join(f"{len(string):,}" for string in bitstream.strings)
     click.echo(f"strings   {len(bitstream.strings)} of {strings} bytes")
     click.echo(f"codec     {bitstream.codec}")
     decoders = _decoders(weights)

@@ -1,6 +1,7 @@
 """`make publish`: results become the committed reference, from which READMEs are written."""
 
 import json
+import re
 import shutil
 from datetime import date
 from pathlib import Path
@@ -74,8 +75,8 @@ def _answers(source: Path) -> dict[str, dict]:
         answer = read_json(path.parent / "summary.json").get("answer")
         if answer and path.exists():
             commit = read_json(path.parent / "run.json")["git"]["commit"]
-            found[run] = {"notebook": heading(path), "answer": answer, "commit": commit}
-            found[run]["date"] = date.today().isoformat()
+            facts = {"commit": commit, "date": date.today().isoformat()}
+            found[run] = {"notebook": heading(path), "answer": answer, **facts}
     return found
 
 
@@ -89,25 +90,23 @@ def _results_page(reference: Path) -> str:
         for picture in ("photograph", "headline", "knob", "rate_task_pictures", "rate_task"):
             if (folder / f"{picture}.png").exists():
                 parts.append(f"\n![{picture}](reference/{folder.name}/{picture}.png)")
-        sections = [_section(folder / name, title) for name, title in TABLES.items()]
-        parts += filter(None, sections)
+        found = {folder / name: title for name, title in TABLES.items()}
+        parts += [_section(path, title) for path, title in found.items() if path.exists()]
     return "\n".join(parts) + "\n"
 
 
 def _section(path: Path, title: str) -> str:
     """A published table, with columns that fit a page and an interval beside its value."""
-    if not path.exists():
-        return ""
     table = pd.read_csv(path, dtype={"row": str})
     facts = ", ".join(f"{name} {table[name].iloc[0]}" for name in FACTS if name in table)
     facts += f" ([{path.name}](reference/{path.parent.name}/{path.name}))"
     if path.name == "table1.csv":
         return f"\n### {title}\n\n{facts}\n\n{_table1(path, all_rows=True)}\n"
-    table = table.drop(columns=[*FACTS, "numbers"], errors="ignore")
+    table = table.drop(columns=FACTS, errors="ignore")
     for name in [each for each in table if f"{each}_low" in table]:
-        ends = table[[name, f"{name}_low", f"{name}_high"]].to_numpy(float)
-        table[name] = ["{:.3g} [{:.3g}, {:.3g}]".format(*row) for row in ends]
-        table = table.drop(columns=[f"{name}_low", f"{name}_high"])
+        ends = [table.pop(f"{name}{end}") for end in ("_low", "_high")]
+        rows = zip(table[name].astype(float), *ends)
+        table[name] = ["{:.3g} [{:.3g}, {:.3g}]".format(*row) for row in rows]
     return f"\n### {title}\n\n{facts}\n\n{_markdown(table)}\n"
 
 
@@ -117,21 +116,17 @@ def _table1(path: Path, all_rows: bool = False) -> str:
 
 
 def _markdown(table: pd.DataFrame) -> str:
-    def text(value) -> str:
-        if isinstance(value, float):
-            return "" if value != value else f"{value:.3g}"
-        return str(value).replace("|", "\\|").replace("\n", " ")
-
-    rows = [table.columns, ["---"] * len(table.columns), *table.map(text).itertuples(index=False)]
+    table = table.map(lambda each: f"{each:.3g}" if isinstance(each, float) else str(each))
+    table = table.replace({"^nan$": "", r"\|": r"\|", "\n": " "}, regex=True)
+    rows = [table.columns, ["---"] * len(table.columns), *table.itertuples(index=False)]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 def _fill(path: Path, name: str, text: str) -> None:
     """Put text between `<!-- <name>: ... -->` and `<!-- /<name> -->`."""
-    before, rest = path.read_text(encoding="utf-8").split(f"<!-- {name}:", 1)
-    opening, rest = rest.split("-->", 1)
-    _, after = rest.split(f"<!-- /{name} -->", 1)
-    _write(path, f"{before}<!-- {name}:{opening}-->\n{text}\n<!-- /{name} -->{after}")
+    marks = re.compile(rf"(<!-- {name}:.*?-->\n).*?(\n<!-- /{name} -->)", re.DOTALL)
+    page = path.read_text(encoding="utf-8")
+    _write(path, marks.sub(lambda found: found[1] + text + found[2], page))
 
 
 def _write(path: Path, text: str) -> None:

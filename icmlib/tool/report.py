@@ -22,17 +22,15 @@ STYLE = """<style>
 TRIAL = '<div class="trial">A trial of the machinery: these numbers mean nothing.</div>'
 
 
-def build_report(html: str | Path, notebooks: list[Path], profile_name: str | None = None) -> Path:
+def build_report(html: Path, notebooks: list[Path], profile_name: str | None = None) -> Path:
     """One self-contained HTML page of executed notebooks: text, tables and pictures, no code.
 
     Args:
-        html: the page to write.
         notebooks: executed, in order; those of a profile lie in its run folders.
         profile_name: adds a first page; none: notebooks alone.
     """
     from nbconvert import HTMLExporter  # slow to import, and only needed here
 
-    notebooks = [Path(path) for path in notebooks]
     cells = [cell for number, path in enumerate(notebooks, 1) for cell in _chapter(path, number)]
     title = "icmlib"
     if profile_name:
@@ -47,9 +45,9 @@ def build_report(html: str | Path, notebooks: list[Path], profile_name: str | No
     options = dict.fromkeys(code, True) | dict.fromkeys(addresses, "")
     exporter = HTMLExporter(embed_images=True, **options)
     body, _ = exporter.from_notebook_node(report, {"metadata": {"name": title}})
-    with written(Path(html)) as half:
+    with written(html) as half:
         half.write_text(body, encoding="utf-8")
-    return Path(html).resolve()
+    return html.resolve()
 
 
 # --- notebooks ------------------------------------------------------------------------------
@@ -65,11 +63,8 @@ def _chapter(path: Path, number: int) -> list:
         if cell.cell_type == "markdown":
             cell.source = re.sub(r"\[([^\]]*)\]\([^)]*\.ipynb\)", r"\1", cell.source)
         else:
-            cell.outputs = [
-                output
-                for output in cell.outputs
-                if output.get("name") != "stderr" and WIDGET not in output.get("data", {})
-            ]
+            said = [each for each in cell.outputs if each.get("name") != "stderr"]
+            cell.outputs = [each for each in said if WIDGET not in each.get("data", {})]
         if cell.cell_type == "markdown" or cell.outputs:
             cells.append(cell)
     return cells
@@ -91,9 +86,8 @@ def _first_page(profile: Profile, notebooks: list[Path]) -> str:
     folder = project_root() / "results" / profile.name
     stages = [path.parent.parent.name for path in notebooks]
     git = git_state()
-    facts = profile.provenance | {"commit": (git["commit"] or "unknown")[:10]}
-    facts["commit"] += " and changes" * bool(git["dirty"])
-    facts["date"] = date.today().isoformat()
+    commit = (git["commit"] or "unknown")[:10] + " and changes" * bool(git["dirty"])
+    facts = profile.provenance | {"commit": commit, "date": date.today().isoformat()}
     page = ["# Image coding for machines, and for the people who look at the same bits"]
     page += [" · ".join(f"{name} {value}" for name, value in facts.items())]
     asked = [path for path, stage in zip(notebooks, stages) if stage in ASKED]
@@ -138,7 +132,7 @@ def main_rows(table: pd.DataFrame, all_rows: bool = False) -> pd.DataFrame:
     for name in dict.fromkeys(["base", *(table.index if all_rows else names)]):
         if name in table.index:
             row = table.loc[name]
-            change = [row[f"{ap}_change{end}"] for end in ("", "_low", "_high")]
+            change = row[[f"{ap}_change{end}" for end in ("", "_low", "_high")]]
             rows[name] = {
                 "": row["label"],
                 ap.replace("_", " "): f"{row[ap]:.3f}",
