@@ -18,6 +18,7 @@ from PIL import Image
 from icmlib import tasks
 from icmlib.codecs import Bitstream, Decoders
 from icmlib.config import CodecConfig, TaskConfig
+from icmlib.explorer.coded import CodedImage
 from icmlib.io import read_image
 from icmlib.tool import cli, photograph
 
