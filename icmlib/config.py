@@ -1,4 +1,4 @@
-"""One frozen dataclass for each stage; a profile (notebooks/profiles/*.yaml) holds one of each."""
+"""One frozen dataclass for each stage; icmlib.studies.profile puts them together."""
 
 import dataclasses
 import os

@@ -1,7 +1,8 @@
 """The device and its processes: which GPU, which process of several, which precision.
 
-Evaluation is float32 in PyTorch's own memory layout. Trainings use channels-last maps, and bf16 if
-their config asks for it. OMP_NUM_THREADS sets the number of threads.
+Evaluation is float32 in PyTorch's own memory layout. Base training and chain finetuning use
+channels-last maps; trainings run in bf16 if their config asks for it. OMP_NUM_THREADS sets the
+number of threads.
 """
 
 import contextlib

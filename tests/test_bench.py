@@ -150,7 +150,7 @@ def test_the_cost_of_a_profile_is_that_of_all_its_stages(tmp_path, monkeypatch):
         "bridge": 5 * 4,
         "evaluation": (1 + 2 + 2 + 1 + 2 + 1 + 2) * (30 + 40),
     }
-    assert (table["GFLOP an image"] > 0).all() and (table.drop("evaluation")["GB"] > 0).all()
+    assert (table["GFLOP per image"] > 0).all() and (table.drop("evaluation")["GB"] > 0).all()
     stage = table.loc["task network"]
-    hours = 16 * stage["GFLOP an image"] / 30e3 / 3600
+    hours = 16 * stage["GFLOP per image"] / 30e3 / 3600
     assert stage["hours at 30 TFLOP/s"] == pytest.approx(hours)

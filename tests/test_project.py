@@ -45,8 +45,7 @@ def test_environment_has_cuda_and_lets_pip_read_its_part():
     assert "cuda-version" in dict(map(requirement, entries))
     builds = [text.split()[2:] for text in entries if text.startswith(("pytorch ", "torchvision "))]
     assert builds == [["cuda*"], ["cuda*"]]
-    # a requirements file takes few of pip's options; --no-deps is none of them
-    assert [text for text in entries if text.startswith("-")] == ["--editable ."]
+    assert not [text for text in entries if text.startswith("-")]  # pip would not read them
 
 
 def test_detectron2_is_the_same_commit_everywhere():

@@ -1,4 +1,4 @@
-"""The codec zoo's bookkeeping: settings by name, and one row a codec."""
+"""The codec zoo's bookkeeping: settings by name, and one row per codec."""
 
 import pytest
 

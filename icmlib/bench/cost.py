@@ -24,8 +24,8 @@ KEPT = 4  # times its weights a run keeps: them, and them with Adam's two moment
 
 
 def cost(profile: Profile, size: int = 554, batch: int = 1, tflops: float = 15.0) -> pd.DataFrame:
-    """One row per stage: images that go through it, seconds and GFLOP for one of them (the
-    dearest), hours on this device and on a GPU that sustains so many TFLOP/s, and disk in GB.
+    """One row per stage: images that go through it, seconds and GFLOP for the most expensive
+    of them, hours on this device and on a GPU that sustains so many TFLOP/s, and disk in GB.
 
     Measured with untrained networks on dead leaves; reading a data set's own images comes on top.
 
@@ -40,9 +40,9 @@ def cost(profile: Profile, size: int = 554, batch: int = 1, tflops: float = 15.0
         data.category_ids = [*range(1, profile.task.num_classes + 1)]  # whatever is found has one
         table = pd.DataFrame(_rows(profile, data, Path(folder)))
     gpu = f"hours at {tflops:g} TFLOP/s"
-    table["hours here"] = table["s an image"] * table["images"] / 3600
-    table[gpu] = table["GFLOP an image"] * table["images"] / tflops / 3.6e6
-    how = {"images": "sum", "s an image": "max", "GFLOP an image": "max"}
+    table["hours here"] = table["s per image"] * table["images"] / 3600
+    table[gpu] = table["GFLOP per image"] * table["images"] / tflops / 3.6e6
+    how = {"images": "sum", "s per image": "max", "GFLOP per image": "max"}
     how |= {"hours here": "sum", gpu: "sum", "GB": "sum"}
     return table.groupby("stage", sort=False).agg(how)
 
@@ -56,7 +56,7 @@ def _rows(profile: Profile, data: CocoDataset, folder: Path) -> Iterator[dict]:
         if (key := str(like)) not in measured:
             gflop = operations(lambda: call(1)) / len(data) / 1e9
             seconds = seconds_a_step(call, 2) / len(data)
-            measured[key] = {"s an image": seconds, "GFLOP an image": gflop}
+            measured[key] = {"s per image": seconds, "GFLOP per image": gflop}
         return {"stage": stage, "images": images, **measured[key]}
 
     for stage, architecture, loop, config in trainings(profile):

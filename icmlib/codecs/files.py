@@ -42,7 +42,7 @@ def decode_file(codec, source: Path, target: Path) -> Bitstream:
         image = codec.decode(bitstream)  # (3, H, W)
     pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
     format = Image.registered_extensions()[target.suffix.lower()]
-    with whole(target) as half:
+    with whole(target) as half, _about(target, ValueError):  # WebP takes no more than 16,383 px
         Image.fromarray(pixels).save(half, format, quality=QUALITY)
     return bitstream
 
@@ -78,11 +78,11 @@ def whole(target: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _about(path: Path) -> Iterator[None]:
-    """The codec's errors, with the name of the file."""
+def _about(path: Path, kind: type[Exception] = InputError) -> Iterator[None]:
+    """Errors of this kind, with the name of the file."""
     try:
         yield
-    except InputError as error:
+    except kind as error:
         raise InputError(f"{path}: {error}") from error
 
 
@@ -128,7 +128,7 @@ def on_all_cores(
     """
     device = getattr(codec, "device", torch.device("cpu"))
     if device.type != "cpu":
-        raise ValueError(f"codec is on {device}; move it to the CPU to code on all cores")
+        raise InputError(f"codec is on {device}; move it to the CPU to code on all cores")
     workers = min(torch.get_num_threads() if workers is None else workers, len(items))
     call = partial(function, codec)
     return iter(DataLoader(items, batch_size=None, num_workers=workers, collate_fn=call))

@@ -1,6 +1,6 @@
-"""The door for annotation files: COCO instances are checked as a whole and brought to one form.
+"""Annotation files: COCO instances are checked as a whole and brought to one form.
 
-Behind it every image has an `id` (int), a `file_name` and either both or none of `height` and
+After reading, every image has an `id` (int), a `file_name` and either both or none of `height` and
 `width` (px); every annotation has `id`, `image_id`, `category_id`, `bbox` ([x, y, width, height] in
 px, finite), `area`, `iscrowd` (0 or 1), `left_out` (why training does not see it, or "") and, where
 it has a mask, `segmentation`: polygons that stay near the image, or run lengths of its size.
@@ -277,7 +277,7 @@ def _whole_compressed(counts: list[str], pixels: np.ndarray) -> np.ndarray:
 
 
 def _complete(rows: list[dict], boxes: np.ndarray, size: np.ndarray) -> None:
-    """The form that all behind the door may rely on, and what training leaves out."""
+    """Fills in what is missing, and marks what training leaves out."""
     small = (boxes[:, 2:] < MIN_SIDE).any(1)
     end, start = boxes[:, :2] + boxes[:, 2:], boxes[:, :2]
     beside = (size > 0).all(1) & ((end <= 0) | (start >= size[:, ::-1])).any(1)

@@ -36,7 +36,6 @@ class CodedImage:
         self._y_hat = decoders.codec.decode_latents(self.bitstream)
         self.machine = self.decode(MACHINE)
 
-    @torch.no_grad()
     @device.exact()
     def decode(self, to: str | float) -> torch.Tensor:
         """x_hat (3, H, W) of 8 bits, by a decoder's name or a place of the knob; only g_s runs.

@@ -10,7 +10,10 @@ from scipy.interpolate import PchipInterpolator
 from icmlib.metrics import bd, bootstrap
 from icmlib.studies.verdicts import FINDING, finding
 
-ANCHORS = ("VVC", "HEVC")  # what the learned codec is held against off the shelf: the first there
+OFF_THE_SHELF = (
+    "VVC",
+    "HEVC",
+)  # the first that was measured
 
 
 @dataclass
@@ -94,7 +97,7 @@ def findings(curves: dict[str, Curve]) -> pd.DataFrame:
     """The paper's findings on these curves. The paper's conventional anchor is VVC; where that was
     not measured, HEVC stands for it."""
     rows = []
-    for anchor in [name for name in ANCHORS if name in curves][:1]:
+    for anchor in [name for name in OFF_THE_SHELF if name in curves][:1]:
         text = f"off the shelf, the learned codec is at least as good for the machine as {anchor}"
         found = delta(curves, anchor, "baseline")
         rows.append(finding(text, f"BD-mAP against {anchor}", found))

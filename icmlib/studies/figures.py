@@ -191,8 +191,8 @@ def against_paper(table: pd.DataFrame, measures: dict[str, str]) -> Figure:
 
 
 def growth(table: pd.DataFrame) -> Figure:
-    """What a step costs as the image, the number of patches and their size grow; columns as
-    `bench.growth` has them."""
+    """What a step costs as the image, the number of patches and their size grow: columns
+    `grows`, `value`, `ours`, `theirs` (s), `ours_operations` and `theirs_operations`."""
     groups = table.sort_values("value").groupby("grows", sort=False)
     figure, axes = _panels(1, len(groups), 2.8, 2.6, grid=False)
     for axis, (panel, rows) in zip(axes[0], groups):
@@ -204,7 +204,7 @@ def growth(table: pd.DataFrame) -> Figure:
         axis.set(xlabel=panel, xscale="log", yscale="log")
         axis.set_xticks(rows["value"], [f"{value:g}" for value in rows["value"]])
         axis.minorticks_off()
-    axes[0, 0].set_ylabel("ms a step (dashed: operations)")
+    axes[0, 0].set_ylabel("ms per step (dashed: operations)")
     axes[0, 0].legend(frameon=False, fontsize=8)
     return figure
 

@@ -44,7 +44,7 @@ def bridge_config(profile: Profile, point: str, row: str) -> FinetuneConfig:
 def anchor_codecs(profile: Profile, name: str) -> dict[str, ConventionalCodec]:
     """An anchor at each of the profile's qualities, by name; raises NotMeasured where it cannot
     run here."""
-    options = profile.rate_task.anchors[name]
+    options = lookup("anchor", name, profile.rate_task.anchors)
     return {
         f"q{quality}": codecs.anchor(name, **options | {"quality": quality})
         for quality in options["quality"]

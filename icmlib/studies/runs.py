@@ -5,7 +5,7 @@ results/<profile>/<stage>/<name>/
     log.csv        one row per step      summary.json        what later notebooks read
     last.pt        the checkpoint        final.safetensors   the weights
     figures/       pictures              notebook.ipynb      the executed notebook
-    .lock          the process at work   .*.half, .tmp*      of a killed one: count as nothing
+    .lock          the process at work   .*.half, .tmp*      left by a killed process: ignored
 """
 
 import contextlib
@@ -37,7 +37,7 @@ from icmlib.evaluate import (
     save_evaluation,
     summarize,
 )
-from icmlib.io import InputError, plain, project_root, read_json, written
+from icmlib.io import InputError, UserError, plain, project_root, read_json, written
 from icmlib.metrics.fidelity import VGGDistance
 from icmlib.studies.profile import Profile, load_profile
 from icmlib.tasks import TaskNetwork
@@ -45,6 +45,10 @@ from icmlib.training.journal import Journal
 
 UNFINISHED = "notebook.unfinished.ipynb"  # see icmlib.tool.notebooks.run_notebook
 PACKAGES = ("torch", "torchvision", "compressai", "numpy", "faster-coco-eval")
+
+
+class BusyError(UserError, RuntimeError):
+    """Another process is at work in a run folder."""
 
 
 class Run(Journal):
@@ -95,7 +99,7 @@ class Run(Journal):
             self._lock.acquire(blocking=False)
         except Timeout:
             busy = f"another process is at work in {self.folder}; wait for its end, or end it"
-            raise RuntimeError(f"{busy}, and run again") from None
+            raise BusyError(f"{busy}, and run again") from None
         for pattern in (".*.half", ".tmp*"):  # left by a killed process; .tmp* by safetensors
             for half in self.folder.rglob(pattern):
                 half.unlink()
@@ -165,7 +169,9 @@ def git_state() -> dict:
 
     def git(*words: str) -> str:
         options = {"capture_output": True, "text": True, "check": True}
-        return subprocess.run(["git", *words], cwd=Path(__file__).parent, **options).stdout.strip()
+        return subprocess.run(
+            ["git", *words], cwd=Path(__file__).parents[1], **options
+        ).stdout.strip()
 
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "-s", "--", "."))}

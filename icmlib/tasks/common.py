@@ -9,7 +9,7 @@ from icmlib.io import InputError
 
 
 def masks_of(target: dict) -> torch.Tensor:
-    """(N, H, W); raises ValueError if the data set has none, as its network then needs none."""
+    """(N, H, W) of a network that trains on masks; raises InputError if the data set has none."""
     if "masks" not in target:
         raise InputError(
             "this task network trains on masks, and not every box of the data set has one "

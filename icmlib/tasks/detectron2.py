@@ -19,10 +19,9 @@ PREFIX = "detectron2:"  # before the config's name, in TaskConfig.name
 PUBLISHED = ("DEFAULT",)  # the weights that the model zoo has for a config
 COMMIT = "02b5c4e295e990042a714712c21dc79b731e8833"  # what the tests ran with
 INSTALL = (
-    f"With PyTorch already there: pip install 'setuptools<82' wheel 'opencv-python-headless<4.12', "
-    f"then pip install --no-build-isolation "
-    f"'git+https://github.com/facebookresearch/detectron2@{COMMIT}'. It is compiled, for minutes; "
-    f"a conda environment of environment.yml has it"
+    f"With PyTorch, a C++ compiler and setuptools<82 already there: pip install "
+    f"--no-build-isolation 'git+https://github.com/facebookresearch/detectron2@{COMMIT}'; it is "
+    f"compiled, for minutes"
 )
 
 

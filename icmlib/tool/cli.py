@@ -182,7 +182,7 @@ def compare(photo: Path, out: Path, crop: str, weights: str, task: Path) -> None
 
     Writes a picture, and a table of rate, fidelity, pattern and detections. Two rows show the
     machine's decoder followed by a filter: Gaussian (sigma 1) and bilateral (sigma 2). bpp is of
-    the payload, bpp_total of the whole file. The original's are those of a PNG.
+    the payload, bpp_total of the whole file. For the original, both are of a PNG file.
     """
     from icmlib.tool import photograph
 

@@ -20,9 +20,11 @@ ANSWERED = (  # runs whose answers are published
 TABLES = {  # file of a reference -> its title in results/README.md
     "table1.csv": "Table 1: decoder finetuning, test split",
     "aims.csv": "Aims of study 1",
+    "aims_seeds.csv": "Aims of study 1 by seed",
     "photographs.csv": "Photographs",
     "knob_findings.csv": "One bitstream, two decoders: beside the low-impact model",
     "zoo.csv": "Other codecs",
+    "zoo_aims.csv": "Aims for other codecs",
     "rate_task_equal_rate.csv": "Rate against task: every curve at one rate",
     "rate_task_findings.csv": "Rate against task: findings",
     "rate_task_seeds.csv": "Rate against task: findings by seed",

@@ -11,6 +11,7 @@ import pandas as pd
 from icmlib.io import project_root, read_json, written
 from icmlib.studies.profile import Profile, load_profile
 from icmlib.studies.runs import git_state
+from icmlib.studies.table1 import task_measure
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 GIVEN = ("data", "task_network")  # stages whose answers are no findings
@@ -125,7 +126,7 @@ LEGEND = (
 def main_rows(table: pd.DataFrame, all_rows: bool = False) -> pd.DataFrame:
     """Table 1 as text: its rows that matter most (base, the paper's main row and low impact, L2
     alone, the best beyond the paper, a filter), or all."""
-    ap = "mask_AP" if "mask_AP" in table else "box_AP"
+    ap = task_measure(table)
     beyond = list(table.index[table["chosen"]]) if "chosen" in table else []
     names = ["p3x64", "low_impact", "l2", *beyond, "bilateral"]
     rows = {}

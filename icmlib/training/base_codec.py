@@ -28,7 +28,7 @@ def train_base_codec(
     """Train a codec by rate + lambda_mse * MSE + lambda_feature * feature distance on random crops
     of `dataset.image(index)`; weights and entropy tables go to `journal`. `task` is the frozen
     machine, or a proxy of `icmlib.tasks.proxies`; none if lambda_feature is 0."""
-    frozen = [task.to(device.current()).requires_grad_(False)] if task else []
+    frozen = [task.to(device.current()).requires_grad_(False)] if task is not None else []
     codec.to(device.current()).train().requires_grad_(True)
     quantiles, weights = split_quantiles(codec)
     optimizer = Adam(weights, config.lr, fused=True)

@@ -10,7 +10,7 @@ import torch
 from torch.optim import Optimizer
 
 from icmlib import device
-from icmlib.io import no_space, save_weights, written
+from icmlib.io import InputError, no_space, save_weights, written
 
 CHECKPOINT_EVERY = 250  # steps
 
@@ -88,7 +88,7 @@ class Journal:
         except (torch.OutOfMemoryError, MemoryError):
             raise
         except Exception as error:  # torch has many for this, and none names the file
-            raise ValueError(
+            raise InputError(
                 f"checkpoint {path} is damaged, or of other networks than these; delete it and "
                 f"run again: the run then starts from its first step"
             ) from error

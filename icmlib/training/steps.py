@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from icmlib import device
+from icmlib.io import InputError
 
 
 @functools.lru_cache(2)
@@ -41,7 +42,7 @@ def batches(
     """
     state = device.state()
     if config.batch % state.num_processes:
-        raise ValueError(f"{state.num_processes} processes cannot share a batch of {config.batch}")
+        raise InputError(f"{state.num_processes} processes cannot share a batch of {config.batch}")
     mine = slice(state.process_index, None, state.num_processes)
     left = range(start, config.steps)
     loader = DataLoader(
