@@ -47,6 +47,7 @@ def test_photographs_of_a_folder_come_upright(tmp_path):
     Image.new("RGB", (40, 20), "red").save(tmp_path / "a.jpg", exif=exif)
     data = CocoDataset(tmp_path)
     assert data.sizes() == [(40, 20)] and data.image(0).shape == (3, 40, 20)
+    assert data.turned() == ["a.jpg"]
 
 
 @pytest.mark.parametrize("suffix", ["gif", "avif", "heic", "webp"])

@@ -1,10 +1,14 @@
 """The strict papermill wrapper. The report is in test_report.py."""
 
+import json
 import os
+import subprocess
+import sys
 
 import nbformat
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from icmlib.io import InputError
 from icmlib.tool import cli, notebooks
@@ -114,6 +118,43 @@ def test_failed_run_leaves_its_traceback(notebook, tmp_path):
     assert f"traceback: {traceback}" in done.stderr
     assert "ZeroDivisionError" in traceback.read_text()
     assert not executed.exists()  # it has its name once it came to its end
+
+
+def icm(*words, **variables) -> subprocess.CompletedProcess:
+    """The command line in a process of its own."""
+    command = [sys.executable, "-m", "icmlib.tool.cli", *map(str, words)]
+    return subprocess.run(command, env=os.environ | variables, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_the_kernel_is_of_this_environment(notebook, tmp_path):
+    """Also where the user has a kernel of that name for another Python."""
+    kernel = tmp_path / "kernels" / "python3" / "kernel.json"
+    kernel.parent.mkdir(parents=True)
+    spec = {"argv": ["false", "{connection_file}"], "display_name": "other", "language": "python"}
+    kernel.write_text(json.dumps(spec))
+    done = icm("run", notebook, tmp_path / "out.ipynb", JUPYTER_DATA_DIR=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_variables_that_another_launcher_left_are_ignored(tmp_path):
+    """A process that waited for others would never end."""
+    left = dict.fromkeys(("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE"), "2") | {"RANK": "1"}
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    done = icm("encode", tmp_path / "a.png", tmp_path / "a.icm", **left)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_a_report_is_whole_in_any_locale(notebook, tmp_path):
+    book = nbformat.read(notebook, as_version=4)
+    book.cells[0].source = "# Größe · 測定"
+    nbformat.write(book, notebook)
+    ascii_alone = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = icm("report", tmp_path / "report.html", notebook, **ascii_alone)
+    assert done.returncode == 0, done.stderr
+    assert "Größe · 測定" in (tmp_path / "report.html").read_text("utf-8")
 
 
 @pytest.mark.parametrize(

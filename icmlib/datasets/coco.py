@@ -178,13 +178,19 @@ class CocoDataset(Dataset):
         """(height, width) of every image, in px, from the annotations or the files' headers."""
         return [self._size(index) for index in range(len(self))]
 
+    def turned(self) -> list[str]:
+        """Files that their EXIF orientation turns. Of annotated ones, check that the annotations
+        are of the image as it is stored: that is how it is read."""
+        names = [image["file_name"] for image in self.ground_truth["images"]]
+        return [name for k, name in enumerate(names) if _orientation(self.path(k)) > 1]
+
     def _size(self, index: int) -> tuple[int, int]:
         stated = self.ground_truth["images"][index]
         if "height" in stated and "width" in stated:
             return stated["height"], stated["width"]
         with Image.open(self.path(index)) as file:
-            turned = self.upright and file.getexif().get(ExifTags.Base.Orientation, 1) > 4
-            return (file.width, file.height) if turned else (file.height, file.width)
+            size = file.height, file.width
+        return size[::-1] if self.upright and _orientation(self.path(index)) > 4 else size
 
     def image(self, index: int) -> torch.Tensor:
         """(3, H, W); raises ValueError where the annotations state another size."""
@@ -212,6 +218,12 @@ class CocoDataset(Dataset):
             masks = np.array(masks, np.uint8).reshape(-1, height, width)
             target["masks"] = torch.from_numpy(masks)
         return target
+
+
+def _orientation(path: Path) -> int:
+    """1: as it is stored; 5 to 8: height and width change places."""
+    with Image.open(path) as file:
+        return file.getexif().get(ExifTags.Base.Orientation, 1)
 
 
 def _decode(segmentation: list | dict, height: int, width: int) -> np.ndarray:
