@@ -199,7 +199,8 @@ def read_image(
         with Image.open(file or path) as image:
             pixels = _pixels(ImageOps.exif_transpose(image) if upright else image)
     except FileNotFoundError:
-        raise FileNotFoundError(f"image {path} does not exist") from None
+        hint = "; its name holds a backslash, write /" if "\\" in str(path) else ""
+        raise FileNotFoundError(f"image {path} does not exist{hint}") from None
     except UNREADABLE as error:
         reason = str(error).partition(" <_io.")[0]  # no addresses in memory
         message = f"image {path} cannot be read ({reason}); replace it or remove it"

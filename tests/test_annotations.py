@@ -13,6 +13,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from icmlib import datasets
 from icmlib.config import DataConfig
 from icmlib.datasets import CocoDataset
 from icmlib.datasets.annotations import read_annotations
@@ -218,10 +219,33 @@ def test_class_names_that_do_not_match_are_said(folder, tmp_path):
     ]
 
 
-def test_a_profile_names_classes():
-    config = DataConfig("coco", classes={"van": "car"}, class_names="COCO")
-    assert config.class_names == "COCO"
-    assert len(coco_categories()) == 80 and {"id": 3, "name": "car"} in coco_categories()
+SPLITS = ("train", "val", "test")
+
+
+def profile_data(folder, **changes) -> DataConfig:
+    files = {"images": ".", "annotations": "instances.json"}
+    return DataConfig(
+        "coco", str(folder), splits=dict.fromkeys(("train", "val", "test"), files), **changes
+    )
+
+
+def test_a_profile_names_classes(folder):
+    write(folder, sound())
+    data = datasets.create(profile_data(folder, classes={"disk": "car"}, class_names="COCO"), "val")
+    assert len(data.category_ids) == 80 and {"id": 3, "name": "car"} in coco_categories()
+    assert data[0][1]["labels"].tolist() == [3]
+    with pytest.raises(ValueError, match=r"val, test: data.classes does not match:\n- 'disc'"):
+        datasets.check(profile_data(folder, classes={"disc": "car"}))
+    with pytest.raises(ValueError, match=r"there are 1 categories; .*num_classes is 80"):
+        datasets.check(profile_data(folder, classes={"disk": "car"}), num_classes=80)
+
+
+def test_backslashes_are_hinted_at(folder):
+    write(folder, change("images.0.file_name", "sub\\1.png"))
+    with pytest.raises(ValueError, match=r"1 of 3 images are not .*names hold backslashes"):
+        datasets.check(profile_data(folder))
+    with pytest.raises(FileNotFoundError, match=r"holds a backslash, write /"):
+        CocoDataset(folder, folder / "instances.json").image(0)
 
 
 # --- sound files, changed at random ----------------------------------------------------------

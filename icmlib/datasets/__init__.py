@@ -128,7 +128,8 @@ def _image_problems(folder: Path, names: list[str]) -> Iterator[str]:
     for what, wrong in ((f"not in {folder}", None), (f"empty files in {folder}", 0)):
         some = [name for name, size in sizes.items() if size == wrong]
         if some:
-            yield f"{len(some):,} of {len(names):,} images are {what}: {first_few(some)}"
+            hint = "; names hold backslashes, write /" if any("\\" in name for name in some) else ""
+            yield f"{len(some):,} of {len(names):,} images are {what}: {first_few(some)}{hint}"
 
 
 def _archive(path: Path) -> str:
