@@ -78,8 +78,8 @@ def evaluate(
         rows = [images[i] for i in indices]
         files = [bytes(_named(row, codec.encode, image)) for row, image in zip(rows, x)]
         bitstreams = [Bitstream.from_bytes(data) for data in files]
-        x_hat = torch.stack([codec.decode(bitstream) for bitstream in bitstreams])
-        x_hat = fidelity.to_8bit(x_hat.float().clamp(0, 1))
+        decoded = [_named(row, codec.decode, each) for row, each in zip(rows, bitstreams)]
+        x_hat = fidelity.to_8bit(torch.stack(decoded).float().clamp(0, 1))
         table = _table(rows, files, bitstreams, x.to(where), x_hat.to(where), vgg)
         if task is not None:
             features, features_hat = task.features(x), task.features(x_hat)

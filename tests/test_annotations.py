@@ -102,6 +102,7 @@ def write(folder, coco) -> str:
         ("annotations.0.category_id", [1], "category_id is of no category listed"),
         ("annotations.0.bbox", [float("nan")] * 4, "bbox is not .* four finite numbers"),
         ("annotations.0.bbox", [1, 2, 3], "bbox is not .* four finite numbers"),
+        ("annotations.0.bbox", [1], "bbox is not .* four finite numbers"),
         ("annotations.0.bbox", None, "bbox is not .* four finite numbers"),
         ("annotations.0.bbox", [1, 2, -3, 4], "bbox has a negative side"),
         ("annotations.0.bbox", [1, 2, 3e5, 4], "bbox is far outside its image"),

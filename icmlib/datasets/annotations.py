@@ -9,6 +9,7 @@ it has a mask, `segmentation`: polygons that stay near the image, or run lengths
 import contextlib
 import gc
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -168,10 +169,8 @@ def _sizes(images: list[dict], rows: list[dict]) -> np.ndarray:
 
 def _unknown(rows: list[dict], key: str, listed: list[dict]) -> list[bool]:
     """Whether the row names none of those listed."""
-    known, values = (
-        {each.get("id") for each in listed if type(each.get("id")) is int},
-        [row.get(key) for row in rows],
-    )
+    known = {each.get("id") for each in listed if type(each.get("id")) is int}
+    values = [row.get(key) for row in rows]
     if set(map(type, values)) == {int} and known.issuperset(values):
         return [False]
     return [type(value) is not int or value not in known for value in values]
@@ -188,12 +187,9 @@ def _numbers(rows: list, *width: int) -> np.ndarray:
     array = np.full((len(rows), *width), np.nan)
     for k, row in enumerate(rows):
         numbers = row if width else [row]
-        if (
-            isinstance(numbers, list)
-            and (len(numbers),) in ((1,), width)
-            and all(map(_finite, numbers))
-        ):
-            array[k] = numbers if width else row
+        right = isinstance(numbers, list) and len(numbers) == math.prod(width)
+        if right and all(map(_finite, numbers)):
+            array[k] = row
     return array
 
 
