@@ -101,8 +101,9 @@ def listed(found: pd.DataFrame) -> str:
 
 
 def tally(found: pd.DataFrame, what: str, seeds: pd.DataFrame) -> str:
-    """`3 of 4 aims hold, 2 of them in every training.`"""
+    """`3 of 4 aims hold, 2 of them in every training.` The latter if there are several."""
     trainings = seeds.filter(like="seed ").shape[1]
     always = (seeds["holds"] == f"{trainings} of {trainings}").sum()
     held = (found["verdict"] == "holds").sum()
-    return f"{held} of {len(found)} {what} hold, {always} of them in every training."
+    every = f", {always} of them in every training" if trainings > 1 else ""
+    return f"{held} of {len(found)} {what} hold{every}."
