@@ -69,8 +69,9 @@ def encode(source: Path, target: Path, weights: str, **how) -> None:
     """Images to .icm files.
 
     One image, or all below a folder to files below another folder. Photographs are turned upright,
-    as their EXIF orientation says. 16 bits become 8; transparency is dropped. In a folder, images
-    that already have a .icm file are skipped; unreadable images are named at the end (exit code 1).
+    as their EXIF orientation says. 16 bits become 8; what is transparent is put on white. In a
+    folder, images that already have a .icm file are skipped; unreadable images are named at the end
+    (exit code 1).
     """
     from icmlib.codecs import files
     from icmlib.io import READABLE
@@ -118,7 +119,8 @@ def _code(code, codec, source: Path, target: Path, kinds: tuple, workers: int, f
     results = files.code_folder(code, codec, left, workers)
     results = list(tqdm(results, total=len(left), unit="file", disable=not left))
     errors = [each for each in results if isinstance(each, Exception)]
-    click.echo(f"{target}: {_rate([each for each in results if each not in errors])}")
+    done = [each for each in results if not isinstance(each, Exception)]
+    click.echo(f"{target}: {_rate(done)}")
     if len(left) < len(jobs):
         click.echo(f"{len(jobs) - len(left)} were there already (--force codes them again)")
     for error in errors:

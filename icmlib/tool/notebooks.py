@@ -11,9 +11,6 @@ import yaml
 
 from icmlib.io import InputError
 
-# before a user's own kernel `python3`, which may be of another Python, comes this environment's
-os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
-
 
 def run_notebook(notebook: str | Path, executed: str | Path, parameters: dict) -> None:
     """Execute a notebook with parameters. The executed copy is `<executed>.unfinished.ipynb` until
@@ -28,6 +25,8 @@ def run_notebook(notebook: str | Path, executed: str | Path, parameters: dict) -
     if notebook in (executed, unfinished(executed)):
         raise InputError(f"the executed copy would replace {notebook}; give it another name")
     executed.parent.mkdir(parents=True, exist_ok=True)
+    # this environment's kernel `python3` before the user's own, which may be of another Python
+    os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
     plain = (
         str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, unfinished(executed))
     )
