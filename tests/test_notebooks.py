@@ -154,7 +154,8 @@ def test_a_report_is_whole_in_any_locale(notebook, tmp_path):
     # -S: Python before 3.13 reads the .pth files of an environment in the locale's encoding
     command = [sys.executable, "-S", "-m", "icmlib.tool.cli", "report"]
     ascii_alone = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    variables = os.environ | ascii_alone | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    paths = {"PYTHONPATH": os.pathsep.join(sys.path), "JUPYTER_PATH": f"{sys.prefix}/share/jupyter"}
+    variables = os.environ | ascii_alone | paths
     done = subprocess.run(
         [*command, tmp_path / "report.html", notebook], env=variables, capture_output=True, text=True
     )
