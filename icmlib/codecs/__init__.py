@@ -5,7 +5,7 @@ learned.py        CompressAI's models
 rans.py           their entropy coder, safe for any string
 zoo.py            their names, and CompressAI's own weights
 conventional.py   Pillow's formats and HEVC
-vvc.py            VVC by a VTM build; all conventional codecs by name
+vvc.py            VVC by VVenC; all conventional codecs by name
 filters.py        post-filters
 files.py          files and folders to bitstreams and back
 latents.py        y_hat of a whole data set, computed once
