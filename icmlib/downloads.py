@@ -1,11 +1,10 @@
 """Published weights: fetched at first use into torch.hub's cache, and never unpickled.
 
-Their file names end in the first digits of a hash: SHA-256 after a hyphen (`name-446d5c7f.pth`, as
-torch.hub has it), MD5 after an underscore (`model_final_f10217.pkl`, as detectron2 has it).
+Their file names end in the first digits of a hash: SHA-256 after a hyphen (`name-446d5c7f.pth`), or
+detectron2's MD5 after an underscore (`model_final_f10217.pkl`).
 """
 
 import hashlib
-import math
 import pickle
 import re
 from http.client import HTTPException
@@ -23,12 +22,8 @@ class WeightsUnavailable(UserError, RuntimeError):
 
 def read_state(url: str, what: str, download: bool = True) -> dict:
     """The state dict published at `url`, on the CPU; fetched if it is not in the cache (which the
-    variable TORCH_HOME moves).
-
-    Only tensors are read, and of a plain pickle (.pkl) only arrays: what would run code is refused.
-    `what` names the weights in messages. Raises WeightsUnavailable: the file is missing, broken, or
-    has another hash than its name says.
-    """
+    variable TORCH_HOME moves). `what` names the weights in messages. Raises WeightsUnavailable: the
+    file is missing, broken, has another hash than its name says, or would run code."""
     path = Path(torch.hub.get_dir(), "checkpoints", url.rsplit("/", 1)[-1])
     try:
         _fetch(path, url, download)
@@ -75,16 +70,15 @@ class _Type:
         self.dtype = self.dtype.newbyteorder(state[1])  # (version, byte order, ...)
 
 
-class _Array:
+class _Array(np.ndarray):
     """In place of an empty `numpy.ndarray`, whose state follows."""
 
-    def __init__(self, *_):
-        self.array = None
+    def __new__(cls, *_):
+        return super().__new__(cls, 0)
 
     def __setstate__(self, state: tuple):
-        _, shape, kind, fortran, data = state
-        flat = np.frombuffer(_bytes(data), kind.dtype)
-        self.array = flat[: math.prod(shape)].reshape(shape, order="F" if fortran else "C")
+        version, shape, kind, fortran, data = state
+        super().__setstate__((version, shape, kind.dtype, fortran, _bytes(data)))
 
 
 def _scalar(kind: _Type, data: bytes | str) -> np.generic:
@@ -121,15 +115,6 @@ def read_pickled_arrays(path: Path) -> dict:
     or more than dicts, lists, text, numbers and their arrays."""
     with path.open("rb") as stream:
         try:
-            return _arrays(_Unpickler(stream, encoding="latin1").load())
+            return _Unpickler(stream, encoding="latin1").load()
         except Exception as error:  # a broken program can go wrong in any way
             raise pickle.UnpicklingError(f"{path} is no pickle of arrays: {error}") from error
-
-
-def _arrays(thing):
-    """What was read, with numpy's own arrays for our stand-ins."""
-    if isinstance(thing, _Array):
-        return thing.array
-    if isinstance(thing, dict):
-        return {key: _arrays(value) for key, value in thing.items()}
-    return [_arrays(value) for value in thing] if isinstance(thing, list | tuple) else thing

@@ -1,6 +1,5 @@
 """Learned codecs by name: those of CompressAI's zoo, and one of stride 8."""
 
-from difflib import get_close_matches
 from pathlib import Path
 
 import torch
@@ -41,11 +40,9 @@ MODELS |= {name: model_architectures[key] for name, key in KEYS.items()}
 
 
 def create(config: CodecConfig, seed: int = 0) -> LearnedCodec:
-    """An untrained codec. Raises ValueError: no such architecture; names the known ones."""
+    """An untrained codec. Raises ValueError: no such architecture."""
     if config.name not in MODELS:
-        near = get_close_matches(config.name, MODELS, 1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise InputError(f"unknown codec {config.name!r}{hint}; known: {', '.join(MODELS)}")
+        raise InputError(f"unknown codec {config.name!r}; known: {', '.join(MODELS)}")
     widths = [config.N] if config.name.startswith("cheng2020") else [config.N, config.M]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -62,8 +59,7 @@ def load(config: CodecConfig, path: str | Path) -> LearnedCodec:
 
 def pretrained(config: CodecConfig, quality: int) -> LearnedCodec:
     """CompressAI's codec of that name, trained for MSE, ready to encode and decode; its N and M
-    override the config's. Raises as `icmlib.downloads.read_state`; ValueError: no weights of that
-    name or quality; names the known ones."""
+    override the config's. Raises as `zoo_config` and `icmlib.downloads.read_state`."""
     codec = create(zoo_config(config, quality))
     state = read_state(_url(config.name, quality), f"{config.name} quality {quality}")
     codec.model.load_state_dict(load_pretrained(state))
@@ -72,8 +68,7 @@ def pretrained(config: CodecConfig, quality: int) -> LearnedCodec:
 
 
 def zoo_config(config: CodecConfig, quality: int) -> CodecConfig:
-    """The config with the N and M of CompressAI's weights of this quality; raises as
-    `pretrained`."""
+    """The config with the N and M of CompressAI's weights; ValueError: none of this quality."""
     _url(config.name, quality)
     widths = cfgs[KEYS[config.name]][quality]
     return replace(config, {"N": widths[0], "M": widths[-1]})
