@@ -20,7 +20,7 @@ from icmlib.io import InputError, fingerprint, load_weights
 
 # buffers with the entropy coder's tables: their size depends on the training
 TABLES = ("_quantized_cdf", "_offset", "_cdf_length", "scale_table")
-CACHED = ("fingerprint", "_tables", "_h_s_in_float64")  # computed from the weights at first use
+CACHED = ("fingerprint", "_tables", "_h_s")  # computed from the weights at first use
 
 
 class LearnedCodec(nn.Module):
@@ -95,9 +95,9 @@ class LearnedCodec(nn.Module):
     def pad(self, x: Tensor) -> Tensor:
         """Repeat the last row and column up to a multiple of the model's stride."""
         (height, width), stride = x.shape[-2:], self.model.downsampling_factor
-        least = f"{stride // 4}x{stride // 4}"  # what one latent covers
-        if min(height, width) < stride // 4:
-            raise InputError(f"image is {height}x{width} px; the codec needs at least {least}")
+        if min(height, width) < (least := stride // 4):  # what one latent covers
+            needs = f"the codec needs at least {least}x{least}"
+            raise InputError(f"image is {height}x{width} px; {needs}")
         return F.pad(x, (0, -width % stride, 0, -height % stride), mode="replicate")
 
     def train(self, mode: bool = True) -> "LearnedCodec":
@@ -214,7 +214,7 @@ class LearnedCodec(nn.Module):
     def _conditional(self, z_hat: Tensor, symbols_at: Callable) -> tuple[Tensor, Tensor, Tensor]:
         """z_hat -> y's symbols, the indexes of their tables, y_hat (B, M, h, w). `symbols_at(place,
         means, indexes)` are the sender's rounded latents, or what the receiver reads."""
-        params = self._h_s(z_hat)
+        params = self._h_s.to(z_hat.device)(z_hat.double()).to(z_hat.dtype)
         if isinstance(self.model, models.JointAutoregressiveHierarchicalPriors):
             return self._autoregressive(params, symbols_at)
         scales, means = params, params.new_zeros(())
@@ -239,16 +239,11 @@ class LearnedCodec(nn.Module):
             seen[..., 2:3, 2:3] = coded[-1][0] + means
         return *map(torch.stack, zip(*coded)), y_hat[..., 2:-2, 2:-2]
 
-    def _h_s(self, z_hat: Tensor) -> Tensor:
-        """z_hat -> scales, or what scales and means are made of (B, 2 M, h, w).
-
-        Rounded from float64 it is the same on processors that add in different orders: in float32,
-        AVX2 could not read 6 of 12 photographs written with AVX-512.
-        """
-        return self._h_s_in_float64.to(z_hat.device)(z_hat.double()).to(z_hat.dtype)
-
     @cached_property
-    def _h_s_in_float64(self) -> nn.Module:
+    def _h_s(self) -> nn.Module:
+        """In float64: rounded from there, scales and means are the same on processors that add in
+        different orders. In float32, AVX2 could not read 6 of 12 photographs written with AVX-512.
+        """
         return copy.deepcopy(self.model.h_s).double()
 
     def table_indexes(self, scales: Tensor) -> Tensor:
