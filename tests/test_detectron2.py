@@ -280,7 +280,7 @@ GIOU = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x_giou.yaml"
     "name, changes, message",
     [
         ("COCO-Detection/mask_rcnn.yaml", {}, "no config .*nearest: COCO-.*rcnn"),
-        ("COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x.yaml", {}, "no detector of boxes or masks"),
+        ("COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x.yaml", {}, "no config .* of boxes or masks"),
         (RETINA.name[len(PREFIX) :], {"weights": "DEFAULT"}, "knows 80 .* num_classes: 3"),
         (GIOU, {"weights": "DEFAULT"}, f"has no weights for {PREFIX}{GIOU[:-5]}"),
     ],

@@ -21,7 +21,7 @@ from icmlib.io import InputError, UserError, fingerprint
 
 
 class NotMeasured(UserError, RuntimeError):
-    """This codec cannot run here; the message says why, and what to do."""
+    """This codec cannot run here."""
 
 
 class ConventionalCodec:
@@ -37,8 +37,8 @@ class ConventionalCodec:
         bare = {} if container else {"container": False}
         self.fingerprint = fingerprint({"format": format, **options, **bare})
         settings = [f"{name} {value}" for name, value in options.items()]
-        self.label = ", ".join([format, *settings, *([] if container else ["no container"])])
-        self.facts = {"format": format, "container": "counted" if container else "not counted"}
+        self.label = ", ".join([format, *settings, *(["no container"] if bare else [])])
+        self.facts = {"format": format, "container": "not counted" if bare else "counted"}
         self.facts |= {name: str(value) for name, value in options.items()} | facts
 
     def encode(self, image: torch.Tensor) -> Bitstream:
@@ -87,10 +87,8 @@ class PillowCodec(ConventionalCodec):
     def __init__(self, format: str, container: bool = True, **options):
         feature = self.FEATURES.get(format)
         if not feature or not features.check(feature):
-            raise NotMeasured(
-                f"{format} is not measured: Pillow {PIL.__version__} was built without it; install "
-                f"Pillow's own wheel, 11.3 or later (known: {', '.join(self.FEATURES)})"
-            )
+            what = f"{format} is not measured: Pillow {PIL.__version__} was built without it"
+            raise NotMeasured(f"{what}; install Pillow's own wheel, 11.3 or later")
         chroma = options.get("subsampling", "RGB" if format == "PNG" else "4:2:0")  # by default
         version = f"Pillow {PIL.__version__}, library {features.version(feature)}"
         super().__init__(format, options, container, chroma=chroma, version=version)
@@ -148,10 +146,8 @@ class HEVC(ConventionalCodec):
         check_settings("HEVC", quality, 0, 100, chroma)
         encoder = pillow_heif.libheif_info()["HEIF"]
         if "x265" not in encoder:
-            raise NotMeasured(
-                f"HEVC is not measured: pillow-heif's encoder is {encoder!r}, not x265; install "
-                "pillow-heif's own wheel from PyPI"
-            )
+            what = f"HEVC is not measured: pillow-heif's encoder is {encoder!r}, not x265"
+            raise NotMeasured(f"{what}; install pillow-heif's own wheel from PyPI")
         options = {"quality": quality, "chroma": chroma, "preset": "slow", "tune": "psnr"}
         rate = {"constant rate factor": f"{(100 - quality) / 2:g}"}
         version = f"pillow-heif {pillow_heif.__version__}, {encoder}"

@@ -27,8 +27,7 @@ Weights = dict[str, torch.Tensor]
 
 
 class Decoders:
-    """A codec, whose own decoder is the `machine`'s, and other decoders of its bits: `finetuned`
-    has, by name, the weights of `codec.g_s` that differ."""
+    """A codec, whose decoder is the `machine`'s, and of others the weights of `g_s` that differ."""
 
     def __init__(self, codec: LearnedCodec, finetuned: dict[str, Weights]):
         self.codec, self.finetuned = codec, finetuned
@@ -43,14 +42,15 @@ class Decoders:
         Network Interpolation, CVPR 2019). Raises ValueError: no such decoder."""
         if to in self.names:
             return self.codec.with_decoder(self.finetuned.get(to, {}))
-        own, human = self.codec.g_s.state_dict(), self.finetuned.get(HUMAN)
-        with contextlib.suppress(ValueError):  # no number
-            if human is not None and 0 <= float(to) <= 1:
-                weights = {n: own[n].lerp(human[n].to(own[n]), float(to)) for n in human}
-                return self.codec.with_decoder(weights)
         known = ", ".join(self.names)
-        between = ", or a number from 0 (machine) to 1 (human)" if human is not None else ""
-        raise InputError(f"unknown decoder {to!r}; these weights have: {known}{between}")
+        if HUMAN in self.finetuned:
+            own, human = self.codec.g_s.state_dict(), self.finetuned[HUMAN]
+            with contextlib.suppress(ValueError):  # no number
+                if 0 <= (place := float(to)) <= 1:
+                    weights = {n: own[n].lerp(human[n].to(own[n]), place) for n in human}
+                    return self.codec.with_decoder(weights)
+            known += ", or a number from 0 (machine) to 1 (human)"
+        raise InputError(f"unknown decoder {to!r}; these weights have: {known}")
 
     @classmethod
     def of(cls, codec: LearnedCodec, finetuned: dict[str, LearnedCodec]) -> "Decoders":
@@ -95,8 +95,7 @@ class Blend:
 
 def read_decoders(path: str | Path = SHIPPED) -> Decoders:
     """What `Decoders.save` wrote, on the CPU, ready to encode and decode; by default the shipped
-    file of the profile `quick`. Raises FileNotFoundError: no such file; ValueError: broken, or
-    its tensors are not those that it states."""
+    file. Raises FileNotFoundError; ValueError: broken, or of other tensors than it states."""
     if not Path(path).exists():
         raise FileNotFoundError(f"file of decoders {path} does not exist")
     finetuned: dict[str, Weights] = {}

@@ -72,10 +72,8 @@ def _about(path: Path, kind: type[Exception] = InputError) -> Iterator[None]:
 
 
 def pairs(source: Path, target: Path, suffixes: set[str], suffix: str) -> list[Pair]:
-    """Every file below `source` with one of the suffixes, and its place below `target`.
-
-    Raises ValueError: there is none, two would become the same file, or `target` is a file.
-    """
+    """Every file below `source` with one of the suffixes, and its place below `target`. Raises
+    ValueError: there is none, two would become the same file, or `target` is a file."""
     if target.exists() and not target.is_dir():
         raise InputError(f"{source} is a folder and {target} is none; name another folder")
     files = files_below(source, suffixes)
@@ -99,11 +97,8 @@ def code_folder(
 def on_all_cores(
     function: Callable, codec, items: Sequence, workers: int | None = None
 ) -> Iterator:
-    """`function(codec, item)` of each item, in order.
-
-    `workers` are processes, by default as many as PyTorch has threads; 0: none but this one.
-    Raises ValueError: the codec is on a GPU, which processes cannot share.
-    """
+    """`function(codec, item)` of each item, in order. `workers` are processes, by default as many
+    as PyTorch has threads; 0: none but this one. Raises ValueError: the codec is on a GPU."""
     device = getattr(codec, "device", torch.device("cpu"))
     if device.type != "cpu":
         raise InputError(f"codec is on {device}; move it to the CPU to code on all cores")

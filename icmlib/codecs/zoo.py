@@ -18,11 +18,8 @@ from icmlib.io import InputError
 
 
 class ScaleHyperpriorS8(ScaleHyperprior):
-    """The scale hyperprior (Ballé et al. 2018) with three stages instead of four: stride 8.
-
-    It suits scenes of about 128x128. The decoder upsamples with ConvTranspose2d(k=5, s=2), which
-    covers pixels unevenly: a source of checkerboards (Odena et al. 2016).
-    """
+    """The scale hyperprior (Ballé et al. 2018) with three stages instead of four, for scenes of
+    about 128x128. Its ConvTranspose2d(k=5, s=2) cover pixels unevenly (Odena et al. 2016)."""
 
     downsampling_factor = 32
 
@@ -50,8 +47,7 @@ def create(config: CodecConfig, seed: int = 0) -> LearnedCodec:
 
 
 def load(config: CodecConfig, path: str | Path) -> LearnedCodec:
-    """A trained codec on the current device, ready to encode and decode; raises as
-    `icmlib.io.load_weights`."""
+    """A trained codec, ready to encode and decode; raises as `icmlib.io.load_weights`."""
     codec = create(config)
     codec.load(path)
     return codec.to(device.current()).eval()
