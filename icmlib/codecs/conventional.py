@@ -55,18 +55,17 @@ class ConventionalCodec:
     def decode(self, bitstream: Bitstream) -> torch.Tensor:
         """The image (3, H, W); BitstreamError: of another codec or other settings, or damaged."""
         if bitstream.codec != self.fingerprint:
-            raise BitstreamError(
-                f"bitstream of codec {bitstream.codec} is not {self.label} ({self.fingerprint})"
-            )
+            own = f"{self.label} ({self.fingerprint})"
+            raise BitstreamError(f"bitstream of codec {bitstream.codec} is not {own}")
         if len(bitstream.strings) != 1:
             raise BitstreamError(f"{self.label} has 1 string; found {len(bitstream.strings)}")
         (file,), size = bitstream.strings, (bitstream.height, bitstream.width)
         if not self.container:
             file = _with_container(self.format, file, _template(self, *size))
         if zlib.crc32(file) != bitstream.symbols_crc:
+            how = "transfer it again, or decode with the encoder's library versions"
             raise BitstreamError(
-                f"payload of {len(file)} bytes is damaged (checksum differs): transfer it again, "
-                "or decode with the encoder's library versions"
+                f"payload of {len(file)} bytes is damaged (checksum differs): {how}"
             )
         try:
             pixels = self._read(file, *size)

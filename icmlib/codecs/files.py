@@ -97,11 +97,8 @@ def code_folder(
 def on_all_cores(
     function: Callable, codec, items: Sequence, workers: int | None = None
 ) -> Iterator:
-    """`function(codec, item)` of each item, in order. `workers` are processes, by default as many
-    as PyTorch has threads; 0: none but this one. Raises ValueError: the codec is on a GPU."""
-    device = getattr(codec, "device", torch.device("cpu"))
-    if device.type != "cpu":
-        raise InputError(f"codec is on {device}; move it to the CPU to code on all cores")
+    """`function(codec, item)` of each item, in order; the codec is on the CPU. `workers` are
+    processes, by default as many as PyTorch has threads; 0: none but this one."""
     workers = min(torch.get_num_threads() if workers is None else workers, len(items))
     call = partial(function, codec)
     return iter(DataLoader(items, batch_size=None, num_workers=workers, collate_fn=call))

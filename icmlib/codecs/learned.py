@@ -63,8 +63,8 @@ class LearnedCodec(nn.Module):
 
     @property
     def parts(self) -> dict[str, list[nn.Module]]:
-        """What can be trained apart: the `encoder` (which only the sender runs), the `decoder`
-        (from y_hat to x_hat), and the `entropy` model (which both sides run)."""
+        """What can be trained apart: the `encoder`, the `decoder` (from y_hat to x_hat), and the
+        `entropy` model, which both sides run."""
         parts = {"encoder": [], "decoder": [], "entropy": []}
         names = {"g_a": "encoder", "h_a": "encoder", "g_s": "decoder"}
         for name, module in self.model.named_children():
@@ -137,21 +137,16 @@ class LearnedCodec(nn.Module):
 
     @exact()
     def decode_latents(self, bitstream: Bitstream) -> Tensor:
-        """Bitstream -> y_hat (1, M, h, w); BitstreamError: written by another codec, or its
-        symbols do not decode as encoded."""
+        """Bitstream -> y_hat (1, M, h, w); BitstreamError: of another codec, or damaged."""
         if bitstream.codec != self.fingerprint:
-            raise BitstreamError(
-                f"bitstream was written by codec {bitstream.codec}, this one is "
-                f"{self.fingerprint}; load the weights it was written with"
-            )
+            codecs = f"codec {bitstream.codec}, this one is {self.fingerprint}"
+            raise BitstreamError(f"bitstream was written by {codecs}; load the weights it needs")
         if (held := len(bitstream.strings)) != (own := len(self._tables)):
             raise BitstreamError(f"bitstream holds {held} strings; this codec writes {own}")
         symbols, y_hat = self._decompress(bitstream)
         if _crc(symbols) != bitstream.symbols_crc:
-            raise BitstreamError(
-                "the decoded symbols differ from the encoded ones: the payload was changed, or "
-                "this device computes other probabilities; decode on one like the encoder's"
-            )
+            why = "the payload was changed, or this device computes other probabilities"
+            raise BitstreamError(f"the decoded symbols differ from the encoded ones: {why}")
         return y_hat
 
     @exact()

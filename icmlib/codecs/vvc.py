@@ -34,10 +34,9 @@ class VVC(ConventionalCodec):
         try:
             version = _version(imageio_ffmpeg.get_ffmpeg_exe())
         except (OSError, RuntimeError) as error:
-            raise NotMeasured(
-                f"VVC is not measured: {error}. Install imageio-ffmpeg's own wheel from PyPI, 0.8.1 or "
-                "later, or name an ffmpeg with libvvenc in IMAGEIO_FFMPEG_EXE"
-            ) from error
+            how = "Install imageio-ffmpeg's own wheel from PyPI, 0.8.1 or later, or name an ffmpeg"
+            message = f"VVC is not measured: {error}. {how} with libvvenc in IMAGEIO_FFMPEG_EXE"
+            raise NotMeasured(message) from error
         options = {"quality": quality, "preset": preset}
         super().__init__("VVC", options, container, chroma="4:2:0", version=version)
 

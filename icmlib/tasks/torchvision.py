@@ -32,11 +32,8 @@ PUBLISHED = ("COCO_V1", "DEFAULT")  # torchvision's names of its weights
 
 
 class TorchvisionTask(nn.Module):
-    """Any torchvision R-CNN behind the `icmlib.tasks.TaskNetwork` protocol.
-
-    Args:
-        outputs: which of the classifier's outputs label 1, 2, ... is; none: that of its number.
-    """
+    """Any torchvision R-CNN behind the `icmlib.tasks.TaskNetwork` protocol; `outputs`: which of
+    the classifier's outputs label 1, 2, ... is, by default that of its number."""
 
     def __init__(self, model: GeneralizedRCNN, outputs: list[int] | None = None):
         super().__init__()
@@ -104,10 +101,8 @@ def detector(config: TaskConfig) -> TorchvisionTask:
     """
     if config.name == SMALL:
         if config.weights in PUBLISHED or config.min_size is not None:
-            raise InputError(
-                f"{SMALL} takes images as they are and has no published weights: set weights to a "
-                f"file or null (not {config.weights}) and min_size to null"
-            )
+            what = f"{SMALL} takes images as they are and has no published weights"
+            raise InputError(f"{what}: set weights to a file or null, and min_size to null")
         return small_mask_rcnn(config.num_classes)
     options = {"weights": None, "weights_backbone": None}  # else it downloads both
     if config.min_size is not None:
