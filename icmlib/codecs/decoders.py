@@ -14,7 +14,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from icmlib.codecs.bitstream import Bitstream
 from icmlib.codecs.learned import TABLES, LearnedCodec
 from icmlib.codecs.zoo import create
 from icmlib.config import CodecConfig, from_dict
@@ -80,17 +79,6 @@ class Decoders:
         header = {"codec": dataclasses.asdict(config), "fingerprints": self.fingerprints()}
         with written(Path(path)) as half:
             save_file(tensors, half, {name: json.dumps(value) for name, value in header.items()})
-
-
-class Blend:
-    """Interpolation of pictures, not of weights; `place` is the share of the human's."""
-
-    def __init__(self, decoders: Decoders, place: float):
-        self.machine, self.human = decoders.turn(MACHINE), decoders.turn(HUMAN)
-        self.place, self.encode = place, self.machine.encode
-
-    def decode(self, bitstream: Bitstream) -> torch.Tensor:
-        return self.machine.decode(bitstream).lerp(self.human.decode(bitstream), self.place)
 
 
 def read_decoders(path: str | Path = SHIPPED) -> Decoders:

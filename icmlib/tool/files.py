@@ -1,18 +1,18 @@
-"""Images to bitstreams and back: files, folders and data sets, on all cores.
+"""Images to bitstreams and back: files and folders, on all cores.
 
 Photographs come upright, as their EXIF orientation says. Files are written whole or not at all.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
 
 from icmlib.codecs.bitstream import Bitstream
+from icmlib.device import on_all_cores
 from icmlib.io import IMAGE_SUFFIXES, InputError, UserError, files_below, read_image, written
 
 SUFFIX = ".icm"
@@ -92,16 +92,6 @@ def code_folder(
 ) -> Iterator[Bitstream | Exception]:
     """What `encode_file` or `decode_file` returns for each pair, or the error that it raises."""
     return on_all_cores(partial(_attempt, code), codec, jobs, workers)
-
-
-def on_all_cores(
-    function: Callable, codec, items: Sequence, workers: int | None = None
-) -> Iterator:
-    """`function(codec, item)` of each item, in order; the codec is on the CPU. `workers` are
-    processes, by default as many as PyTorch has threads; 0: none but this one."""
-    workers = min(torch.get_num_threads() if workers is None else workers, len(items))
-    call = partial(function, codec)
-    return iter(DataLoader(items, batch_size=None, num_workers=workers, collate_fn=call))
 
 
 def _attempt(code: Callable, codec, job: Pair) -> Bitstream | Exception:
