@@ -63,10 +63,8 @@ class ConventionalCodec:
         if not self.container:
             file = _with_container(self.format, file, _template(self, *size))
         if zlib.crc32(file) != bitstream.symbols_crc:
-            how = "transfer it again, or decode with the encoder's library versions"
-            raise BitstreamError(
-                f"payload of {len(file)} bytes is damaged (checksum differs): {how}"
-            )
+            what = f"payload of {len(file)} bytes is damaged, or of other library versions"
+            raise BitstreamError(f"{what} (checksum differs): transfer it again")
         try:
             pixels = self._read(file, *size)
         except Exception as error:  # each library has errors of its own

@@ -67,8 +67,8 @@ class Decoders:
 
     def fingerprints(self) -> dict[str, str]:
         """Of encoder, entropy model and every decoder."""
-        prints = {part: self.codec.fingerprint_of(part) for part in ("encoder", "entropy")}
-        return prints | {name: fingerprint(self.turn(name).g_s) for name in self.names}
+        shared = {part: self.codec.fingerprint_of(part) for part in ("encoder", "entropy")}
+        return shared | {name: fingerprint(self.turn(name).g_s) for name in self.names}
 
     def save(self, path: str | Path, config: CodecConfig) -> None:
         """Everything into one file; `config` is the codec's architecture."""

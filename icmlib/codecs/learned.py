@@ -236,9 +236,8 @@ class LearnedCodec(nn.Module):
 
     @cached_property
     def _h_s(self) -> nn.Module:
-        """In float64: rounded from there, scales and means are the same on processors that add in
-        different orders. In float32, AVX2 could not read 6 of 12 photographs written with AVX-512.
-        """
+        """In float64: rounded from there, scales and means are the same on any processor. In
+        float32, AVX2 could not read 6 of 12 photographs written with AVX-512."""
         return copy.deepcopy(self.model.h_s).double()
 
     def table_indexes(self, scales: Tensor) -> Tensor:

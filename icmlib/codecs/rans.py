@@ -51,9 +51,8 @@ def padded(string: bytes, count: int) -> bytes:
     """The string with zeros behind it: all that decoding `count` symbols may read. Raises
     BitstreamError: no encoder has written this string.
 
-    A symbol takes up to 16 bits. One beyond its table is coded in nibbles: their number n in unary
-    (15, 15, ..., the rest), then n nibbles. So each nibble of 15 costs 15 more, or 64 bits: those
-    of a word 64 bytes, and the eight that the state of 63 bits may hold at a symbol 64 bytes.
+    A symbol beyond its table is coded in nibbles: their number in unary (15, 15, ..., the rest),
+    then those. Each 15 costs 64 bits: a word may ask for 64 bytes, a state for as many a symbol.
     """
     longest = STATE_BYTES + SYMBOL_BYTES * count
     if len(string) % WORD_BYTES or not STATE_BYTES <= len(string) <= longest:

@@ -69,8 +69,7 @@ def _version(program: str) -> str:
     """VVenC states its version when it encodes."""
     picture = conventional.written_pixels(np.zeros((SMALLEST, SMALLEST, 3), np.uint8), "PPM")
     said = _encoded(picture, 63, "faster", log="info").stderr.decode(errors="replace")
-    found = re.search(r"libvvenc version: (\S+)", said)
-    return f"VVenC {found[1]}" if found else "VVenC"
+    return "VVenC " + "".join(re.findall(r"libvvenc version: (\S+)", said))
 
 
 def _ffmpeg(options: list[str], data: bytes, log: str = "error") -> subprocess.CompletedProcess:

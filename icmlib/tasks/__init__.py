@@ -42,10 +42,8 @@ class TaskNetwork(Protocol):
 def create(config: TaskConfig) -> torch.nn.Module:
     """The task network of a profile, with the weights that the profile names, if any.
 
-    Raises:
-        ValueError: an unknown name, or settings that the network does not have.
-        ImportError: detectron2 is not installed; says how.
-        WeightsUnavailable: as `icmlib.downloads.read_state`; else as `icmlib.io.load_weights`.
+    Raises ValueError: an unknown name, or settings that the network does not have; ImportError:
+    detectron2 is not installed; as `icmlib.downloads.read_state` and `icmlib.io.load_weights`.
     """
     network, library = _build(config), _library(config)
     if config.weights in library.PUBLISHED:

@@ -78,8 +78,8 @@ class Detectron2Task(nn.Module):
         return self.model.preprocess_image([{"image": image} for image in resized])
 
     def _resized(self, image: torch.Tensor) -> torch.Tensor:
-        """(3, H, W) RGB in [0, 1] -> (3, h, w) in detectron2's channel order, 0 to 255. It resizes
-        with Pillow's bilinear filter; this is the same, differentiable and not rounded."""
+        """(3, H, W) RGB in [0, 1] -> (3, h, w) in the config's channel order, 0 to 255; Pillow's
+        bilinear filter as detectron2 has it, differentiable."""
         from detectron2.data.transforms import ResizeShortestEdge
 
         if self.sides[0]:  # 0: as it is
@@ -134,9 +134,8 @@ class Detectron2Task(nn.Module):
 def detector(config: TaskConfig) -> Detectron2Task:
     """The network that `detectron2:<config>` names, without weights, built for those it will get.
 
-    Published weights come with frozen batch norm. Without them no layer is frozen and batch norm
-    is trained: the network would diverge otherwise. Raises ImportError: detectron2 is not
-    installed; ValueError: no such config, or one without published weights.
+    Published weights come with frozen batch norm. Without them it is trained, as all layers: the
+    network would diverge otherwise. Raises ImportError; ValueError: no such config or weights.
     """
     try:
         from detectron2 import model_zoo, modeling

@@ -95,9 +95,8 @@ def detector(config: TaskConfig) -> TorchvisionTask:
     """SMALL or one of DETECTORS without weights, built for those that the config names.
 
     torchvision's own have 91 outputs, COCO's category ids with gaps; ours are 1..80 in that order.
-    Their batch norm is frozen (v2's, too): small batches would spoil it. Otherwise batch norm is
-    trained, and needs batches of 8 images or more (Wu & He 2018, Figure 1). Raises ValueError for
-    torchvision's weights if `num_classes` is not 80, and for settings that SMALL does not have.
+    Their batch norm is frozen (v2's, too). Otherwise it is trained, and needs batches of 8 images
+    or more (Wu & He 2018, Figure 1). Raises ValueError for settings that do not fit.
     """
     if config.name == SMALL:
         if config.weights in PUBLISHED or config.min_size is not None:
