@@ -61,7 +61,8 @@ def decoder_layers(g_s: nn.Module) -> list[nn.Sequential]:
 
 
 def _upsamples(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.ConvTranspose2d | nn.PixelShuffle | nn.Upsample)
+    transposed = isinstance(layer, nn.ConvTranspose2d) and max(layer.stride) > 1
+    return transposed or isinstance(layer, nn.PixelShuffle | nn.Upsample)
 
 
 @torch.no_grad()
