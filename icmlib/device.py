@@ -10,13 +10,14 @@ import ctypes
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
 from torch import nn
+from torch.utils.data import DataLoader
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
@@ -57,6 +58,16 @@ def cores() -> int:
     """The cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
     return len(affinity(0)) if affinity else os.cpu_count()
+
+
+def on_all_cores(
+    function: Callable, codec, items: Sequence, workers: int | None = None
+) -> Iterator:
+    """`function(codec, item)` of each item, in order; the codec is on the CPU. `workers` are
+    processes, by default as many as PyTorch has threads; 0: none but this one."""
+    workers = min(torch.get_num_threads() if workers is None else workers, len(items))
+    call = functools.partial(function, codec)
+    return iter(DataLoader(items, batch_size=None, num_workers=workers, collate_fn=call))
 
 
 def keep_freed_memory() -> None:

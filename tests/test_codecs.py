@@ -154,7 +154,7 @@ def test_codec_by_name():
         one.encode(picture())
     narrow = codecs.create(CodecConfig("cheng2020_attn", N=8, M=12))  # has one width
     assert narrow.model.g_a(picture()[None]).shape == (1, 8, 4, 4)
-    with pytest.raises(ValueError, match=r"'mbt2018-mean' .did you mean 'mbt2018_mean'.*known"):
+    with pytest.raises(ValueError, match=r"unknown codec 'mbt2018-mean'; known: .*mbt2018_mean"):
         codecs.create(CodecConfig("mbt2018-mean"))
 
 
@@ -226,14 +226,3 @@ def test_bilateral_filter_keeps_edges_that_gaussian_blurs():
     x[:, :, 6:] = 0.9
     kept, blurred = (FILTERS[n](png, 1.0).decode(png.encode(x)) for n in ("bilateral", "gaussian"))
     assert (kept - x).abs().max() < 0.01 < 0.1 < (blurred - x).abs().max()
-
-
-def test_one_search_finds_the_tables_that_compressai_counts(codec):
-    """Also for scales that lie on a table's bound, below the first, above the last, and NaN."""
-    coder = codec.model.gaussian_conditional
-    table = coder.scale_table
-    odd = torch.tensor([0.0, -1.0, 1e9, float("inf"), float("nan")])
-    scales = torch.cat([table, table * (1 + 1e-6), table * (1 - 1e-6), odd])[None, None]
-    counted, found = coder.build_indexes(scales), codec.table_indexes(scales)
-    assert torch.equal(found, counted) and found.dtype == counted.dtype
-    assert found.unique().numel() == len(table)

@@ -87,26 +87,6 @@ def shaken(data: bytes, rng: random.Random) -> bytes:
     return bytes(data)
 
 
-def mutated(data: bytes, rng: random.Random) -> bytes:
-    """The bytes, the size or one string changed, mostly under right checksums."""
-    changed = shaken(data, rng)
-    if rng.random() < 0.5:
-        return changed if rng.random() < 0.5 else sealed(changed[:-4])
-    bitstream = Bitstream.from_bytes(data)
-    if rng.random() < 0.3 or not bitstream.strings:
-        size = {"height": rng.randint(1, 64), "width": rng.randint(1, 64)}
-        return bytes(dataclasses.replace(bitstream, **size))
-    strings = list(bitstream.strings)
-    index = rng.randrange(len(strings))
-    string = shaken(strings[index], rng)
-    strings[index] = string[: len(string) // 4 * 4]  # as the entropy decoder needs it
-    return bytes(dataclasses.replace(bitstream, strings=tuple(strings)))
-
-
-def sealed(body: bytes) -> bytes:
-    return body + struct.pack(">I", zlib.crc32(body))
-
-
 @pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.stem)
 def test_corpus(path):
     outcome = check(path.read_bytes())
@@ -116,13 +96,6 @@ def test_corpus(path):
 def test_corpus_reaches_everything():
     outcomes = {check(path.read_bytes()) for path in CORPUS}
     assert outcomes == {"as stated", "forged", "no picture", "refused", "large"}
-
-
-@pytest.mark.slow
-def test_mutations():
-    rng, good = random.Random(0), [path for path in CORPUS if path.stem.endswith("good")]
-    outcomes = [check(mutated(rng.choice(good).read_bytes(), rng)) for _ in range(200)]
-    assert {"refused", "no picture", "forged", "as stated"} <= set(outcomes)
 
 
 ROWS = ([0, 40000, 65535, 65536], [0, 1000, 30000, 65536], [0, 6, 65536])
@@ -148,20 +121,10 @@ def test_padding_covers_all_that_is_read(escape_rows):
         )
         indexes = [rng.randrange(len(escape_rows)) for _ in range(count)] + [len(escape_rows)]
         tables = rows, [len(row) for row in rows], [0] * len(rows)
-        assert same(rans.padded(string, count, max(row[-1] - row[-2] for row in escape_rows)))
+        assert same(rans.padded(string, count))
         for times in read:
             read[times] += not same(string + bytes(times * len(string)))
     assert read[0] > 50 and read[5] > 0, read
-
-
-@pytest.mark.parametrize("name", LEARNED)
-def test_every_string_is_padded(name):
-    bitstream = codec(name).encode(picture(32, 48))
-    with mock.patch.object(rans, "padded", wraps=rans.padded) as padded:
-        y_hat = codec(name).decode_latents(bitstream)
-    z_symbols = 8 * 1 * 2 if name == LEARNED[0] else 8  # N channels, stride 32; or 64: one
-    seen = [call.args[:2] for call in padded.call_args_list]
-    assert seen == [(bitstream.strings[1], z_symbols), (bitstream.strings[0], y_hat.numel())]
 
 
 @pytest.mark.parametrize("name", LEARNED)

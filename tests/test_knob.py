@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from icmlib.codecs import Blend, Decoders
+from icmlib.codecs import Decoders
 from icmlib.evaluate import Evaluation
 from icmlib.studies import knob
 
@@ -48,6 +48,6 @@ def test_a_blend_mixes_the_pictures(codec, make_codec):
     bitstream = codec.encode(image)
     machine = decoders.turn("machine").decode(bitstream)
     human = decoders.turn("human").decode(bitstream)
-    mixed = Blend(decoders, 0.25)
+    mixed = knob.Blend(decoders, 0.25)
     assert mixed.encode(image) == bitstream
     assert mixed.decode(bitstream).equal(machine.lerp(human, 0.25)) and not machine.equal(human)

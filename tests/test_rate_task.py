@@ -20,7 +20,7 @@ rate_task:
   only_at: {encoder: [q2], control: [q1]}
   bridge_at: [q1, q2]
   bridge_rows: {control: {lambda_task: 7.0}}
-  anchors: {JPEG: {quality: [10, 30], container: false}, VVC: {quality: [37], build: null}}
+  anchors: {JPEG: {quality: [10, 30], container: false}, VVC: {quality: [37]}}
 """
 
 
@@ -50,10 +50,11 @@ def test_a_bridge_has_its_controls(profile):
         rate_task.bridge_config(profile, "q2", "control")
 
 
-def test_anchors_are_made_at_each_quality(profile):
+def test_anchors_are_made_at_each_quality(profile, monkeypatch):
     made = rate_task.anchor_codecs(profile, "JPEG")
     assert [codec.options["quality"] for codec in made.values()] == [10, 30]
     assert not any(codec.container for codec in made.values())
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "nowhere")
     with pytest.raises(rate_task.codecs.NotMeasured):
         rate_task.anchor_codecs(profile, "VVC")
 

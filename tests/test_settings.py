@@ -11,8 +11,8 @@ import torch
 from conftest import picture, tiny_codec
 
 from icmlib.codecs import BitstreamError
-from icmlib.codecs.files import on_all_cores
 from icmlib.datasets import deadleaves
+from icmlib.device import on_all_cores
 from icmlib.studies.runs import load_decoders
 
 NAMES = ["scale_hyperprior_s8", "mbt2018_mean", "mbt2018"]

@@ -14,7 +14,7 @@ from pycocotools.cocoeval import COCOeval
 from icmlib import codecs
 from icmlib.bench.harness import Pair, largest_difference
 from icmlib.codecs.bitstream import Bitstream
-from icmlib.codecs.files import on_all_cores
+from icmlib.device import on_all_cores
 from icmlib.metrics import checkerboard, detection, fidelity
 
 

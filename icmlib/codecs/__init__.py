@@ -5,9 +5,8 @@ learned.py        CompressAI's models
 rans.py           their entropy coder, safe for any string
 zoo.py            their names, and CompressAI's own weights
 conventional.py   Pillow's formats and HEVC
-vvc.py            VVC by a VTM build; all conventional codecs by name
+vvc.py            VVC by VVenC; all conventional codecs by name
 filters.py        post-filters
-files.py          files and folders to bitstreams and back
 latents.py        y_hat of a whole data set, computed once
 patches.py        decode only what given patches need
 decoders.py       several decoders of the same bits, and interpolation between them
@@ -16,7 +15,7 @@ decoders.py       several decoders of the same bits, and interpolation between t
 
 from icmlib.codecs.bitstream import Bitstream, BitstreamError
 from icmlib.codecs.conventional import NotMeasured, PillowCodec
-from icmlib.codecs.decoders import SHIPPED, Blend, Decoders, read_decoders
+from icmlib.codecs.decoders import SHIPPED, Decoders, read_decoders
 from icmlib.codecs.filters import FILTERS
 from icmlib.codecs.latents import cached_latents
 from icmlib.codecs.learned import LearnedCodec

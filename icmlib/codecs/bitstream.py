@@ -55,17 +55,15 @@ class Bitstream:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Bitstream":
-        """Raises BitstreamError: not a bitstream, cut short, extended, any bit flipped, or of an
-        image of more than `MAX_PIXELS`."""
+        """Raises BitstreamError: not a bitstream, damaged, or of more than `MAX_PIXELS`."""
         if data[: len(MAGIC)] != MAGIC:
             raise BitstreamError(f"not an ICM bitstream: starts with {bytes(data[:4])!r}")
         if len(data) < HEADER.size + CRC.size:
             raise BitstreamError(f"bitstream is cut short: {len(data)} bytes")
         body, (crc,) = data[: -CRC.size], CRC.unpack(data[-CRC.size :])
         if zlib.crc32(body) != crc:
-            raise BitstreamError(
-                f"bitstream of {len(data)} bytes is damaged (checksum differs); transfer it again"
-            )
+            what = f"bitstream of {len(data)} bytes is damaged"
+            raise BitstreamError(f"{what} (checksum differs); transfer it again")
         _, codec, height, width, symbols_crc, count = HEADER.unpack_from(body)
         check_size(height, width, BitstreamError)
         start = HEADER.size + 4 * count
@@ -82,18 +80,16 @@ class Bitstream:
 def check_size(height: int, width: int, error: type[InputError] = InputError) -> None:
     """Raises `error` for an image that no bitstream holds: the decoder needs memory for it."""
     if not 0 < min(height, width) <= max(height, width) <= MAX_SIDE or height * width > MAX_PIXELS:
-        raise error(
-            f"image is {height}x{width} px; a bitstream holds 1 to {MAX_SIDE} px a side and up to "
-            f"{MAX_PIXELS} px in all (icmlib.codecs.bitstream.MAX_PIXELS)"
-        )
+        limits = f"1 to {MAX_SIDE} px a side and up to {MAX_PIXELS} px in all"
+        where = "icmlib.codecs.bitstream.MAX_PIXELS"
+        raise error(f"image is {height}x{width} px; a bitstream holds {limits} ({where})")
 
 
 def check_image(image: torch.Tensor) -> None:
     """Raises ValueError: no image (3, H, W) of floats in [0, 1], or one too large."""
     if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
-        raise InputError(
-            f"image is {tuple(image.shape)} of {image.dtype}; need (3, H, W) of floats in [0, 1]"
-        )
+        what = f"{tuple(image.shape)} of {image.dtype}"
+        raise InputError(f"image is {what}; need (3, H, W) of floats in [0, 1]")
     check_size(*image.shape[1:])
     low, high = (value.item() for value in image.aminmax())
     if not (low >= 0 and high <= 1):  # NaN fails, too

@@ -6,6 +6,7 @@ so it need not be sent: the decoder takes it from a flat picture that it codes i
 """
 
 import io
+import re
 import zlib
 from functools import lru_cache
 
@@ -20,15 +21,15 @@ from icmlib.io import InputError, UserError, fingerprint
 
 
 class NotMeasured(UserError, RuntimeError):
-    """This codec cannot run here; the message says why, and what to do."""
+    """This codec cannot run here."""
 
 
 class ConventionalCodec:
     """A codec whose bitstream is a file of its own format, or what follows its container.
 
-    Subclasses define `_write(pixels) -> file` and `_read(file, height, width) -> pixels`, with
-    pixels (H, W, 3) uint8 RGB. `symbols_crc` is the file's. `options` decide the bits; `facts` are
-    for tables.
+    Subclasses define `_write(pixels) -> file` and, where Pillow cannot, `_read(file, height, width)
+    -> pixels`, with pixels (H, W, 3) uint8 RGB. `symbols_crc` is the file's. `options` decide the
+    bits; `facts` are for tables.
     """
 
     def __init__(self, format: str, options: dict, container: bool = True, **facts: str):
@@ -36,8 +37,8 @@ class ConventionalCodec:
         bare = {} if container else {"container": False}
         self.fingerprint = fingerprint({"format": format, **options, **bare})
         settings = [f"{name} {value}" for name, value in options.items()]
-        self.label = ", ".join([format, *settings, *([] if container else ["no container"])])
-        self.facts = {"format": format, "container": "counted" if container else "not counted"}
+        self.label = ", ".join([format, *settings, *(["no container"] if bare else [])])
+        self.facts = {"format": format, "container": "not counted" if bare else "counted"}
         self.facts |= {name: str(value) for name, value in options.items()} | facts
 
     def encode(self, image: torch.Tensor) -> Bitstream:
@@ -54,25 +55,24 @@ class ConventionalCodec:
     def decode(self, bitstream: Bitstream) -> torch.Tensor:
         """The image (3, H, W); BitstreamError: of another codec or other settings, or damaged."""
         if bitstream.codec != self.fingerprint:
-            raise BitstreamError(
-                f"bitstream of codec {bitstream.codec} is not {self.label} ({self.fingerprint})"
-            )
+            own = f"{self.label} ({self.fingerprint})"
+            raise BitstreamError(f"bitstream of codec {bitstream.codec} is not {own}")
         if len(bitstream.strings) != 1:
             raise BitstreamError(f"{self.label} has 1 string; found {len(bitstream.strings)}")
         (file,), size = bitstream.strings, (bitstream.height, bitstream.width)
         if not self.container:
             file = _with_container(self.format, file, _template(self, *size))
         if zlib.crc32(file) != bitstream.symbols_crc:
-            raise BitstreamError(
-                f"payload of {len(file)} bytes is damaged (checksum differs): transfer it again, "
-                "or decode with the encoder's library versions"
-            )
+            what = f"payload of {len(file)} bytes is damaged, or of other library versions"
+            raise BitstreamError(f"{what} (checksum differs): transfer it again")
         try:
             pixels = self._read(file, *size)
         except Exception as error:  # each library has errors of its own
             raise BitstreamError(f"{self.label} cannot read its payload: {error}") from error
-        check_stated(self.format, pixels.shape[1::-1], *size)
         return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+
+    def _read(self, file: bytes, height: int, width: int) -> np.ndarray:
+        return read_pixels(file, "HEIF" if self.format == "HEVC" else self.format, height, width)
 
 
 class PillowCodec(ConventionalCodec):
@@ -84,23 +84,31 @@ class PillowCodec(ConventionalCodec):
     def __init__(self, format: str, container: bool = True, **options):
         feature = self.FEATURES.get(format)
         if not feature or not features.check(feature):
-            raise NotMeasured(
-                f"{format} is not measured: Pillow {PIL.__version__} was built without it; install "
-                f"Pillow's own wheel, 11.3 or later (known: {', '.join(self.FEATURES)})"
-            )
+            what = f"{format} is not measured: Pillow {PIL.__version__} was built without it"
+            raise NotMeasured(f"{what}; install Pillow's own wheel, 11.3 or later")
         chroma = options.get("subsampling", "RGB" if format == "PNG" else "4:2:0")  # by default
         version = f"Pillow {PIL.__version__}, library {features.version(feature)}"
         super().__init__(format, options, container, chroma=chroma, version=version)
 
     def _write(self, pixels: np.ndarray) -> bytes:
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, self.format, **self.options)
-        return buffer.getvalue()
+        return written_pixels(pixels, self.format, **self.options)
 
-    def _read(self, file: bytes, height: int, width: int) -> np.ndarray:
-        image = Image.open(io.BytesIO(file), formats=[self.format])
-        check_stated(self.format, image.size, height, width)
-        return np.array(image.convert("RGB"))
+
+def written_pixels(pixels: np.ndarray, format: str, **options) -> bytes:
+    """The file that Pillow makes of pixels (H, W, 3)."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def read_pixels(file: bytes, format: str, height: int, width: int) -> np.ndarray:
+    """(H, W, 3); BitstreamError, before anything is decoded, for a file of another size: a small
+    one may state a size that fills the memory."""
+    image = Image.open(io.BytesIO(file), formats=[format])
+    if image.size != (width, height):
+        stated = f"{image.height}x{image.width} px; the bitstream states {height}x{width}"
+        raise BitstreamError(f"the {format} file is {stated}")
+    return np.array(image.convert("RGB"))
 
 
 def jpeg(quality: int, chroma: str = "4:4:4", container: bool = True) -> PillowCodec:
@@ -116,54 +124,37 @@ def webp(quality: int) -> PillowCodec:
     return PillowCodec("WEBP", quality=quality, method=6)
 
 
-def avif(
-    quality: int, chroma: str = "4:4:4", speed: int = 4, tune: str = "psnr", container: bool = True
-) -> PillowCodec:
-    """AV1 intra by libaom, quality 0 to 100; speed 0 (slowest) to 10; tune "psnr", "ssim", "iq"."""
+def avif(quality: int, chroma: str = "4:4:4", container: bool = True) -> PillowCodec:
+    """AV1 intra by libaom, quality 0 to 100."""
     check_settings("AVIF", quality, 0, 100, chroma)
-    options = {"quality": quality, "subsampling": chroma, "speed": speed, "codec": "aom"}
-    return PillowCodec("AVIF", container, **options, advanced={"tune": tune}, max_threads=1)
+    options = {"quality": quality, "subsampling": chroma, "speed": 4, "codec": "aom"}
+    return PillowCodec("AVIF", container, **options, advanced={"tune": "psnr"}, max_threads=1)
 
 
 class HEVC(ConventionalCodec):
     """HEVC intra: x265 in a HEIF file, through pillow-heif; BT.601 YCbCr of full range, 8 bits.
 
-    Quality is 0 to 100; x265's constant rate factor is (100 - quality) / 2. Tune "psnr" is without
-    psychovisual optimisation. Parameter sets belong to the container. Raises NotMeasured:
+    Quality is 0 to 100; x265's constant rate factor is (100 - quality) / 2. Its tune "psnr" is
+    without psychovisual optimisation. Parameter sets belong to the container. Raises NotMeasured:
     pillow-heif was built with another encoder.
     """
 
-    def __init__(
-        self,
-        quality: int,
-        chroma: str = "4:4:4",
-        preset: str = "slow",
-        tune: str = "psnr",
-        container: bool = True,
-    ):
+    def __init__(self, quality: int, chroma: str = "4:4:4", container: bool = True):
         check_settings("HEVC", quality, 0, 100, chroma)
         encoder = pillow_heif.libheif_info()["HEIF"]
         if "x265" not in encoder:
-            raise NotMeasured(
-                f"HEVC is not measured: pillow-heif's encoder is {encoder!r}, not x265; install "
-                "pillow-heif's own wheel from PyPI"
-            )
-        options = {"quality": quality, "chroma": chroma, "preset": preset, "tune": tune}
+            what = f"HEVC is not measured: pillow-heif's encoder is {encoder!r}, not x265"
+            raise NotMeasured(f"{what}; install pillow-heif's own wheel from PyPI")
+        options = {"quality": quality, "chroma": chroma, "preset": "slow", "tune": "psnr"}
         rate = {"constant rate factor": f"{(100 - quality) / 2:g}"}
         version = f"pillow-heif {pillow_heif.__version__}, {encoder}"
         super().__init__("HEVC", options, container, **rate, version=version)
 
     def _write(self, pixels: np.ndarray) -> bytes:
-        buffer, size, options = io.BytesIO(), pixels.shape[1::-1], dict(self.options)
+        options = dict(self.options)
         settings = {"quality": options.pop("quality"), "tile_size": 0}  # one picture, no tiles
-        settings |= {"chroma": options.pop("chroma").replace(":", ""), "enc_params": options}
-        pillow_heif.encode("RGB", size, pixels.tobytes(), buffer, **settings)
-        return buffer.getvalue()
-
-    def _read(self, file: bytes, height: int, width: int) -> np.ndarray:
-        image = pillow_heif.open_heif(file)
-        check_stated("HEVC", image.size, height, width)
-        return np.array(image.to_pillow().convert("RGB"))
+        settings["chroma"] = options.pop("chroma").replace(":", "")
+        return written_pixels(pixels, "HEIF", **settings, enc_params=options)
 
 
 def check_settings(name: str, quality: int, lowest: int, highest: int, chroma: str) -> None:
@@ -172,15 +163,6 @@ def check_settings(name: str, quality: int, lowest: int, highest: int, chroma: s
         raise InputError(f"{name} quality is {quality!r}; need an integer, {lowest} to {highest}")
     if chroma not in ("4:4:4", "4:2:0"):
         raise InputError(f"{name} chroma is {chroma!r}; need one of 4:4:4, 4:2:0")
-
-
-def check_stated(format: str, size: tuple[int, int], height: int, width: int) -> None:
-    """BitstreamError for a file whose own size (width, height) is not the stated one. Call it
-    before decoding: a small file may state a size that fills the memory."""
-    if tuple(size) != (width, height):
-        raise BitstreamError(
-            f"the {format} file is {size[1]}x{size[0]} px; the bitstream states {height}x{width}"
-        )
 
 
 # --- containers --------------------------------------------------------------------------
@@ -192,9 +174,11 @@ def _template(codec: ConventionalCodec, height: int, width: int) -> bytes:
 
 
 def _body_at(format: str, file: bytes) -> int:
-    """Where the picture's own bytes begin; 0 where that is not known (WebP, PNG, VVC)."""
+    """Where the picture's own bytes begin; 0 where that is not known (WebP, PNG)."""
     if format == "JPEG":
         return file.index(b"\xff\xc4")  # its Huffman tables are the picture's own
+    if format == "VVC":  # after the picture parameter set, unit type 16
+        return re.search(b"\0\0\1\0\x81.+?(?=\0{2,3}\1)", file, re.DOTALL).end()
     return file.index(b"mdat") + 4 if format in ("AVIF", "HEVC") else 0  # ISO/IEC 14496-12
 
 

@@ -14,7 +14,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from icmlib.codecs.bitstream import Bitstream
 from icmlib.codecs.learned import TABLES, LearnedCodec
 from icmlib.codecs.zoo import create
 from icmlib.config import CodecConfig, from_dict
@@ -27,8 +26,7 @@ Weights = dict[str, torch.Tensor]
 
 
 class Decoders:
-    """A codec, whose own decoder is the `machine`'s, and other decoders of its bits: `finetuned`
-    has, by name, the weights of `codec.g_s` that differ."""
+    """A codec, whose decoder is the `machine`'s, and of others the weights of `g_s` that differ."""
 
     def __init__(self, codec: LearnedCodec, finetuned: dict[str, Weights]):
         self.codec, self.finetuned = codec, finetuned
@@ -43,14 +41,15 @@ class Decoders:
         Network Interpolation, CVPR 2019). Raises ValueError: no such decoder."""
         if to in self.names:
             return self.codec.with_decoder(self.finetuned.get(to, {}))
-        own, human = self.codec.g_s.state_dict(), self.finetuned.get(HUMAN)
-        with contextlib.suppress(ValueError):  # no number
-            if human is not None and 0 <= float(to) <= 1:
-                weights = {n: own[n].lerp(human[n].to(own[n]), float(to)) for n in human}
-                return self.codec.with_decoder(weights)
         known = ", ".join(self.names)
-        between = ", or a number from 0 (machine) to 1 (human)" if human is not None else ""
-        raise InputError(f"unknown decoder {to!r}; these weights have: {known}{between}")
+        if HUMAN in self.finetuned:
+            own, human = self.codec.g_s.state_dict(), self.finetuned[HUMAN]
+            with contextlib.suppress(ValueError):  # no number
+                if 0 <= (place := float(to)) <= 1:
+                    weights = {n: own[n].lerp(human[n].to(own[n]), place) for n in human}
+                    return self.codec.with_decoder(weights)
+            known += ", or a number from 0 (machine) to 1 (human)"
+        raise InputError(f"unknown decoder {to!r}; these weights have: {known}")
 
     @classmethod
     def of(cls, codec: LearnedCodec, finetuned: dict[str, LearnedCodec]) -> "Decoders":
@@ -68,8 +67,8 @@ class Decoders:
 
     def fingerprints(self) -> dict[str, str]:
         """Of encoder, entropy model and every decoder."""
-        prints = {part: self.codec.fingerprint_of(part) for part in ("encoder", "entropy")}
-        return prints | {name: fingerprint(self.turn(name).g_s) for name in self.names}
+        shared = {part: self.codec.fingerprint_of(part) for part in ("encoder", "entropy")}
+        return shared | {name: fingerprint(self.turn(name).g_s) for name in self.names}
 
     def save(self, path: str | Path, config: CodecConfig) -> None:
         """Everything into one file; `config` is the codec's architecture."""
@@ -82,21 +81,9 @@ class Decoders:
             save_file(tensors, half, {name: json.dumps(value) for name, value in header.items()})
 
 
-class Blend:
-    """Interpolation of pictures, not of weights; `place` is the share of the human's."""
-
-    def __init__(self, decoders: Decoders, place: float):
-        self.machine, self.human = decoders.turn(MACHINE), decoders.turn(HUMAN)
-        self.place, self.encode = place, self.machine.encode
-
-    def decode(self, bitstream: Bitstream) -> torch.Tensor:
-        return self.machine.decode(bitstream).lerp(self.human.decode(bitstream), self.place)
-
-
 def read_decoders(path: str | Path = SHIPPED) -> Decoders:
     """What `Decoders.save` wrote, on the CPU, ready to encode and decode; by default the shipped
-    file of the profile `quick`. Raises FileNotFoundError: no such file; ValueError: broken, or
-    its tensors are not those that it states."""
+    file. Raises FileNotFoundError; ValueError: broken, or of other tensors than it states."""
     if not Path(path).exists():
         raise FileNotFoundError(f"file of decoders {path} does not exist")
     finetuned: dict[str, Weights] = {}

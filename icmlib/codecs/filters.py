@@ -1,7 +1,7 @@
 """Post-filters: a codec's decoded images are smoothed, its bits stay as they are."""
 
 import math
-from collections.abc import Callable
+from functools import partial
 
 import cv2
 import numpy as np
@@ -13,27 +13,25 @@ cv2.setNumThreads(1)  # it has a pool of its own, beside PyTorch's threads
 
 
 class PostFiltered:
-    """A codec with `filter` (H, W, 3) -> (H, W, 3) after its decoder."""
+    """A codec with `filter`, (H, W, 3) and `sigma` -> (H, W, 3), after its decoder."""
 
-    def __init__(self, codec, filter: Callable[[np.ndarray], np.ndarray]):
-        self.codec, self.filter, self.encode = codec, filter, codec.encode
+    def __init__(self, filter, codec, sigma: float):
+        self.codec, self.filter, self.sigma, self.encode = codec, filter, sigma, codec.encode
 
     def decode(self, bitstream: Bitstream) -> torch.Tensor:
         decoded = self.codec.decode(bitstream).clamp(0, 1).permute(1, 2, 0).numpy()
-        filtered = self.filter(np.ascontiguousarray(decoded))
+        filtered = self.filter(np.ascontiguousarray(decoded), self.sigma)
         return torch.from_numpy(filtered).permute(2, 0, 1).clamp(0, 1)
 
 
-def gaussian(codec, sigma: float) -> PostFiltered:
-    """Gaussian blur of `sigma` px after decoding."""
-    return PostFiltered(codec, lambda x: cv2.GaussianBlur(x, (0, 0), sigma))
+def gaussian(x: np.ndarray, sigma: float) -> np.ndarray:
+    """Gaussian blur of `sigma` px."""
+    return cv2.GaussianBlur(x, (0, 0), sigma)
 
 
-def bilateral(codec, sigma: float) -> PostFiltered:
-    """Bilateral filter after decoding: spatial `sigma` px, colours within 0.2, summed over the
-    three channels in [0, 1] (Tomasi & Manduchi 1998)."""
-    width = 2 * math.ceil(3 * sigma) + 1
-    return PostFiltered(codec, lambda x: cv2.bilateralFilter(x, width, 0.2, sigma))
+def bilateral(x: np.ndarray, sigma: float) -> np.ndarray:
+    """Spatial `sigma` px, colours within 0.2, summed over channels (Tomasi & Manduchi 1998)."""
+    return cv2.bilateralFilter(x, 2 * math.ceil(3 * sigma) + 1, 0.2, sigma)
 
 
-FILTERS = {"gaussian": gaussian, "bilateral": bilateral}
+FILTERS = {each.__name__: partial(PostFiltered, each) for each in (gaussian, bilateral)}

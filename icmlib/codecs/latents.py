@@ -13,8 +13,7 @@ from icmlib.io import fingerprint, written
 
 
 class Latents:
-    """`latents[i]` is y_hat (M, h, w) of the i-th image: int16 where all values are integers, else
-    float32."""
+    """`latents[i]` is y_hat (M, h, w) of the i-th image: int16 if it is integers, else float32."""
 
     def __init__(self, path: Path):
         self._file = safe_open(path, framework="pt")

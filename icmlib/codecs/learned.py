@@ -20,7 +20,7 @@ from icmlib.io import InputError, fingerprint, load_weights
 
 # buffers with the entropy coder's tables: their size depends on the training
 TABLES = ("_quantized_cdf", "_offset", "_cdf_length", "scale_table")
-CACHED = ("fingerprint", "_tables", "_h_s_in_float64")  # computed from the weights at first use
+CACHED = ("fingerprint", "_tables", "_h_s")  # computed from the weights at first use
 
 
 class LearnedCodec(nn.Module):
@@ -63,8 +63,8 @@ class LearnedCodec(nn.Module):
 
     @property
     def parts(self) -> dict[str, list[nn.Module]]:
-        """What can be trained apart: the `encoder` (which only the sender runs), the `decoder`
-        (from y_hat to x_hat), and the `entropy` model (which both sides run)."""
+        """What can be trained apart: the `encoder`, the `decoder` (from y_hat to x_hat), and the
+        `entropy` model, which both sides run."""
         parts = {"encoder": [], "decoder": [], "entropy": []}
         names = {"g_a": "encoder", "h_a": "encoder", "g_s": "decoder"}
         for name, module in self.model.named_children():
@@ -95,9 +95,9 @@ class LearnedCodec(nn.Module):
     def pad(self, x: Tensor) -> Tensor:
         """Repeat the last row and column up to a multiple of the model's stride."""
         (height, width), stride = x.shape[-2:], self.model.downsampling_factor
-        least = f"{stride // 4}x{stride // 4}"  # what one latent covers
-        if min(height, width) < stride // 4:
-            raise InputError(f"image is {height}x{width} px; the codec needs at least {least}")
+        if min(height, width) < (least := stride // 4):  # what one latent covers
+            needs = f"the codec needs at least {least}x{least}"
+            raise InputError(f"image is {height}x{width} px; {needs}")
         return F.pad(x, (0, -width % stride, 0, -height % stride), mode="replicate")
 
     def train(self, mode: bool = True) -> "LearnedCodec":
@@ -137,21 +137,16 @@ class LearnedCodec(nn.Module):
 
     @exact()
     def decode_latents(self, bitstream: Bitstream) -> Tensor:
-        """Bitstream -> y_hat (1, M, h, w); BitstreamError: written by another codec, or its
-        symbols do not decode as encoded."""
+        """Bitstream -> y_hat (1, M, h, w); BitstreamError: of another codec, or damaged."""
         if bitstream.codec != self.fingerprint:
-            raise BitstreamError(
-                f"bitstream was written by codec {bitstream.codec}, this one is "
-                f"{self.fingerprint}; load the weights it was written with"
-            )
+            codecs = f"codec {bitstream.codec}, this one is {self.fingerprint}"
+            raise BitstreamError(f"bitstream was written by {codecs}; load the weights it needs")
         if (held := len(bitstream.strings)) != (own := len(self._tables)):
             raise BitstreamError(f"bitstream holds {held} strings; this codec writes {own}")
         symbols, y_hat = self._decompress(bitstream)
         if _crc(symbols) != bitstream.symbols_crc:
-            raise BitstreamError(
-                "the decoded symbols differ from the encoded ones: the payload was changed, or "
-                "this device computes other probabilities; decode on one like the encoder's"
-            )
+            why = "the payload was changed, or this device computes other probabilities"
+            raise BitstreamError(f"the decoded symbols differ from the encoded ones: {why}")
         return y_hat
 
     @exact()
@@ -214,7 +209,7 @@ class LearnedCodec(nn.Module):
     def _conditional(self, z_hat: Tensor, symbols_at: Callable) -> tuple[Tensor, Tensor, Tensor]:
         """z_hat -> y's symbols, the indexes of their tables, y_hat (B, M, h, w). `symbols_at(place,
         means, indexes)` are the sender's rounded latents, or what the receiver reads."""
-        params = self._h_s(z_hat)
+        params = self._h_s.to(z_hat.device)(z_hat.double()).to(z_hat.dtype)
         if isinstance(self.model, models.JointAutoregressiveHierarchicalPriors):
             return self._autoregressive(params, symbols_at)
         scales, means = params, params.new_zeros(())
@@ -239,16 +234,10 @@ class LearnedCodec(nn.Module):
             seen[..., 2:3, 2:3] = coded[-1][0] + means
         return *map(torch.stack, zip(*coded)), y_hat[..., 2:-2, 2:-2]
 
-    def _h_s(self, z_hat: Tensor) -> Tensor:
-        """z_hat -> scales, or what scales and means are made of (B, 2 M, h, w).
-
-        Rounded from float64 it is the same on processors that add in different orders: in float32,
-        AVX2 could not read 6 of 12 photographs written with AVX-512.
-        """
-        return self._h_s_in_float64.to(z_hat.device)(z_hat.double()).to(z_hat.dtype)
-
     @cached_property
-    def _h_s_in_float64(self) -> nn.Module:
+    def _h_s(self) -> nn.Module:
+        """In float64: rounded from there, scales and means are the same on any processor. In
+        float32, AVX2 could not read 6 of 12 photographs written with AVX-512."""
         return copy.deepcopy(self.model.h_s).double()
 
     def table_indexes(self, scales: Tensor) -> Tensor:

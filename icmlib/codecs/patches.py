@@ -34,9 +34,9 @@ def patch_decoder(g_s: nn.Module) -> Callable[..., Tensor]:
     """`decode(y_hats, corners, size)`: patches of decoded images, as cut from the full decode.
 
     `y_hats` holds the latents (M, h, w) of each patch's image, `corners` (P, 2) top and left in
-    px; all patches have one `size` (height, width). Returns (P, 3, *size), not clamped,
-    differentiable in the weights. Raises ValueError: a patch reaches beyond its image. If the
-    decoder cannot run on windows, whole images are decoded; a warning says why.
+    px; all have one `size` (height, width). Returns (P, 3, *size), not clamped. Raises ValueError:
+    a patch reaches beyond its image. A decoder that cannot run on windows decodes whole images; a
+    warning says why.
     """
     try:
         return partial(_decode_patches, _layers(g_s))

@@ -28,8 +28,6 @@ class Tables:
             raise ValueError("the codec has no tables for its entropy coder; call update()")
         rows = [row[:length] for row, length in zip(rows, lengths)]
         self.tables = rows, lengths, model.offset.tolist()
-        # the last symbol of each row stands for what is beyond it
-        self.largest_escape = max(row[-1] - row[-2] for row in rows)
 
     def encode(self, symbols: torch.Tensor, indexes: torch.Tensor) -> bytes:
         """Integers, each coded by the table that its index names."""
@@ -40,7 +38,7 @@ class Tables:
         """A function that decodes the string's next symbols (`count` in all): their indexes ->
         int32 of the same shape. Raises as `padded`."""
         decoder = RansDecoder()
-        decoder.set_stream(padded(string, count, self.largest_escape))
+        decoder.set_stream(padded(string, count))
 
         def read(indexes: torch.Tensor) -> torch.Tensor:
             symbols = decoder.decode_stream(indexes.flatten().tolist(), *self.tables)
@@ -49,16 +47,12 @@ class Tables:
         return read
 
 
-def padded(string: bytes, count: int, escape: int) -> bytes:
-    """The string with zeros behind it: all that decoding `count` symbols may read. `escape` is the
-    largest frequency, of 65536, of the symbol for what is beyond a table. Raises BitstreamError:
-    no encoder has written this string.
+def padded(string: bytes, count: int) -> bytes:
+    """The string with zeros behind it: all that decoding `count` symbols may read. Raises
+    BitstreamError: no encoder has written this string.
 
-    A state in `STATES` stays there: bits taken from it are replaced by words of 32. A symbol takes
-    up to 16. One beyond its table is coded in nibbles: their number n in unary (15, 15, ..., the
-    rest), then n nibbles. So each nibble of 15 costs 15 more, or 64 bits; W words hold at most 8 W.
-    The first zero ends the unary number; before it come the nibbles left in the state, which is
-    below escape * 2^47 after the symbol and is refilled below 2^31. Rounding takes less than 1 %.
+    A symbol beyond its table is coded in nibbles: their number in unary (15, 15, ..., the rest),
+    then those. Each 15 costs 64 bits: a word may ask for 64 bytes, a state for as many a symbol.
     """
     longest = STATE_BYTES + SYMBOL_BYTES * count
     if len(string) % WORD_BYTES or not STATE_BYTES <= len(string) <= longest:
@@ -66,6 +60,4 @@ def padded(string: bytes, count: int, escape: int) -> bytes:
         raise BitstreamError(f"a string of {len(string)} bytes is for {count} symbols; {need}")
     if int.from_bytes(string[:STATE_BYTES], "little") not in STATES:
         raise BitstreamError(f"a string starts with {string[:8].hex()}, as no encoder's does")
-    left = -(-(16 + (escape - 1).bit_length()) // 4)  # nibbles in the state
-    bits = 512 * len(string) // WORD_BYTES + count * (16 + 4 + 4 * 14 + 64 * left)
-    return string.ljust(2 * STATE_BYTES + bits // 8 + bits // 800, b"\0")
+    return string.ljust(2 * STATE_BYTES + 17 * len(string) + 75 * count, b"\0")

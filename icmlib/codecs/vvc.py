@@ -1,96 +1,84 @@
-"""VVC intra by the reference software VTM; `anchor` makes every conventional codec by name.
+"""VVC intra by VVenC, in the FFmpeg that imageio-ffmpeg brings; `anchor` makes every conventional
+codec by name.
 
-Command lines and colours (BT.709 YCbCr, 4:4:4, 8 bits) are those of CompressAI's wrapper
-(`compressai.utils.bench.codecs.VTM`), which does not keep the bits.
+A build of the reference software VTM runs through CompressAI's `compressai.utils.bench.codecs.VTM`.
 """
 
 import re
 import subprocess
-import tempfile
-from pathlib import Path
+from functools import lru_cache
 
+import imageio_ffmpeg
 import numpy as np
-import torch
-from compressai.transforms.functional import rgb2ycbcr, ycbcr2rgb
-from compressai.utils.bench.codecs import get_vtm_decoder_path, get_vtm_encoder_path
 
 from icmlib.codecs import conventional
 from icmlib.codecs.conventional import ConventionalCodec, NotMeasured, check_settings
-from icmlib.io import InputError, fingerprint
+from icmlib.io import InputError
 
-HOW = (
-    "build VTM (https://vcgit.hhi.fraunhofer.de/jvet/VVCSoftware_VTM) and name its folder: "
-    'anchor("VVC", quality=37, build="VVCSoftware_VTM/bin")'
-)
+SMALLEST = 64  # px a side, of what is coded
+EXACT = "flags=lanczos+accurate_rnd+full_chroma_int+full_chroma_inp"
+TO_YUV = f"scale=out_color_matrix=bt709:out_range=full:{EXACT},format=yuv420p10le"
+TO_RGB = f"scale=in_color_matrix=bt709:in_range=full:{EXACT},format=rgb24"
 
 
 class VVC(ConventionalCodec):
-    """VVC intra; `quality` is VTM's QP, 0 (finest) to 63, `build` the folder with EncoderAppStatic
-    and DecoderAppStatic, `config` by default cfg/encoder_intra_vtm.cfg beside it.
+    """VVC intra; BT.709 YCbCr of full range, 4:2:0, 10 bits; its file is the raw .266 stream.
 
-    Raises NotMeasured: no build, no configuration, or a build that does not run.
+    Quality is VVenC's QP, 0 (finest) to 63, without perceptual optimisation; presets are "faster",
+    "fast", "medium", "slow", "slower". Parameter sets belong to the container. Raises NotMeasured:
+    the FFmpeg at hand has no VVenC.
     """
 
-    def __init__(
-        self, quality: int, build: str | Path | None = None, config: str | Path | None = None
-    ):
-        check_settings("VVC", quality, 0, 63, "4:4:4")
-        if build is None:
-            raise NotMeasured(f"VVC is not measured: no VTM build is named; {HOW}")
-        self.encoder = Path(get_vtm_encoder_path(build))
-        self.decoder = Path(get_vtm_decoder_path(build))
-        self.config = Path(config or Path(build).parent / "cfg" / "encoder_intra_vtm.cfg")
-        for path in (self.encoder, self.decoder, self.config):
-            if not path.is_file():
-                raise NotMeasured(f"VVC is not measured: there is no {path}; {HOW}")
-        options = {
-            "quality": quality,
-            "chroma": "4:4:4",
-            "configuration": f"{self.config.name} ({fingerprint(self.config)[:8]})",
-            "version": self._version(),
-        }
-        super().__init__("VVC", options)
-
-    def _version(self) -> str:
-        """VTM states its version first, whatever it is asked."""
-        reason = "is not VTM"
+    def __init__(self, quality: int, preset: str = "medium", container: bool = True):
+        check_settings("VVC", quality, 0, 63, "4:2:0")
         try:
-            said = subprocess.run([self.encoder, "--help"], capture_output=True).stdout
-            if found := re.search(rb"VTM Encoder Version (\S+)", said):
-                return f"VTM {found[1].decode()}"
-        except OSError as error:
-            reason = f"does not run: {error}"
-        raise NotMeasured(f"VVC is not measured: {self.encoder} {reason}; {HOW}")
+            version = _version(imageio_ffmpeg.get_ffmpeg_exe())
+        except (OSError, RuntimeError) as error:
+            how = "Install imageio-ffmpeg's own wheel from PyPI, 0.8.1 or later, or name an ffmpeg"
+            message = f"VVC is not measured: {error}. {how} with libvvenc in IMAGEIO_FFMPEG_EXE"
+            raise NotMeasured(message) from error
+        options = {"quality": quality, "preset": preset}
+        super().__init__("VVC", options, container, chroma="4:2:0", version=version)
 
     def _write(self, pixels: np.ndarray) -> bytes:
-        height, width = pixels.shape[:2]
-        rgb = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
-        planes = (rgb2ycbcr(rgb).clamp(0, 1) * 255).round().byte()  # (3, H, W)
-        with tempfile.TemporaryDirectory() as folder:
-            source, coded = Path(folder, "source.yuv"), Path(folder, "coded.bin")
-            source.write_bytes(planes.numpy().tobytes())
-            self._run(
-                *(self.encoder, "-i", source, "-c", self.config, "-q", self.options["quality"]),
-                *("-o", "/dev/null", "-b", coded, "-wdt", width, "-hgt", height, "-fr", 1, "-f", 1),
-                *("--InputChromaFormat=444", "--InputBitDepth=8", "--ConformanceWindowMode=1"),
-            )
-            return coded.read_bytes()
+        height, width = self._coded_size(*pixels.shape[:2])
+        room = ((0, height - pixels.shape[0]), (0, width - pixels.shape[1]), (0, 0))
+        picture = conventional.written_pixels(np.pad(pixels, room, "edge"), "PPM")
+        return _encoded(picture, **self.options).stdout
 
     def _read(self, file: bytes, height: int, width: int) -> np.ndarray:
-        with tempfile.TemporaryDirectory() as folder:
-            coded, decoded = Path(folder, "coded.bin"), Path(folder, "decoded.yuv")
-            coded.write_bytes(file)
-            self._run(self.decoder, "-b", coded, "-o", decoded, "-d", 8)
-            count = 3 * height * width
-            planes = np.fromfile(decoded, np.uint8, count + 1)  # a larger file is not read whole
-        rgb = ycbcr2rgb(torch.from_numpy(planes.reshape(3, height, width)).float() / 255)
-        return (rgb.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+        command = ["-f", "vvc", "-i", "-", "-vf", TO_RGB, "-f", "image2pipe", "-c:v", "ppm", "-"]
+        picture = _ffmpeg(command, file).stdout
+        pixels = conventional.read_pixels(picture, "PPM", *self._coded_size(height, width))
+        return pixels[:height, :width]
 
-    def _run(self, *command) -> None:
-        ended = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-        if ended.returncode:
-            said = (ended.stderr or ended.stdout).strip()[-200:]
-            raise RuntimeError(f"{command[0]} ended with {ended.returncode}: {said}")
+    def _coded_size(self, height: int, width: int) -> tuple[int, int]:
+        """The last row and column are repeated: 4:2:0 needs even sides, and FFmpeg a pixel of room
+        for each byte of the stream, which of noise at the finest QP has more than two."""
+        height, width = (max(side + side % 2, SMALLEST) for side in (height, width))
+        return height * (3 if self.options["quality"] < 24 else 1), width
+
+
+def _encoded(picture: bytes, quality: int, preset: str, log: str = "error"):
+    options = f"-c:v libvvenc -threads 1 -preset {preset} -qp {quality} -qpa 0 -f vvc -"
+    return _ffmpeg(["-f", "ppm_pipe", "-i", "-", "-vf", TO_YUV, *options.split()], picture, log)
+
+
+@lru_cache
+def _version(program: str) -> str:
+    """VVenC states its version when it encodes."""
+    picture = conventional.written_pixels(np.zeros((SMALLEST, SMALLEST, 3), np.uint8), "PPM")
+    said = _encoded(picture, 63, "faster", log="info").stderr.decode(errors="replace")
+    return "VVenC " + "".join(re.findall(r"libvvenc version: (\S+)", said))
+
+
+def _ffmpeg(options: list[str], data: bytes, log: str = "error") -> subprocess.CompletedProcess:
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-v", log, *options]
+    ended = subprocess.run(command, input=data, capture_output=True)
+    if ended.returncode:
+        said = ended.stderr.decode(errors="replace").strip()[-500:]
+        raise RuntimeError(f"{command[0]} ended with {ended.returncode}: {said}")
+    return ended
 
 
 ANCHORS = {"JPEG": conventional.jpeg, "WebP": conventional.webp, "AVIF": conventional.avif}

@@ -1,6 +1,5 @@
 """Learned codecs by name: those of CompressAI's zoo, and one of stride 8."""
 
-from difflib import get_close_matches
 from pathlib import Path
 
 import torch
@@ -19,11 +18,8 @@ from icmlib.io import InputError
 
 
 class ScaleHyperpriorS8(ScaleHyperprior):
-    """The scale hyperprior (Ballé et al. 2018) with three stages instead of four: stride 8.
-
-    It suits scenes of about 128x128. The decoder upsamples with ConvTranspose2d(k=5, s=2), which
-    covers pixels unevenly: a source of checkerboards (Odena et al. 2016).
-    """
+    """The scale hyperprior (Ballé et al. 2018) with three stages instead of four, for scenes of
+    about 128x128. Its ConvTranspose2d(k=5, s=2) cover pixels unevenly (Odena et al. 2016)."""
 
     downsampling_factor = 32
 
@@ -41,11 +37,9 @@ MODELS |= {name: model_architectures[key] for name, key in KEYS.items()}
 
 
 def create(config: CodecConfig, seed: int = 0) -> LearnedCodec:
-    """An untrained codec. Raises ValueError: no such architecture; names the known ones."""
+    """An untrained codec. Raises ValueError: no such architecture."""
     if config.name not in MODELS:
-        near = get_close_matches(config.name, MODELS, 1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise InputError(f"unknown codec {config.name!r}{hint}; known: {', '.join(MODELS)}")
+        raise InputError(f"unknown codec {config.name!r}; known: {', '.join(MODELS)}")
     widths = [config.N] if config.name.startswith("cheng2020") else [config.N, config.M]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -53,8 +47,7 @@ def create(config: CodecConfig, seed: int = 0) -> LearnedCodec:
 
 
 def load(config: CodecConfig, path: str | Path) -> LearnedCodec:
-    """A trained codec on the current device, ready to encode and decode; raises as
-    `icmlib.io.load_weights`."""
+    """A trained codec, ready to encode and decode; raises as `icmlib.io.load_weights`."""
     codec = create(config)
     codec.load(path)
     return codec.to(device.current()).eval()
@@ -62,8 +55,7 @@ def load(config: CodecConfig, path: str | Path) -> LearnedCodec:
 
 def pretrained(config: CodecConfig, quality: int) -> LearnedCodec:
     """CompressAI's codec of that name, trained for MSE, ready to encode and decode; its N and M
-    override the config's. Raises as `icmlib.downloads.read_state`; ValueError: no weights of that
-    name or quality; names the known ones."""
+    override the config's. Raises as `zoo_config` and `icmlib.downloads.read_state`."""
     codec = create(zoo_config(config, quality))
     state = read_state(_url(config.name, quality), f"{config.name} quality {quality}")
     codec.model.load_state_dict(load_pretrained(state))
@@ -72,8 +64,7 @@ def pretrained(config: CodecConfig, quality: int) -> LearnedCodec:
 
 
 def zoo_config(config: CodecConfig, quality: int) -> CodecConfig:
-    """The config with the N and M of CompressAI's weights of this quality; raises as
-    `pretrained`."""
+    """The config with the N and M of CompressAI's weights; ValueError: none of this quality."""
     _url(config.name, quality)
     widths = cfgs[KEYS[config.name]][quality]
     return replace(config, {"N": widths[0], "M": widths[-1]})

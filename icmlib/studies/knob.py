@@ -5,7 +5,10 @@ from bisect import bisect_left
 from collections.abc import Callable
 
 import pandas as pd
+import torch
 
+from icmlib.codecs import Bitstream, Decoders
+from icmlib.codecs.decoders import HUMAN, MACHINE
 from icmlib.evaluate import Evaluation, compare, evaluate, summarize
 from icmlib.studies.profile import Profile
 from icmlib.studies.runs import read_summary
@@ -18,6 +21,17 @@ MEASURES = {  # name, and which is better: more, or less
     "ssim": ("SSIM", "at_least"),
     "feature": ("feature distance", "at_most"),
 }
+
+
+class Blend:
+    """Interpolation of pictures, not of weights; `place` is the share of the human's."""
+
+    def __init__(self, decoders: Decoders, place: float):
+        self.machine, self.human = decoders.turn(MACHINE), decoders.turn(HUMAN)
+        self.place, self.encode = place, self.machine.encode
+
+    def decode(self, bitstream: Bitstream) -> torch.Tensor:
+        return self.machine.decode(bitstream).lerp(self.human.decode(bitstream), self.place)
 
 
 def same_pattern(turn: Callable[[float], object], excess: float, data, halvings: int = 6) -> float:

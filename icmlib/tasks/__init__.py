@@ -42,13 +42,10 @@ class TaskNetwork(Protocol):
 def create(config: TaskConfig) -> torch.nn.Module:
     """The task network of a profile, with the weights that the profile names, if any.
 
-    Raises:
-        ValueError: an unknown name, or settings that the network does not have.
-        ImportError: detectron2 is not installed; says how.
-        WeightsUnavailable: as `icmlib.downloads.read_state`; else as `icmlib.io.load_weights`.
+    Raises ValueError: an unknown name, or settings that the network does not have; ImportError:
+    detectron2 is not installed; as `icmlib.downloads.read_state` and `icmlib.io.load_weights`.
     """
-    network = _build(config)
-    library = detectron2 if config.name.startswith(detectron2.PREFIX) else torchvision
+    network, library = _build(config), _library(config)
     if config.weights in library.PUBLISHED:
         library.load_published(network, config)
     elif config.weights:
@@ -64,22 +61,18 @@ def load(config: TaskConfig, path: str | Path) -> torch.nn.Module:
     return network.to(device.current()).eval().requires_grad_(False)
 
 
-def _build(config: TaskConfig) -> torch.nn.Module:
-    """Randomly initialised by the config's seed."""
-    known = ("small_mask_rcnn", *torchvision.DETECTORS)
-    from_detectron2 = config.name.startswith(detectron2.PREFIX)
-    if config.name not in known and not from_detectron2:
+def _library(config: TaskConfig):
+    if config.name.startswith(detectron2.PREFIX):
+        return detectron2
+    known = (torchvision.SMALL, *torchvision.DETECTORS)
+    if config.name not in known:
         zoo = f"{detectron2.PREFIX}<config of its model zoo>"
         raise InputError(f"unknown task network {config.name!r}; known: {', '.join(known)}, {zoo}")
+    return torchvision
+
+
+def _build(config: TaskConfig) -> torch.nn.Module:
+    """Randomly initialised by the config's seed."""
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        if from_detectron2:
-            return detectron2.detector(config)
-        if config.name in torchvision.DETECTORS:
-            return torchvision.detector(config)
-        if config.weights in torchvision.PUBLISHED or config.min_size is not None:
-            raise InputError(
-                f"{config.name} takes images as they are and has no published weights: set "
-                f"weights to a file or null (not {config.weights}) and min_size to null"
-            )
-        return torchvision.small_mask_rcnn(config.num_classes)
+        return _library(config).detector(config)

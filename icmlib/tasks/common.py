@@ -13,8 +13,7 @@ def masks_of(target: dict) -> torch.Tensor:
     if "masks" not in target:
         raise InputError(
             "this task network trains on masks, and not every box of the data set has one "
-            "(`segmentation`); complete them, or take a network of boxes alone, such as "
-            "fasterrcnn_resnet50_fpn"
+            "(`segmentation`); complete them, or take a network such as fasterrcnn_resnet50_fpn"
         )
     return target["masks"]
 
@@ -24,8 +23,7 @@ def check_classes(config: TaskConfig, known: int) -> None:
     if known != config.num_classes:
         raise InputError(
             f"{config.name} with weights {config.weights} knows {known} classes; the profile says "
-            f"num_classes: {config.num_classes}. Set it to {known}, or weights to null to train "
-            f"from scratch"
+            f"num_classes: {config.num_classes}. Set it to {known}, or weights to null"
         )
 
 

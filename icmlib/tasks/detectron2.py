@@ -16,6 +16,7 @@ from icmlib.io import InputError
 from icmlib.tasks import common
 
 PREFIX = "detectron2:"  # before the config's name, in TaskConfig.name
+KINDS = ("faster_rcnn", "mask_rcnn", "retinanet")  # others need more than boxes, labels, masks
 PUBLISHED = ("DEFAULT",)  # the weights that the model zoo has for a config
 COMMIT = "02b5c4e295e990042a714712c21dc79b731e8833"  # what the tests ran with
 INSTALL = (
@@ -77,8 +78,8 @@ class Detectron2Task(nn.Module):
         return self.model.preprocess_image([{"image": image} for image in resized])
 
     def _resized(self, image: torch.Tensor) -> torch.Tensor:
-        """(3, H, W) RGB in [0, 1] -> (3, h, w) in detectron2's channel order, 0 to 255. It resizes
-        with Pillow's bilinear filter; this is the same, differentiable and not rounded."""
+        """(3, H, W) RGB in [0, 1] -> (3, h, w) in the config's channel order, 0 to 255; Pillow's
+        bilinear filter as detectron2 has it, differentiable."""
         from detectron2.data.transforms import ResizeShortestEdge
 
         if self.sides[0]:  # 0: as it is
@@ -133,9 +134,8 @@ class Detectron2Task(nn.Module):
 def detector(config: TaskConfig) -> Detectron2Task:
     """The network that `detectron2:<config>` names, without weights, built for those it will get.
 
-    Published weights come with frozen batch norm. Without them no layer is frozen and batch norm
-    is trained: the network would diverge otherwise. Raises ImportError: detectron2 is not
-    installed; ValueError: no such config, no detector, or one without published weights.
+    Published weights come with frozen batch norm. Without them it is trained, as all layers: the
+    network would diverge otherwise. Raises ImportError; ValueError: no such config or weights.
     """
     try:
         from detectron2 import model_zoo, modeling
@@ -167,23 +167,16 @@ def _settings(model_zoo, config: TaskConfig):
     """detectron2's settings of that config, for the CPU; raises as `detector`."""
     name = config.name.removeprefix(PREFIX)
     folder = Path(model_zoo.__file__).parent / "configs"
-    known = [str(path.relative_to(folder)) for path in folder.glob("*/*.yaml")]
+    files = [path for kind in KINDS for path in folder.glob(f"*/*{kind}*.yaml")]
+    known = [str(path.relative_to(folder)) for path in files]
     if name not in known:
-        near = ", ".join(get_close_matches(name, known, 3, 0)) or "none"
-        raise InputError(f"detectron2's model zoo has no config {name!r}; nearest: {near}")
+        near = ", ".join(get_close_matches(name, known, 3, 0))
+        what = f"no config {name!r} of boxes or masks"
+        raise InputError(f"detectron2's model zoo has {what}; nearest: {near}")
     settings = model_zoo.get_config(name)
     settings.MODEL.DEVICE = "cpu"
     if config.min_size is not None:
         settings.INPUT.MIN_SIZE_TEST = config.min_size
-    model = settings.MODEL
-    complete = model.PROPOSAL_GENERATOR.NAME != "PrecomputedProposals"
-    boxes = model.META_ARCHITECTURE in ("GeneralizedRCNN", "RetinaNet") and not model.KEYPOINT_ON
-    if not (complete and boxes):  # the loss needs more than boxes, labels and masks
-        raise InputError(
-            f"{config.name} is no detector of boxes or masks by itself (it is a "
-            f"{model.META_ARCHITECTURE}); take one of COCO-Detection/faster_rcnn*, "
-            f"COCO-Detection/retinanet* or COCO-InstanceSegmentation/*"
-        )
     return settings
 
 
@@ -193,7 +186,5 @@ def _url(config: TaskConfig) -> str:
     try:
         return model_zoo.get_checkpoint_url(config.name.removeprefix(PREFIX))
     except RuntimeError:
-        raise InputError(
-            f"detectron2's model zoo has no weights for {config.name}: set weights to a file, or "
-            f"to null to train from scratch"
-        ) from None
+        what = f"detectron2's model zoo has no weights for {config.name}"
+        raise InputError(f"{what}: set weights to a file, or to null") from None

@@ -4,11 +4,15 @@ are `vgg16_layers`, `lambda_feature` and `warmup` of `icmlib.config.BaseTraining
 
 import torch
 from torch import nn
-from torchvision.models import VGG16_Weights, vgg16
+from torchvision.models import vgg16
+from torchvision.models.feature_extraction import create_feature_extractor
+from torchvision.transforms.functional import normalize
 
 from icmlib.config import VGG16_LAYERS, BaseTrainingConfig
 from icmlib.downloads import read_state
 from icmlib.metrics.fidelity import VGG_URL
+
+IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])  # mean and standard deviation
 
 
 def create(config: BaseTrainingConfig, task: nn.Module) -> nn.Module:
@@ -29,21 +33,11 @@ class VGG16(nn.Module):
         if state:
             network.load_state_dict(state, assign=True)
         relus = [i for i, each in enumerate(network.features) if isinstance(each, nn.ReLU)]
-        self.ends = {i: name for i, name in zip(relus, VGG16_LAYERS) if name in layers}
-        self.layers = network.features[: max(self.ends) + 1]
-        preset = VGG16_Weights.IMAGENET1K_V1.transforms()
-        for name in ("mean", "std"):
-            value = torch.tensor(getattr(preset, name)).view(3, 1, 1)
-            self.register_buffer(name, value, persistent=False)
+        wanted = {str(i): name for i, name in zip(relus, VGG16_LAYERS) if name in layers}
+        self.layers = create_feature_extractor(network.features, wanted)
         self.eval().requires_grad_(False)
 
     def features(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """Maps (B, C, h, w) by layer, the finest first, of RGB images (B, 3, H, W) in [0, 1], of
         at least 16x16 px for all five stages; gradients reach the images."""
-        x = (images.to(self.mean.device) - self.mean) / self.std
-        maps = {}
-        for i, layer in enumerate(self.layers):
-            x = layer(x)
-            if i in self.ends:
-                maps[self.ends[i]] = x
-        return maps
+        return self.layers(normalize(images.to(next(self.parameters()).device), *IMAGENET))

@@ -1,6 +1,7 @@
 """torchvision's detectors as task networks."""
 
 from collections import OrderedDict
+from functools import partial
 
 import torch
 from torch import nn
@@ -11,13 +12,15 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
-from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
+from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from icmlib.config import TaskConfig
 from icmlib.downloads import read_state
+from icmlib.io import InputError
 from icmlib.tasks import common
 
+SMALL = "small_mask_rcnn"
 DETECTORS = (
     "fasterrcnn_resnet50_fpn",
     "fasterrcnn_resnet50_fpn_v2",
@@ -29,11 +32,8 @@ PUBLISHED = ("COCO_V1", "DEFAULT")  # torchvision's names of its weights
 
 
 class TorchvisionTask(nn.Module):
-    """Any torchvision R-CNN behind the `icmlib.tasks.TaskNetwork` protocol.
-
-    Args:
-        outputs: which of the classifier's outputs label 1, 2, ... is; none: that of its number.
-    """
+    """Any torchvision R-CNN behind the `icmlib.tasks.TaskNetwork` protocol; `outputs`: which of
+    the classifier's outputs label 1, 2, ... is, by default that of its number."""
 
     def __init__(self, model: GeneralizedRCNN, outputs: list[int] | None = None):
         super().__init__()
@@ -92,13 +92,17 @@ class AsItIs(GeneralizedRCNNTransform):
 
 
 def detector(config: TaskConfig) -> TorchvisionTask:
-    """One of DETECTORS without weights, built for those that the config names.
+    """SMALL or one of DETECTORS without weights, built for those that the config names.
 
     torchvision's own have 91 outputs, COCO's category ids with gaps; ours are 1..80 in that order.
-    Their batch norm is frozen (v2's, too): small batches would spoil it. Otherwise batch norm is
-    trained, and needs batches of 8 images or more (Wu & He 2018, Figure 1). Raises ValueError for
-    torchvision's weights if `num_classes` is not 80.
+    Their batch norm is frozen (v2's, too). Otherwise it is trained, and needs batches of 8 images
+    or more (Wu & He 2018, Figure 1). Raises ValueError for settings that do not fit.
     """
+    if config.name == SMALL:
+        if config.weights in PUBLISHED or config.min_size is not None:
+            what = f"{SMALL} takes images as they are and has no published weights"
+            raise InputError(f"{what}: set weights to a file or null, and min_size to null")
+        return small_mask_rcnn(config.num_classes)
     options = {"weights": None, "weights_backbone": None}  # else it downloads both
     if config.min_size is not None:
         options["min_size"] = config.min_size
@@ -119,6 +123,9 @@ def load_published(network: TorchvisionTask, config: TaskConfig) -> None:
     network.model.load_state_dict(read_state(weights.url, f"{config.name} {config.weights}"))
 
 
+CONV = partial(Conv2dNormActivation, norm_layer=partial(nn.GroupNorm, 8))
+
+
 class SmallBackbone(nn.Module):
     """Four stride-2 stages and a feature pyramid of 64 channels at strides 4, 8, 16 and 32."""
 
@@ -127,7 +134,7 @@ class SmallBackbone(nn.Module):
     def __init__(self, widths=(32, 64, 128, 192)):
         super().__init__()
         self.stages = nn.ModuleList(
-            nn.Sequential(_conv(narrow, wide, stride=2), _conv(wide, wide))
+            nn.Sequential(CONV(narrow, wide, stride=2), CONV(wide, wide))
             for narrow, wide in zip((3, *widths), widths)
         )
         self.fpn = FeaturePyramidNetwork(list(widths[1:]), 64, LastLevelMaxPool())
@@ -139,12 +146,6 @@ class SmallBackbone(nn.Module):
             if i > 0:
                 maps[str(i - 1)] = x
         return self.fpn(maps)
-
-
-def _conv(narrow: int, wide: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(narrow, wide, 3, stride, 1, bias=False), nn.GroupNorm(8, wide), nn.ReLU()
-    )
 
 
 def small_mask_rcnn(num_classes: int) -> TorchvisionTask:

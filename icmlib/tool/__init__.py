@@ -1,6 +1,7 @@
 """The command line `icm`, and what it runs.
 
 cli.py         the commands
+files.py       files and folders to bitstreams and back
 photograph.py  every decoder of one bitstream, side by side
 notebooks.py   run notebooks headlessly
 reproduce.py   all notebooks of a study, with progress

@@ -73,8 +73,8 @@ def encode(source: Path, target: Path, weights: str, **how) -> None:
     folder, images that already have a .icm file are skipped; unreadable images are named at the end
     (exit code 1).
     """
-    from icmlib.codecs import files
     from icmlib.io import READABLE
+    from icmlib.tool import files
 
     kinds = (READABLE, files.SUFFIX)
     _code(files.encode_file, _decoders(weights).codec, source, target, kinds, **how)
@@ -99,7 +99,7 @@ def decode(source: Path, target: Path, decoder: str, weights: str, **how) -> Non
     One file, in the format of the suffix (.png, .jpg, .webp, .bmp, .tif), or all below a folder to
     PNG files below another folder.
     """
-    from icmlib.codecs import files
+    from icmlib.tool import files
 
     kinds = ({files.SUFFIX}, ".png")
     _code(files.decode_file, _decoders(weights).turn(decoder), source, target, kinds, **how)
@@ -109,7 +109,7 @@ def _code(code, codec, source: Path, target: Path, kinds: tuple, workers: int, f
     """`code` one file, or a folder of files with the first of `kinds` to files of the second."""
     from tqdm import tqdm
 
-    from icmlib.codecs import files
+    from icmlib.tool import files
 
     if not source.is_dir():
         click.echo(f"{target}: {_rate([code(codec, source, target)])}")
@@ -148,7 +148,7 @@ def _decoders(weights: str | None):
 @WEIGHTS
 def info(file: Path, weights: str) -> None:
     """Show what a .icm file holds, and which decoders of these weights read it."""
-    from icmlib.codecs.files import read_bitstream
+    from icmlib.tool.files import read_bitstream
 
     bitstream = read_bitstream(file)
     pixels = bitstream.width * bitstream.height

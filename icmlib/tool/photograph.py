@@ -11,13 +11,13 @@ from torchvision.ops import box_iou
 from icmlib import tasks
 from icmlib.codecs import FILTERS, Decoders, PillowCodec
 from icmlib.codecs.decoders import HUMAN, MACHINE, SHIPPED
-from icmlib.codecs.files import check_suffix, whole
 from icmlib.config import TaskConfig
 from icmlib.datasets.deadleaves import CATEGORIES
 from icmlib.explorer.coded import CodedImage
-from icmlib.io import InputError, read_image
+from icmlib.io import InputError, read_image, written
 from icmlib.metrics import checkerboard, fidelity
 from icmlib.studies import figures
+from icmlib.tool.files import check_suffix
 
 TASK = SHIPPED.with_name("small_mask_rcnn.safetensors")
 SIGMAS = {"gaussian": 1.0, "bilateral": 2.0}  # px; what the study chose on its validation split
@@ -59,10 +59,10 @@ def try_decoders(
     rows = table.drop(ORIGINAL).iterrows()
     captions = {name: f"{row['bpp']:.3f} bpp, {row['psnr']:.2f} dB" for name, row in rows}
     figure = figures.crops(pictures, captions, box)
-    with whole(out) as half:
+    with written(out) as half:
         figure.savefig(half, format=out.suffix[1:].lower(), dpi=150, bbox_inches="tight")
     plt.close(figure)
-    with whole(out.with_suffix(".csv")) as half:
+    with written(out.with_suffix(".csv")) as half:
         table.to_csv(half)
     return table
 
