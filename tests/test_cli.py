@@ -154,9 +154,7 @@ WRONG = {
     "encode twice out": "a.bmp and ",
     "info album": "cannot be read (Is a directory)",
     "compare photo.png --out photo.png": "would be overwritten",
-    "compare photo.png --crop a,b,c": "is not of the form",
-    "compare photo.png --crop 8,0,32": "is not inside the image of 24x40 px",
-    "compare photo.png --task weights/tiny.safetensors": "are of another architecture",
+    "compare photo.png --crop 8 0 32": "is not inside the image of 24x40 px",
     "compare nine.png": "needs at least 16x16",
 }
 
@@ -283,7 +281,6 @@ def test_compare(icm, decoders, scene, tmp_path):
     assert "machine + bilateral" in printed and "on a photograph they only hint" in printed
     with Image.open(out) as picture:
         assert picture.width > 1500 and picture.height > 500
-    assert photograph.read_crop("8,4,32", height=40, width=36) == (8, 4, 32)  # top, left, size
 
 
 def test_what_is_found_again(decoders, scene):

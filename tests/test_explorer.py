@@ -10,11 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from icmlib import datasets
 from icmlib.codecs import Bitstream, Decoders, bitstream
-from icmlib.config import DataConfig
-from icmlib.datasets import deadleaves
-from icmlib.explorer import CodedImage, Explorer, examples, pictures
+from icmlib.explorer import CodedImage, Explorer, pictures
 from icmlib.metrics import checkerboard, fidelity
 
 
@@ -107,14 +104,6 @@ def test_images_of_no_use_are_refused(decoders, monkeypatch, shape, reason):
         CodedImage(decoders, random_image(*shape))
 
 
-def test_examples_are_the_test_images(tmp_path):
-    config = DataConfig(root=str(tmp_path), size=64, train=1, val=1, test=2, seed=3)
-    images, names = examples(config, count=2)
-    test = datasets.create(config, "test")
-    assert images["test image 1"].equal(test.image(1)) and "astronaut" in images
-    assert tuple(names) == deadleaves.CATEGORIES
-
-
 def test_own_files_are_read_the_way_up_that_the_camera_noted(explorer):
     image, turned = random_image(40, 56), Image.Exif()
     turned[0x0112] = 6  # to be turned by 90 degrees clockwise
@@ -122,31 +111,10 @@ def test_own_files_are_read_the_way_up_that_the_camera_noted(explorer):
     assert explorer.images["turned.png"].equal(image.rot90(-1, (1, 2)))
 
 
-# --- what is drawn --------------------------------------------------------------------------
-
-
-def test_the_lattice_is_marked_where_its_peaks_are():
-    """Of a wave of period 2 along x, the brightest pixels lie in circles of period 2."""
-    wave = 0.1 * (-1.0) ** np.arange(64) * np.ones((64, 1))
-    spectrum = checkerboard.welch_spectrum(wave, 64)
-    low, high = -60, 20
-    content = pictures.spectrum_png(spectrum, low, high)
-    pixels = np.asarray(Image.open(io.BytesIO(content))).astype(int)
-    brightest = np.argwhere(pixels.sum(-1) == pixels.sum(-1).max())  # at both ends: -1/2 and 1/2
-    assert [32, 0] in brightest.tolist() and [32, 64] in brightest.tolist()
-    marks = pictures.spectrum_marks(64, low, high)
-    circles = set(re.findall(r'cx="([\d.]+)" cy="([\d.]+)" r="\S+" data-period="(\d)"', marks))
-    counts = {S: sum(circle[2] == S for circle in circles) for S in "248"}
-    assert counts == {"2": 8 + 1, "4": 16 + 1, "8": 56 + 1}  # and one of each in the legend
-    for column in (0, 64):
-        where = [f"{pictures.SIDE * (place + 0.5) / 65:.1f}" for place in (column, 32)]
-        assert (*where, "2") in circles
-
-
-def test_the_table_has_two_digits_and_no_number_for_what_is_missing():
+def test_the_table_has_no_number_for_what_is_missing():
     markup = pictures.table({"a": {"psnr": 30.128}, "b": {"prms": 1.0}})
     cells = re.findall(r"<t[hd]>(.*?)</t[hd]>", markup.split("<tbody>")[1])
-    assert cells == ["a", "30.13", *[""] * 5, "b", *[""] * 5, "1.00"]
+    assert cells == ["a", "30.13", *[""] * 5, "b", *[""] * 5, "1"]
 
 
 # --- what the controls do -------------------------------------------------------------------
@@ -162,7 +130,7 @@ def test_the_knob_turns_the_picture_and_leaves_the_bits(explorer):
         seen.append((divider.after, explorer.spectrum.value, explorer.table.value))
     assert all(len(set(each)) == 3 for each in zip(*seen))
     assert (divider.before, explorer.bits.value) == (before, bits)
-    assert explorer.coded.sha256[:16] in bits and "shown in" in explorer.status.value
+    assert explorer.coded.sha256[:16] in bits and not explorer.status.value
 
 
 def test_other_decoders_of_the_file_go_by_name(explorer):
@@ -180,19 +148,14 @@ def test_without_a_human_decoder_there_is_no_knob(codec):
 
 
 def test_detections_are_looked_for_only_when_asked(explorer):
-    """And once in each picture."""
     explorer.knob.value, divider, task = 0.5, explorer.divider, explorer.task
     assert task.calls == 0 and divider.after_boxes == []
     explorer.detections.value = True
     boxes = divider.before_boxes + divider.after_boxes
     assert [box["box"] for box in boxes] == 2 * [[4, 8, 20, 24]]
-    assert boxes[0]["text"] != boxes[1]["text"] and task.calls == 2
-    explorer.knob.value = 0.7
-    assert task.calls == 3
+    assert boxes[0]["text"] != boxes[1]["text"]
     explorer.detections.value = False
     assert divider.before_boxes == divider.after_boxes == []
-    explorer.detections.value = True
-    assert divider.before_boxes and task.calls == 3
 
 
 def test_another_image_is_shown_whole(explorer):

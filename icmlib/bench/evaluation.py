@@ -1,5 +1,4 @@
-"""Coding a data set beside CompressAI; measuring it beside the task network's own predictions;
-COCO's figures beside pycocotools."""
+"""Coding a data set beside CompressAI; COCO's figures beside pycocotools."""
 
 import contextlib
 import io
@@ -15,7 +14,7 @@ from icmlib import codecs
 from icmlib.bench.harness import Pair, largest_difference
 from icmlib.codecs.bitstream import Bitstream
 from icmlib.codecs.files import on_all_cores
-from icmlib.metrics import checkerboard, detection, fidelity
+from icmlib.metrics import detection
 
 
 def coding(codec: codecs.LearnedCodec, images) -> dict[str, Pair]:
@@ -54,32 +53,6 @@ def _encoded(images, codec: codecs.LearnedCodec, index: int) -> bytes:
 
 def _decoded(codec: codecs.LearnedCodec, file: bytes) -> np.ndarray:  # a pipe carries it fastest
     return codec.decode(Bitstream.from_bytes(file)).numpy()
-
-
-def evaluation(codec: codecs.LearnedCodec, task, images) -> Pair:
-    """Measuring decoded images of one size: ours is fidelity, checkerboard and mAP; theirs, for
-    comparison, is the task network's predictions of the same images."""
-    x = torch.stack([images.image(index) for index in range(len(images))])
-    x_hat = fidelity.to_8bit(torch.stack([codec.decode(codec.encode(image)) for image in x]))
-    batches, tile = list(zip(x.split(10), x_hat.split(10))), checkerboard.tile_size(images.sizes())
-
-    def theirs() -> list[dict]:
-        return [prediction for _, decoded in batches for prediction in task.predict(decoded)]
-
-    results = []
-    for image, prediction in zip(images.ground_truth["images"], theirs()):
-        results += detection.to_coco_results(image["id"], prediction, images.category_ids)
-
-    def ours() -> None:
-        for batch in batches:
-            fidelity.psnr(*batch), fidelity.ssim(*batch)
-        for luma, luma_hat in (map(checkerboard.luma, pair) for pair in zip(x, x_hat)):
-            for plane in (luma, luma_hat, luma_hat - luma):
-                checkerboard.welch_spectrum(plane, tile)
-        for kind in ("segm", "bbox"):
-            detection.average_precision(detection.match(images.ground_truth, results, kind))
-
-    return Pair(ours, theirs)
 
 
 def coco_evaluation(images: int, detections: int) -> Pair:

@@ -5,7 +5,7 @@ pictures.py   pixels, boxes, spectrum, table
 widget.py     the controls, and the divider between two pictures (divider.js, explorer.css)
 """
 
-from icmlib.explorer.coded import CodedImage, examples
+from icmlib.explorer.coded import CodedImage
 from icmlib.explorer.widget import Explorer
 
-__all__ = ["CodedImage", "Explorer", "examples"]
+__all__ = ["CodedImage", "Explorer"]

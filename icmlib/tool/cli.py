@@ -31,7 +31,14 @@ FORCE = click.option("--force", is_flag=True, help="For folders: redo files that
 
 
 class Commands(click.Group):
-    """Errors that a user can mend are one line, exit code 2; all others keep their traceback."""
+    """Errors that a user can mend are one line, exit code 2; all others keep their traceback. Names
+    of files, and what is printed, are UTF-8 in any locale."""
+
+    def __call__(self, *args, **kwargs):
+        if sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode:
+            os.environ["PYTHONUTF8"] = "1"  # of notebooks and of other processes
+            os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+        return super().__call__(*args, **kwargs)
 
     def invoke(self, context: click.Context):
         try:
@@ -175,11 +182,14 @@ def info(file: Path, weights: str) -> None:
     help="The picture (.png, .jpg, .pdf, .svg); the table lies beside it as .csv.",
 )
 @click.option(
-    "--crop", help="TOP,LEFT,SIZE in px of what is enlarged.  [default: where decoders differ most]"
+    "--crop",
+    type=click.IntRange(min=0),
+    nargs=3,
+    metavar="TOP LEFT SIZE",
+    help="In px, what is enlarged.  [default: where decoders differ most]",
 )
 @WEIGHTS
-@click.option("--task", type=PATH, help="Weights of another small_mask_rcnn of four classes.")
-def compare(photo: Path, out: Path, crop: str, weights: str, task: Path) -> None:
+def compare(photo: Path, out: Path, crop: tuple, weights: str) -> None:
     """Every decoder of one bitstream, side by side.
 
     Writes a picture, and a table of rate, fidelity, pattern and detections. Two rows show the
@@ -188,7 +198,7 @@ def compare(photo: Path, out: Path, crop: str, weights: str, task: Path) -> None
     """
     from icmlib.tool import photograph
 
-    table = photograph.try_decoders(photo, out, _decoders(weights), crop, task)
+    table = photograph.try_decoders(photo, out, _decoders(weights), crop)
     click.echo(table.round(3).to_string())
     click.echo(f"\n{photograph.NOTE}\n{out}, {out.with_suffix('.csv')}")
 
@@ -200,36 +210,21 @@ def compare(photo: Path, out: Path, crop: str, weights: str, task: Path) -> None
 @click.argument("notebook", type=PATH)
 @click.argument("executed", type=PATH)
 @click.argument("parameters", nargs=-1, metavar="[NAME=VALUE]...")
-@click.option("--quiet", is_flag=True, help="Say nothing unless it fails.")
-def run(notebook: Path, executed: Path, parameters: tuple[str, ...], quiet: bool) -> None:
+def run(notebook: Path, executed: Path, parameters: tuple[str, ...]) -> None:
     """Execute one notebook.
 
     Its parameters are checked against those that the notebook has.
     """
-    from nbclient.exceptions import DeadKernelError
-    from papermill.exceptions import PapermillExecutionError
-
     from icmlib.tool import notebooks
 
     if int(os.environ.get("RANK", 0)):  # of several processes, the first one's copy is kept
-        executed, quiet = Path(tempfile.mkdtemp()) / executed.name, True
-    say = (lambda _: None) if quiet else click.echo
+        executed = Path(tempfile.mkdtemp()) / executed.name
     start = time.perf_counter()
     values = notebooks.read_parameters(notebook, parameters)
     what = " ".join([notebook.stem, *(f"{name}={value}" for name, value in values.items())])
-    say(f"{what}: started")
-    try:
-        notebooks.run_notebook(notebook, executed, values)
-    except PapermillExecutionError as error:
-        click.echo(f"error in {notebook}, cell {error.exec_count}:", err=True)
-        click.echo(f"{error.ename}: {error.evalue}", err=True)
-        click.echo(f"traceback: {notebooks.unfinished(executed)}", err=True)
-        sys.exit(1)
-    except DeadKernelError:
-        click.echo(f"error in {notebook}, {notebooks.last_cell(executed)}:", err=True)
-        click.echo("the kernel was killed; most often memory ran out", err=True)
-        sys.exit(1)
-    say(f"{what}: done in {(time.perf_counter() - start) / 60:.1f} min")
+    click.echo(f"{what}: started")
+    notebooks.run_notebook(notebook, executed, values)
+    click.echo(f"{what}: done in {(time.perf_counter() - start) / 60:.1f} min")
 
 
 @main.command()

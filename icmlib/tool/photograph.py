@@ -1,6 +1,5 @@
 """One photograph, one bitstream: what every decoder, and every post-filter, makes of it."""
 
-import re
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -32,13 +31,13 @@ NOTE = (
 
 
 def try_decoders(
-    photo: Path, out: Path, decoders: Decoders, crop: str | None = None, weights: Path | None = None
+    photo: Path, out: Path, decoders: Decoders, crop: tuple[int, int, int] | None = None
 ) -> pd.DataFrame:
     """The table, written as CSV beside the picture `out`.
 
     Args:
-        crop: "top,left,size" in px of what is enlarged; by default where the decoders differ most.
-        weights: of the task network; by default those of the quick profile.
+        crop: top, left and size in px of what is enlarged; by default where the decoders differ
+            most.
 
     Raises:
         OSError, ValueError: something cannot be read, used or written; says what.
@@ -47,18 +46,19 @@ def try_decoders(
     if out.resolve() == photo.resolve():
         raise InputError(f"{photo} would be overwritten; name another picture with --out")
     image = read_image(photo, upright=True)
-    box = read_crop(crop, *image.shape[-2:]) if crop else None
-    task = tasks.load(TaskConfig(num_classes=len(CATEGORIES)), weights or TASK)
+    height, width = image.shape[-2:]
+    top, left, size = crop or (0, 0, min(96, min(height, width) // 2))  # single pixels are seen
+    if size < 1 or top + size > height or left + size > width:
+        raise InputError(f"crop {top} {left} {size} is not inside the image of {height}x{width} px")
     coded = CodedImage(decoders, image)
     pictures = decode_all(coded)
-    if not box:
+    if not crop:
         other = pictures[HUMAN if HUMAN in pictures else ORIGINAL]
-        size = min(96, min(image.shape[-2:]) // 2)  # so that single pixels are seen
-        box = figures.differing_crop(pictures[MACHINE], other, size)
-    table = measure(coded, pictures, task)
+        crop = figures.differing_crop(pictures[MACHINE], other, size)
+    table = measure(coded, pictures, tasks.load(TaskConfig(num_classes=len(CATEGORIES)), TASK))
     rows = table.drop(ORIGINAL).iterrows()
     captions = {name: f"{row['bpp']:.3f} bpp, {row['psnr']:.2f} dB" for name, row in rows}
-    figure = figures.crops(pictures, captions, box)
+    figure = figures.crops(pictures, captions, crop)
     with whole(out) as half:
         figure.savefig(half, format=out.suffix[1:].lower(), dpi=150, bbox_inches="tight")
     plt.close(figure)
@@ -93,23 +93,8 @@ def measure(
         (seen,) = task.predict([picture])
         seen = {key: seen[key][seen["scores"] >= MIN_SCORE] for key in ("boxes", "labels")}
         objects = objects or seen
-        rows[name] = row | {"detections": len(seen["labels"]), "found": _found(objects, seen)}
+        again = box_iou(objects["boxes"], seen["boxes"]) >= 0.5
+        again &= objects["labels"][:, None] == seen["labels"]
+        found = again.any(1).double().mean().item()  # nan without objects
+        rows[name] = row | {"detections": len(seen["labels"]), "found": found}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("decoder")
-
-
-def _found(objects: dict, seen: dict) -> float:
-    same_class = objects["labels"][:, None] == seen["labels"]
-    overlapping = box_iou(objects["boxes"], seen["boxes"]) >= 0.5
-    return (same_class & overlapping).any(1).double().mean().item()  # nan without objects
-
-
-def read_crop(text: str, height: int, width: int) -> tuple[int, int, int]:
-    """ "top,left,size" in px; raises ValueError: it is none, or reaches out of the image."""
-    if not re.fullmatch(r"\d+,\d+,\d+", text):
-        raise InputError(f"crop {text!r} is not of the form top,left,size, in px")
-    top, left, size = map(int, text.split(","))
-    if size < 1 or top + size > height or left + size > width:
-        raise InputError(
-            f"crop {text} (top,left,size) is not inside the image of {height}x{width} px"
-        )
-    return top, left, size
