@@ -1,14 +1,11 @@
 """The explorer without a browser: what a change of each control shows anew, and what it leaves."""
 
 import hashlib
-import io
 import re
-from datetime import UTC, datetime
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from icmlib.codecs import Bitstream, Decoders, bitstream
 from icmlib.explorer import CodedImage, Explorer, pictures
@@ -37,17 +34,6 @@ def random_image(height: int, width: int, seed: int = 0) -> torch.Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1) / 255
 
 
-def file(image: torch.Tensor, **options) -> bytes:
-    content = io.BytesIO()
-    Image.open(io.BytesIO(pictures.png(image))).save(content, "png", **options)
-    return content.getvalue()
-
-
-def upload(explorer: Explorer, name: str, content: bytes) -> None:
-    given = {"name": name, "type": "", "size": len(content), "content": memoryview(content)}
-    explorer.upload.value = [given | {"last_modified": datetime.now(UTC)}]
-
-
 @pytest.fixture
 def decoders(codec):
     own, generator = codec.g_s.state_dict(), torch.Generator().manual_seed(0)
@@ -65,10 +51,6 @@ def decoders(codec):
 def explorer(decoders):
     images = {"first": random_image(40, 56), "second": random_image(64, 64, seed=1)}
     return Explorer(decoders, OneBox(), images, ["disk", "square"])
-
-
-def error(explorer: Explorer) -> str:
-    return re.search(r'role="alert">(.*)</span>', explorer.status.value)[1]
 
 
 # --- what is computed -----------------------------------------------------------------------
@@ -104,13 +86,6 @@ def test_images_of_no_use_are_refused(decoders, monkeypatch, shape, reason):
         CodedImage(decoders, random_image(*shape))
 
 
-def test_own_files_are_read_the_way_up_that_the_camera_noted(explorer):
-    image, turned = random_image(40, 56), Image.Exif()
-    turned[0x0112] = 6  # to be turned by 90 degrees clockwise
-    upload(explorer, "turned.png", file(image, exif=turned))
-    assert explorer.images["turned.png"].equal(image.rot90(-1, (1, 2)))
-
-
 def test_the_table_has_no_number_for_what_is_missing():
     markup = pictures.table({"a": {"psnr": 30.128}, "b": {"prms": 1.0}})
     cells = re.findall(r"<t[hd]>(.*?)</t[hd]>", markup.split("<tbody>")[1])
@@ -130,7 +105,7 @@ def test_the_knob_turns_the_picture_and_leaves_the_bits(explorer):
         seen.append((divider.after, explorer.spectrum.value, explorer.table.value))
     assert all(len(set(each)) == 3 for each in zip(*seen))
     assert (divider.before, explorer.bits.value) == (before, bits)
-    assert explorer.coded.sha256[:16] in bits and not explorer.status.value
+    assert explorer.coded.sha256[:16] in bits
 
 
 def test_other_decoders_of_the_file_go_by_name(explorer):
@@ -167,32 +142,3 @@ def test_another_image_is_shown_whole(explorer):
     assert divider.before == pictures.png(explorer.images["second"])
     assert divider.after == pictures.png(explorer.coded.decode(0.5))
     assert explorer.bits.value != bits and explorer.coded.sha256[:16] in explorer.bits.value
-
-
-def test_an_own_file_is_shown_and_kept(explorer):
-    image = random_image(33, 47, seed=5)
-    for name in ("mine.png", "mine.png", "other.png"):  # the same one may come again
-        upload(explorer, name, file(image))
-        assert explorer.image.value == explorer.name == name
-        assert explorer.divider.before == pictures.png(image)
-        assert explorer.upload.value == ()
-    assert explorer.image.options == ("first", "second", "mine.png", "other.png")
-    explorer.image.value = "first"
-    assert explorer.divider.before == pictures.png(explorer.images["first"])
-
-
-@pytest.mark.parametrize(
-    "content, reason",
-    [
-        (b"no image", "image <b>.png cannot be read (cannot identify image file); replace"),
-        (file(random_image(12, 9)), "image is 9x12 px; the spectrum needs at least 16x16"),
-    ],
-    ids=["no image", "too small"],
-)
-def test_a_file_of_no_use_gives_a_line_and_changes_nothing(explorer, content, reason):
-    shown = explorer.divider.after
-    upload(explorer, "<b>.png", content)
-    assert error(explorer).startswith(reason.replace("<b>", "&lt;b&gt;"))
-    assert explorer.divider.after == shown and explorer.image.value == "first"
-    explorer.knob.value = 0.5
-    assert explorer.divider.after != shown and "alert" not in explorer.status.value

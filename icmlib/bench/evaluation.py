@@ -6,7 +6,6 @@ from functools import partial
 
 import numpy as np
 import torch
-from faster_coco_eval.core import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -55,12 +54,11 @@ def _decoded(codec: codecs.LearnedCodec, file: bytes) -> np.ndarray:  # a pipe c
     return codec.decode(Bitstream.from_bytes(file)).numpy()
 
 
-def coco_evaluation(images: int, detections: int) -> Pair:
-    """COCO's twelve mask figures of made detections; theirs is pycocotools'."""
-    truth, results = made_detections(images, detections)
+def coco_evaluation(truth: dict, results: list[dict], kind: str) -> Pair:
+    """COCO's twelve figures of detections (`kind`: segm or bbox); theirs is pycocotools'."""
 
     def ours() -> np.ndarray:
-        figures = detection.coco_summary(truth, results, "segm")
+        figures = detection.coco_summary(truth, results, kind)
         return np.nan_to_num([*figures.values()], nan=-1)  # as pycocotools has it
 
     def theirs() -> np.ndarray:
@@ -68,31 +66,10 @@ def coco_evaluation(images: int, detections: int) -> Pair:
             api = COCO()
             api.dataset = truth
             api.createIndex()
-            evaluation = COCOeval(api, api.loadRes([dict(each) for each in results]), "segm")
+            evaluation = COCOeval(api, api.loadRes([dict(each) for each in results]), kind)
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
         return evaluation.stats
 
     return Pair(ours, theirs, lambda ours, theirs: float(np.abs(ours - theirs).max()))
-
-
-def made_detections(images: int, detections: int, size: int = 64) -> tuple[dict, list[dict]]:
-    """Ground truth with five objects per image in three categories, and `detections` per image;
-    each has one of ten boxes as its mask."""
-    rng = np.random.default_rng(0)
-    boxes = rng.uniform((0, 0, 8, 8), (48, 48, 40, 40), (10, 4))  # x, y, width, height
-    masks = rle.frPyObjects(boxes, size, size)
-
-    def annotations(count: int) -> list[dict]:
-        made = []
-        for i, shape in enumerate(rng.integers(len(masks), size=images * count)):
-            one = {"id": 1 + i, "image_id": 1 + i // count, "category_id": 1 + int(shape) % 3}
-            one |= {"segmentation": masks[shape], "area": float(rle.area(masks[shape]))}
-            made.append(one | {"iscrowd": 0, "score": rng.uniform()})
-        return made
-
-    sizes = [{"id": 1 + i, "height": size, "width": size} for i in range(images)]
-    categories = [{"id": 1 + i, "name": str(i)} for i in range(3)]
-    truth = {"images": sizes, "annotations": annotations(5), "categories": categories}
-    return truth, annotations(detections)

@@ -1,8 +1,5 @@
 """The explorer's controls, and what a change of each shows."""
 
-import io
-from collections.abc import Callable
-from html import escape
 from pathlib import Path
 
 import anywidget
@@ -14,7 +11,6 @@ from icmlib.codecs import Decoders
 from icmlib.codecs.decoders import HUMAN, MACHINE
 from icmlib.explorer import pictures
 from icmlib.explorer.coded import CodedImage
-from icmlib.io import READABLE, read_image
 from icmlib.studies import figures
 from icmlib.tasks import TaskNetwork
 
@@ -52,18 +48,16 @@ class Explorer(widgets.VBox):
         images: dict[str, torch.Tensor],
         names: list[str],
     ):
-        self.decoders, self.task, self.images, self.names = decoders, task, dict(images), names
+        self.decoders, self.task, self.images, self.names = decoders, task, images, names
         self.divider = Divider().add_class("icm-divider")
         self.spectrum = widgets.Image()
-        self.bits, self.table, self.status = (widgets.HTML() for _ in range(3))
+        self.bits, self.table = widgets.HTML(), widgets.HTML()
         super().__init__(self._controls())
         self.add_class("icm-explorer")
-        self._take(*next(iter(self.images.items())))
-        self._busy = False
-        self._observe(self.image, lambda name: self._take(name, self.images[name]))
-        self._observe(self.upload, self._take_own)
+        self._take()
+        self.image.observe(self._take, "value")
         for control in (self.before, self.decoder, self.knob, self.detections):
-            self._observe(control, lambda _: self._show())
+            control.observe(self._show, "value")
 
     def _controls(self) -> list[widgets.Box]:
         others = [name for name in self.decoders.names if name not in (MACHINE, HUMAN)]
@@ -73,51 +67,24 @@ class Explorer(widgets.VBox):
             widgets.Dropdown(options=names, description=text, layout={"width": "240px"})
             for text, names in (options | {"decoder": [first, *others]}).items()
         )
-        self.upload = widgets.FileUpload(description="own file", accept=",".join(sorted(READABLE)))
         self.knob = widgets.FloatSlider(
             min=0, max=1, step=0.01, description=MACHINE, readout=False, layout={"width": "440px"}
         )
         self.detections = widgets.Checkbox(description="detections", disabled=self.task is None)
-        facts = widgets.VBox([self.bits, self.table, self.status], layout={"flex": "1 1 420px"})
+        facts = widgets.VBox([self.bits, self.table], layout={"flex": "1 1 420px"})
         rows = [
-            [self.image, self.upload, self.before],
+            [self.image, self.before],
             [self.knob, widgets.HTML(HUMAN), self.decoder, self.detections],
             [self.divider, self.spectrum, facts],
         ]
         layout = {"flex_flow": "row wrap", "align_items": "flex-start", "grid_gap": "4px 16px"}
         return [widgets.Box(row, layout=layout) for row in rows]
 
-    def _observe(self, control: widgets.Widget, action: Callable) -> None:
-        """On a change, does this, or says why it failed."""
-
-        def changed(change) -> None:
-            if self._busy:  # a change made below
-                return
-            self._busy, self.status.value = True, ""
-            try:
-                action(change["new"])
-            except (ValueError, RuntimeError, MemoryError) as error:  # the last two: no memory
-                reason = escape(str(error).partition("\n")[0] or "out of memory")
-                self.status.value = f'<span class="icm-error" role="alert">{reason}</span>'
-            finally:
-                self.image.value = self.name  # the one before, if the new one failed
-                self.upload.value = ()  # the same file may come again
-                self._busy = False
-
-        control.observe(changed, "value")
-
-    def _take_own(self, files: tuple[dict]) -> None:
-        name, content = files[0]["name"], files[0]["content"]
-        image = read_image(name, upright=True, file=io.BytesIO(content))
-        self._take(name, image)
-        self.images[name] = image
-        self.image.options = list(self.images)
-
-    def _take(self, name: str, x: torch.Tensor) -> None:
-        """Show another image; if it fails, the one before stays."""
-        coded = CodedImage(self.decoders, x)
-        rows = {ORIGINAL: coded.pattern(x), MACHINE: coded.measure(coded.machine)}
-        self.name, self.coded, self._rows = name, coded, rows
+    def _take(self, _=None) -> None:
+        """Code the chosen image."""
+        x = self.images[self.image.value]
+        self.coded = coded = CodedImage(self.decoders, x)
+        self._rows = {ORIGINAL: coded.pattern(x), MACHINE: coded.measure(coded.machine)}
         height, width = x.shape[-2:]
         with self.divider.hold_sync():
             self.divider.width, self.divider.height = width, height
@@ -128,7 +95,8 @@ class Explorer(widgets.VBox):
             f"SHA-256 <code>{coded.sha256[:16]}</code>, one bitstream for every decoder"
         )
 
-    def _show(self) -> None:
+    def _show(self, _=None) -> None:
+        """What the chosen decoder makes of the bits."""
         before, after = self.before.value, self.decoder.value
         self.knob.disabled = after != KNOB
         left = self.coded.x if before == ORIGINAL else self.coded.machine

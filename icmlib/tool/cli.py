@@ -23,9 +23,6 @@ WEIGHTS = click.option(
     help="A file of decoders, or a run of notebooks 02 or 03: its folder, or its name below "
     "results (quick/finetune/p3x64).  [default: the codec of profile quick that comes with icmlib]",
 )
-WORKERS = click.option(
-    "--workers", type=click.IntRange(min=0), help="Processes for a folder.  [default: all cores]"
-)
 RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "PMI_", "MPI_LOCAL", "OMPI_COMM_", "MV2_COMM_")
 FORCE = click.option("--force", is_flag=True, help="For folders: redo files that already exist.")
 
@@ -70,9 +67,8 @@ def main() -> None:
 @click.argument("source", metavar="IMAGE|FOLDER", type=PATH)
 @click.argument("target", metavar="OUT", type=PATH)
 @WEIGHTS
-@WORKERS
 @FORCE
-def encode(source: Path, target: Path, weights: str, **how) -> None:
+def encode(source: Path, target: Path, weights: str, force: bool) -> None:
     """Images to .icm files.
 
     One image, or all below a folder to files below another folder. Photographs are turned upright,
@@ -84,7 +80,7 @@ def encode(source: Path, target: Path, weights: str, **how) -> None:
     from icmlib.io import READABLE
 
     kinds = (READABLE, files.SUFFIX)
-    _code(files.encode_file, _decoders(weights).codec, source, target, kinds, **how)
+    _code(files.encode_file, _decoders(weights).codec, source, target, kinds, force)
 
 
 @main.command()
@@ -98,9 +94,8 @@ def encode(source: Path, target: Path, weights: str, **how) -> None:
     "another name that the weights have (icm info).",
 )
 @WEIGHTS
-@WORKERS
 @FORCE
-def decode(source: Path, target: Path, decoder: str, weights: str, **how) -> None:
+def decode(source: Path, target: Path, decoder: str, weights: str, force: bool) -> None:
     """Pictures of .icm files.
 
     One file, in the format of the suffix (.png, .jpg, .webp, .bmp, .tif), or all below a folder to
@@ -109,10 +104,10 @@ def decode(source: Path, target: Path, decoder: str, weights: str, **how) -> Non
     from icmlib.codecs import files
 
     kinds = ({files.SUFFIX}, ".png")
-    _code(files.decode_file, _decoders(weights).turn(decoder), source, target, kinds, **how)
+    _code(files.decode_file, _decoders(weights).turn(decoder), source, target, kinds, force)
 
 
-def _code(code, codec, source: Path, target: Path, kinds: tuple, workers: int, force: bool) -> None:
+def _code(code, codec, source: Path, target: Path, kinds: tuple, force: bool) -> None:
     """`code` one file, or a folder of files with the first of `kinds` to files of the second."""
     from tqdm import tqdm
 
@@ -123,7 +118,7 @@ def _code(code, codec, source: Path, target: Path, kinds: tuple, workers: int, f
         return
     jobs = files.pairs(source, target, *kinds)
     left = [each for each in jobs if force or not each[1].exists()]
-    results = files.code_folder(code, codec, left, workers)
+    results = files.code_folder(code, codec, left)
     results = list(tqdm(results, total=len(left), unit="file", disable=not left))
     errors = [each for each in results if isinstance(each, Exception)]
     done = [each for each in results if not isinstance(each, Exception)]
@@ -181,24 +176,18 @@ def info(file: Path, weights: str) -> None:
     show_default=True,
     help="The picture (.png, .jpg, .pdf, .svg); the table lies beside it as .csv.",
 )
-@click.option(
-    "--crop",
-    type=click.IntRange(min=0),
-    nargs=3,
-    metavar="TOP LEFT SIZE",
-    help="In px, what is enlarged.  [default: where decoders differ most]",
-)
 @WEIGHTS
-def compare(photo: Path, out: Path, crop: tuple, weights: str) -> None:
+def compare(photo: Path, out: Path, weights: str) -> None:
     """Every decoder of one bitstream, side by side.
 
-    Writes a picture, and a table of rate, fidelity, pattern and detections. Two rows show the
-    machine's decoder followed by a filter: Gaussian (sigma 1) and bilateral (sigma 2). bpp is of
-    the payload, bpp_total of the whole file. For the original, both are of a PNG file.
+    Writes a picture, enlarged where decoders differ most, and a table of rate, fidelity, pattern
+    and detections. Two rows show the machine's decoder followed by a filter: Gaussian (sigma 1) and
+    bilateral (sigma 2). bpp is of the payload, bpp_total of the whole file. For the original, both
+    are of a PNG file.
     """
     from icmlib.tool import photograph
 
-    table = photograph.try_decoders(photo, out, _decoders(weights), crop)
+    table = photograph.try_decoders(photo, out, _decoders(weights))
     click.echo(table.round(3).to_string())
     click.echo(f"\n{photograph.NOTE}\n{out}, {out.with_suffix('.csv')}")
 

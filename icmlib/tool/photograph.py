@@ -30,31 +30,18 @@ NOTE = (
 )
 
 
-def try_decoders(
-    photo: Path, out: Path, decoders: Decoders, crop: tuple[int, int, int] | None = None
-) -> pd.DataFrame:
-    """The table, written as CSV beside the picture `out`.
-
-    Args:
-        crop: top, left and size in px of what is enlarged; by default where the decoders differ
-            most.
-
-    Raises:
-        OSError, ValueError: something cannot be read, used or written; says what.
-    """
+def try_decoders(photo: Path, out: Path, decoders: Decoders) -> pd.DataFrame:
+    """The table, written as CSV beside the picture `out`. Raises OSError, ValueError: something
+    cannot be read, used or written; says what."""
     check_suffix(out, PICTURES, "a figure")
     if out.resolve() == photo.resolve():
         raise InputError(f"{photo} would be overwritten; name another picture with --out")
     image = read_image(photo, upright=True)
-    height, width = image.shape[-2:]
-    top, left, size = crop or (0, 0, min(96, min(height, width) // 2))  # single pixels are seen
-    if size < 1 or top + size > height or left + size > width:
-        raise InputError(f"crop {top} {left} {size} is not inside the image of {height}x{width} px")
     coded = CodedImage(decoders, image)
     pictures = decode_all(coded)
-    if not crop:
-        other = pictures[HUMAN if HUMAN in pictures else ORIGINAL]
-        crop = figures.differing_crop(pictures[MACHINE], other, size)
+    other = pictures[HUMAN if HUMAN in pictures else ORIGINAL]
+    size = min(96, min(image.shape[-2:]) // 2)  # so that single pixels are seen
+    crop = figures.differing_crop(pictures[MACHINE], other, size)
     table = measure(coded, pictures, tasks.load(TaskConfig(num_classes=len(CATEGORIES)), TASK))
     rows = table.drop(ORIGINAL).iterrows()
     captions = {name: f"{row['bpp']:.3f} bpp, {row['psnr']:.2f} dB" for name, row in rows}

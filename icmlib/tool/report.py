@@ -122,25 +122,22 @@ LEGEND = (
 def main_rows(table: pd.DataFrame, all_rows: bool = False) -> pd.DataFrame:
     """Table 1 as text: its rows that matter most (base, the paper's main row and low impact, L2
     alone, the best beyond the paper, a filter), or all."""
-    ap = task_measure(table)
+    ap, base = task_measure(table), table.index == "base"
     beyond = list(table.index[table["chosen"]]) if "chosen" in table else []
-    names = ["p3x64", "low_impact", "l2", *beyond, "bilateral"]
-    rows = {}
-    for name in dict.fromkeys(["base", *(table.index if all_rows else names)]):
-        if name in table.index:
-            row = table.loc[name]
-            change = row[[f"{ap}_change{end}" for end in ("", "_low", "_high")]]
-            rows[name] = {
-                "": row["label"],
-                ap.replace("_", " "): f"{row[ap]:.3f}",
-                "against base (%)": "{:+.1f} [{:+.1f}, {:+.1f}]".format(*change),
-                "PSNR (dB)": f"{row['psnr']:.2f}",
-                "SSIM": f"{row['ssim']:.3f}",
-                "LPP 2/4/8 (dB)": " / ".join(f"{row[f'lpp{S}']:.1f}" for S in (2, 4, 8)),
-                "PRMS": f"{row['prms']:.2f}",
-                "removed (%)": f"{row['removed']:.0f}",
-                "bpp": f"{row['bpp']:.3f}",
-            }
-    text = pd.DataFrame.from_dict(rows, orient="index").rename_axis("row")
-    text.loc["base", ["against base (%)", "removed (%)"]] = ""
-    return text
+    names = ["base", "p3x64", "low_impact", "l2", *beyond, "bilateral"]
+    changes = table[[f"{ap}_change{end}" for end in ("", "_low", "_high")]].to_numpy()
+    lpp = table[["lpp2", "lpp4", "lpp8"]].to_numpy()
+    columns = {
+        "": table["label"],
+        ap.replace("_", " "): table[ap].map("{:.3f}".format),
+        "against base (%)": ["{:+.1f} [{:+.1f}, {:+.1f}]".format(*each) for each in changes],
+        "PSNR (dB)": table["psnr"].map("{:.2f}".format),
+        "SSIM": table["ssim"].map("{:.3f}".format),
+        "LPP 2/4/8 (dB)": ["{:.1f} / {:.1f} / {:.1f}".format(*each) for each in lpp],
+        "PRMS": table["prms"].map("{:.2f}".format),
+        "removed (%)": table["removed"].map("{:.0f}".format),
+        "bpp": table["bpp"].map("{:.3f}".format),
+    }
+    text = pd.DataFrame(columns)
+    text.loc[base, ["against base (%)", "removed (%)"]] = ""
+    return text if all_rows else text.loc[[n for n in dict.fromkeys(names) if n in text.index]]

@@ -1,8 +1,6 @@
 """`icm reproduce`: Snakemake on the study's graph, one line for each notebook that ends."""
 
-import contextlib
 import logging
-import threading
 import time
 from pathlib import Path
 
@@ -11,7 +9,6 @@ import pandas as pd
 
 from icmlib.io import project_root
 
-HEARTBEAT = 60  # s between two looks at what runs
 TIMES = "times.csv"  # in a profile's results: how long each notebook took
 
 
@@ -30,7 +27,6 @@ def reproduce(profile: str, study: str, cores: int, targets: tuple[str, ...]) ->
     progress = Progress(folder, cores)
     logger = logging.getLogger("snakemake")  # Snakemake clears the handlers of its own below it
     logger.handlers = [log, progress]
-    threading.Thread(target=progress.watch, daemon=True).start()
     words = ["--snakefile", str(project_root() / "Snakefile"), "--directory", str(project_root())]
     words += ["--cores", str(cores), "--nolock", "--rerun-incomplete", "--quiet", "all"]
     words += ["--config", f"profile={profile}", f"study={study}"]
@@ -86,7 +82,7 @@ class Progress(logging.Handler):
             click.echo(record.getMessage(), err=True)
 
     def _finish(self, job: logging.LogRecord) -> None:
-        minutes, file = _minutes(job), self.folder / TIMES
+        minutes, file = (time.time() - job.created) / 60, self.folder / TIMES
         self.done += 1
         self.left[job.rule_name] -= 1
         self.work[job.rule_name] = self._share(minutes, job.threads)
@@ -110,15 +106,6 @@ class Progress(logging.Handler):
         minutes = sum(n * self.work[rule] for rule, n in left.items())
         return f", about {max(1, round(minutes))} min left"
 
-    def watch(self) -> None:
-        """Every minute, without an end: what has run for more than one."""
-        while True:
-            time.sleep(HEARTBEAT)
-            for job in list(self.running.values()):
-                if (minutes := _minutes(job)) > HEARTBEAT / 60:
-                    step = _step(self._run(job))
-                    click.echo(f"        {_what(job)}  {minutes:.0f} min so far{step}")
-
     def _run(self, job: logging.LogRecord) -> Path:
         """The run folder of a job."""
         return self.folder.parents[1] / Path(job.output[0].split(" ")[0]).parent
@@ -130,14 +117,3 @@ def _what(job: logging.LogRecord) -> str:
     book = next((each for each in books if each != "notebook"), job.rule_name)
     names = [str(value) for value in job.wildcards.values()]
     return f"{book}  {'-'.join(names) or Path(job.output[0]).parent.name}"
-
-
-def _minutes(job: logging.LogRecord) -> float:
-    return (time.time() - job.created) / 60
-
-
-def _step(run: Path) -> str:
-    """How far a training is."""
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        return f", step {int(pd.read_csv(run / 'log.csv')['step'].max()) + 1}"
-    return ""
