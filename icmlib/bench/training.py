@@ -26,19 +26,15 @@ from icmlib.discriminator import PatchDiscriminator
 
 
 class Scenes(list):
-    """Images (3, H, W) in memory, as a data set without annotations."""
+    """Dead leaves (3, H, W) in memory, as a data set without annotations."""
 
     image = list.__getitem__
 
 
-def scenes(count: int, size: int) -> Scenes:
-    return Scenes(scene(size, size, index) for index in range(count))
-
-
-def scene(height: int, width: int, index: int = 0) -> torch.Tensor:
-    """(3, height, width): a dead-leaves scene."""
-    pixels, _ = deadleaves.scene(0, "test", index, max(height, width))
-    return torch.from_numpy(pixels[:height, :width]).permute(2, 0, 1).float() / 255
+def scenes(count: int, height: int, width: int) -> Scenes:
+    drawn = (deadleaves.scene(0, "test", i, max(height, width))[0] for i in range(count))
+    pixels = (torch.from_numpy(each[:height, :width]) for each in drawn)
+    return Scenes(each.permute(2, 0, 1).float() / 255 for each in pixels)
 
 
 def untrained(N: int, M: int) -> codecs.LearnedCodec:
@@ -58,7 +54,8 @@ def generator_step(
 ) -> Pair:
     """One generator step of the PatchGAN finetuning on one image; results are the gradients. Ours
     decodes patches from cached latents; theirs encodes and decodes the image, then crops."""
-    x, (ours, theirs) = scene(height, width), (untrained(N, M), untrained(N, M))
+    (x,) = scenes(1, height, width)
+    ours, theirs = untrained(N, M), untrained(N, M)
     config = FinetuneConfig(patches=patches, patch_size=patch_size)
     latents = ours.latents(x[None])
     originals, y_hat, corners = training.sample_patches([(0, x)], latents, config, step=0)
@@ -97,7 +94,7 @@ def finetuning(config: FinetuneConfig, size: int, N: int, M: int) -> Pair:
     """`finetune_decoder` on scenes of size x size px, in float32 and without a task network; theirs
     encodes every image and decodes it whole. Each side takes the number of steps and returns the
     decoder's weights."""
-    images, encoder = scenes(config.batch, size), untrained(N, M)
+    images, encoder = scenes(config.batch, size, size), untrained(N, M)
     latents = [encoder.latents(x[None])[0].to(torch.int16) for x in images]
 
     def finetuned(whole: bool, steps: int) -> list:
@@ -112,10 +109,11 @@ def finetuning(config: FinetuneConfig, size: int, N: int, M: int) -> Pair:
 def finetuning_step(config: FinetuneConfig, size: int, N: int, M: int) -> dict[str, float]:
     """Seconds of one step of a row's finetuning, `ours` and `theirs`; how far apart the weights
     are after three; seconds to cache the `latents` of one image."""
-    pair, codec, x = finetuning(config, size, N, M), untrained(N, M), scene(size, size)[None]
+    pair, codec = finetuning(config, size, N, M), untrained(N, M)
+    (x,) = scenes(1, size, size)
     difference = pair.difference(pair.ours(3), pair.theirs(3))
     ours, theirs = (seconds_a_step(side, 2) for side in (pair.ours, pair.theirs))
-    latents = clocked(lambda: codec.latents(x))
+    latents = clocked(lambda: codec.latents(x[None]))
     return {"ours": ours, "theirs": theirs, "difference": difference, "latents": latents}
 
 
@@ -126,7 +124,7 @@ def base_training(size: int, N: int, M: int, batch: int = 8, seed: int = 0) -> P
     """Base training (rate and MSE) in float32 beside the loop of CompressAI's examples/train.py,
     with the same model, optimisers and images. Each side takes the number of steps and returns the
     loss of each."""
-    images, architecture = scenes(2 * batch, size), CodecConfig("bmshj2018_hyperprior", N, M)
+    images, architecture = scenes(2 * batch, size, size), CodecConfig("bmshj2018_hyperprior", N, M)
     config = BaseTrainingConfig(
         batch=batch,
         crop=size,

@@ -180,8 +180,8 @@ def info(file: Path, weights: str) -> None:
 def compare(photo: Path, out: Path, weights: str) -> None:
     """Every decoder of one bitstream, side by side.
 
-    Writes a picture, enlarged where decoders differ most, and a table of rate, fidelity, pattern
-    and detections. Two rows show the machine's decoder followed by a filter: Gaussian (sigma 1) and
+    Writes a picture, enlarged where decoders differ most, and a table of rate, fidelity and
+    pattern. Two rows show the machine's decoder followed by a filter: Gaussian (sigma 1) and
     bilateral (sigma 2). bpp is of the payload, bpp_total of the whole file. For the original, both
     are of a PNG file.
     """
@@ -189,7 +189,7 @@ def compare(photo: Path, out: Path, weights: str) -> None:
 
     table = photograph.try_decoders(photo, out, _decoders(weights))
     click.echo(table.round(3).to_string())
-    click.echo(f"\n{photograph.NOTE}\n{out}, {out.with_suffix('.csv')}")
+    click.echo(f"{out}, {out.with_suffix('.csv')}")
 
 
 # --- the study ------------------------------------------------------------------------------

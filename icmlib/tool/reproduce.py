@@ -1,6 +1,7 @@
 """`icm reproduce`: Snakemake on the study's graph, one line for each notebook that ends."""
 
 import logging
+import threading
 import time
 from pathlib import Path
 
@@ -27,6 +28,7 @@ def reproduce(profile: str, study: str, cores: int, targets: tuple[str, ...]) ->
     progress = Progress(folder, cores)
     logger = logging.getLogger("snakemake")  # Snakemake clears the handlers of its own below it
     logger.handlers = [log, progress]
+    threading.Thread(target=progress.watch, daemon=True).start()
     words = ["--snakefile", str(project_root() / "Snakefile"), "--directory", str(project_root())]
     words += ["--cores", str(cores), "--nolock", "--rerun-incomplete", "--quiet", "all"]
     words += ["--config", f"profile={profile}", f"study={study}"]
@@ -82,7 +84,7 @@ class Progress(logging.Handler):
             click.echo(record.getMessage(), err=True)
 
     def _finish(self, job: logging.LogRecord) -> None:
-        minutes, file = (time.time() - job.created) / 60, self.folder / TIMES
+        minutes, file = _minutes(job), self.folder / TIMES
         self.done += 1
         self.left[job.rule_name] -= 1
         self.work[job.rule_name] = self._share(minutes, job.threads)
@@ -106,6 +108,16 @@ class Progress(logging.Handler):
         minutes = sum(n * self.work[rule] for rule, n in left.items())
         return f", about {max(1, round(minutes))} min left"
 
+    def watch(self) -> None:
+        """Every minute, without an end: how far is what has run for more than one."""
+        while True:
+            time.sleep(60)
+            for job in list(self.running.values()):
+                minutes, log = _minutes(job), self._run(job) / "log.csv"  # a line per step
+                step = f", step {log.read_bytes().count(10) - 1}" if log.exists() else ""
+                if minutes > 1:
+                    click.echo(f"        {_what(job)}  {minutes:.0f} min so far{step}")
+
     def _run(self, job: logging.LogRecord) -> Path:
         """The run folder of a job."""
         return self.folder.parents[1] / Path(job.output[0].split(" ")[0]).parent
@@ -117,3 +129,7 @@ def _what(job: logging.LogRecord) -> str:
     book = next((each for each in books if each != "notebook"), job.rule_name)
     names = [str(value) for value in job.wildcards.values()]
     return f"{book}  {'-'.join(names) or Path(job.output[0]).parent.name}"
+
+
+def _minutes(job: logging.LogRecord) -> float:
+    return (time.time() - job.created) / 60
