@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from icmlib.codecs import Bitstream, Decoders, bitstream
-from icmlib.explorer import CodedImage, Explorer, pictures
+from icmlib.explorer import CodedImage, Explorer, widget
 from icmlib.metrics import checkerboard, fidelity
 
 
@@ -87,7 +87,7 @@ def test_images_of_no_use_are_refused(decoders, monkeypatch, shape, reason):
 
 
 def test_the_table_has_no_number_for_what_is_missing():
-    markup = pictures.table({"a": {"psnr": 30.128}, "b": {"prms": 1.0}})
+    markup = widget.table({"a": {"psnr": 30.128}, "b": {"prms": 1.0}})
     cells = re.findall(r"<t[hd]>(.*?)</t[hd]>", markup.split("<tbody>")[1])
     assert cells == ["a", "30.13", *[""] * 5, "b", *[""] * 5, "1"]
 
@@ -101,7 +101,7 @@ def test_the_knob_turns_the_picture_and_leaves_the_bits(explorer):
     for place in (0.5, 1.0):
         explorer.knob.value = place
         assert divider.after_label == f"knob {place:.2f}" in explorer.table.value
-        assert divider.after == pictures.png(explorer.coded.decode(place))
+        assert divider.after == widget.png(explorer.coded.decode(place))
         seen.append((divider.after, explorer.spectrum.value, explorer.table.value))
     assert all(len(set(each)) == 3 for each in zip(*seen))
     assert (divider.before, explorer.bits.value) == (before, bits)
@@ -110,7 +110,7 @@ def test_the_knob_turns_the_picture_and_leaves_the_bits(explorer):
 
 def test_other_decoders_of_the_file_go_by_name(explorer):
     explorer.decoder.value = "low_impact"
-    assert explorer.divider.after == pictures.png(explorer.coded.decode("low_impact"))
+    assert explorer.divider.after == widget.png(explorer.coded.decode("low_impact"))
     assert explorer.divider.after_label == "low_impact" and explorer.knob.disabled
     explorer.decoder.value = "knob"
     assert explorer.divider.after_label == "knob 0.00" and not explorer.knob.disabled
@@ -139,6 +139,6 @@ def test_another_image_is_shown_whole(explorer):
     explorer.image.value = "second"
     divider = explorer.divider
     assert (divider.width, divider.height, divider.zoom) == (64, 64, 8)
-    assert divider.before == pictures.png(explorer.images["second"])
-    assert divider.after == pictures.png(explorer.coded.decode(0.5))
+    assert divider.before == widget.png(explorer.images["second"])
+    assert divider.after == widget.png(explorer.coded.decode(0.5))
     assert explorer.bits.value != bits and explorer.coded.sha256[:16] in explorer.bits.value

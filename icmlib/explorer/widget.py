@@ -1,27 +1,40 @@
 """The explorer's controls, and what a change of each shows."""
 
+import io
 from pathlib import Path
 
 import anywidget
 import ipywidgets as widgets
+import matplotlib.pyplot as plt
+import pandas as pd
 import torch
+import torchvision
 import traitlets
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 
 from icmlib.codecs import Decoders
 from icmlib.codecs.decoders import HUMAN, MACHINE
-from icmlib.explorer import pictures
 from icmlib.explorer.coded import CodedImage
 from icmlib.studies import figures
 from icmlib.tasks import TaskNetwork
 
 KNOB, ORIGINAL = "knob", "original"
 LARGEST = 512  # px of the screen up to which small images are enlarged
+COLUMNS = {
+    "psnr": "PSNR (dB)",
+    "ssim": "SSIM",
+    "lpp2": "LPP 2 (dB)",
+    "lpp4": "LPP 4 (dB)",
+    "lpp8": "LPP 8 (dB)",
+    "prms": "PRMS (grey levels)",
+}
 
 
 class Divider(anywidget.AnyWidget):
     """Two pictures of one image; a divider shows `before` on its left and `after` on its right.
 
-    Boxes are as `pictures.boxes` makes them. Sizes are in image px, each `zoom` px of the screen.
+    Boxes are as `boxes` makes them. Sizes are in image px, each `zoom` px of the screen.
     """
 
     _esm = Path(__file__).with_name("divider.js")
@@ -103,13 +116,13 @@ class Explorer(widgets.VBox):
         right = self.coded.decode(self.knob.value if after == KNOB else after)
         if after == KNOB:
             after = f"{KNOB} {self.knob.value:.2f}"
-        self.table.value = pictures.table(self._rows | {after: self.coded.measure(right)})
+        self.table.value = table(self._rows | {after: self.coded.measure(right)})
         pair = {MACHINE: self.coded.machine, after: right}
         residuals = {f"{k}, residual": self.coded.residual_spectrum(v) for k, v in pair.items()}
-        self.spectrum.value = pictures.figure_png(figures.spectra(residuals))
+        self.spectrum.value = figure_png(figures.spectra(residuals))
         with self.divider.hold_sync():
             self.divider.before_label, self.divider.after_label = before, after
-            self.divider.before, self.divider.after = map(pictures.png, (left, right))
+            self.divider.before, self.divider.after = map(png, (left, right))
             self.divider.before_boxes, self.divider.after_boxes = map(self._boxes, (left, right))
 
     def _boxes(self, image: torch.Tensor) -> list[dict]:
@@ -117,4 +130,38 @@ class Explorer(widgets.VBox):
         if not self.detections.value:
             return []
         (prediction,) = self.task.predict([image])
-        return pictures.boxes(prediction, self.names)
+        return boxes(prediction, self.names)
+
+
+def png(image: torch.Tensor) -> bytes:
+    """(3, H, W) in [0, 1] as a PNG file."""
+    pixels = (255 * image).round().byte()
+    return torchvision.io.encode_png(pixels, compression_level=1).numpy().tobytes()
+
+
+def figure_png(figure: Figure) -> bytes:
+    """A figure as a PNG file; it is closed."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=80)
+    plt.close(figure)
+    return content.getvalue()
+
+
+def boxes(prediction: dict, names: list[str], min_score: float = 0.5) -> list[dict]:
+    """Detections as the browser draws them: `box` (x1, y1, x2, y2 in px), `text`, `colour`."""
+    found = zip(*(prediction[key].tolist() for key in ("boxes", "labels", "scores")))
+    return [
+        {
+            "box": box,
+            "text": f"{names[label - 1]} {score:.2f}",
+            "colour": to_hex(figures.COLOURS[(label - 1) % len(figures.COLOURS)]),
+        }
+        for box, label, score in found
+        if score >= min_score
+    ]
+
+
+def table(rows: dict[str, dict[str, float]]) -> str:
+    """One line per version of the image; what a version does not have stays empty."""
+    frame = pd.DataFrame(rows, list(COLUMNS)).T.rename(columns=COLUMNS)
+    return frame.to_html(border=0, classes="icm-table", na_rep="", float_format="{:.4g}".format)
