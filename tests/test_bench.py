@@ -64,7 +64,7 @@ def test_bytes_and_images_of_many_images_are_compressais(codec, scenes):
 def test_coco_figures_are_pycocotools(scenes):
     """Again, too: neither side changes what it is given."""
     truth = scenes("test").ground_truth
-    found = [each | {"score": 1 / each["id"]} for each in truth["annotations"][::2]]
+    found = [each | {"score": 1 / each["id"]} for each in truth["annotations"][::2]]  # with boxes
     pair = bench.coco_evaluation(truth, found, "segm")
     for _ in range(2):
         ours, theirs = pair.ours(), pair.theirs()

@@ -56,6 +56,8 @@ def _decoded(codec: codecs.LearnedCodec, file: bytes) -> np.ndarray:  # a pipe c
 
 def coco_evaluation(truth: dict, results: list[dict], kind: str) -> Pair:
     """COCO's twelve figures of detections (`kind`: segm or bbox); theirs is pycocotools'."""
+    if kind == "segm":  # where there are boxes, pycocotools takes their areas for the masks'
+        results = [{k: v for k, v in each.items() if k != "bbox"} for each in results]
 
     def ours() -> np.ndarray:
         figures = detection.coco_summary(truth, results, kind)

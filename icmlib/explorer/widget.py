@@ -116,14 +116,14 @@ class Explorer(widgets.VBox):
         right = self.coded.decode(self.knob.value if after == KNOB else after)
         if after == KNOB:
             after = f"{KNOB} {self.knob.value:.2f}"
-        self.table.value = table(self._rows | {after: self.coded.measure(right)})
-        pair = {MACHINE: self.coded.machine, after: right}
-        residuals = {f"{k}, residual": self.coded.residual_spectrum(v) for k, v in pair.items()}
-        self.spectrum.value = figure_png(figures.spectra(residuals))
         with self.divider.hold_sync():
             self.divider.before_label, self.divider.after_label = before, after
             self.divider.before, self.divider.after = map(png, (left, right))
             self.divider.before_boxes, self.divider.after_boxes = map(self._boxes, (left, right))
+        self.table.value = table(self._rows | {after: self.coded.measure(right)})
+        pair = {MACHINE: self.coded.machine, after: right}
+        residuals = {f"{k}, residual": self.coded.residual_spectrum(v) for k, v in pair.items()}
+        self.spectrum.value = figure_png(figures.spectra(residuals))
 
     def _boxes(self, image: torch.Tensor) -> list[dict]:
         """The task network's, if asked for."""
