@@ -271,7 +271,7 @@ def openimages(root: Path, split: str, images: Path) -> None:
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Per step.")
 @click.option("--tflops", default=15.0, show_default=True, help="That a GPU sustains.")
 def cost(profile: str, **settings: float) -> None:
-    """Hours and disk of a profile, from measured steps."""
+    """Hours of a profile, from measured steps."""
     from icmlib import bench, load_profile
 
     click.echo(bench.cost(load_profile(profile), **settings).round(3).to_string())
