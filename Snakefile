@@ -64,8 +64,8 @@ rule notebook:  # what all below share; never run itself
     params: given=lambda wildcards: " ".join(f"{k}={shlex.quote(v)}" for k, v in wildcards.items())
     threads: 1
     shell:
-        "OMP_NUM_THREADS={threads} " + ICM + " run --quiet {input.notebook:q} {output:q} profile="
-        + shlex.quote(PROFILE) + " {params.given}"
+        "OMP_NUM_THREADS={threads} " + ICM + " run {input.notebook:q} {output:q} profile="
+        + shlex.quote(PROFILE) + " {params.given} > /dev/null"
 
 use rule notebook as data with:
     input: lib("datasets"), notebook="notebooks/00_data.ipynb"

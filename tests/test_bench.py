@@ -1,15 +1,13 @@
 """Speed: both sides of every case do the same work. No test looks at a clock."""
 
-import sys
-
 import pytest
 import torch
 from torch import nn
 
-from icmlib import bench, codecs, device, tasks
+from icmlib import bench, codecs, device
 from icmlib.bench import harness
-from icmlib.bench.finetuning import finetunings, untrained
-from icmlib.config import CodecConfig, FinetuneConfig, TaskConfig, replace
+from icmlib.bench.training import finetuning, untrained
+from icmlib.config import CodecConfig, FinetuneConfig, replace
 from icmlib.losses import rate
 from icmlib.studies.profile import load_profile
 
@@ -47,7 +45,7 @@ def test_a_step_from_patches_has_the_gradients_of_the_full_decode(size):
 def test_finetuning_is_that_of_the_plain_loop(changes):
     """The whole loop: the same decoder, and not the one it began with."""
     config = replace(FinetuneConfig(patch_size=32, batch=2, lr=1e-3), changes)
-    pair, start = finetunings(config, 64, **MODEL), untrained(**MODEL)
+    pair, start = finetuning(config, 64, **MODEL), untrained(**MODEL)
     ours, theirs = pair.ours(2), pair.theirs(2)
     assert pair.difference(ours, theirs) < 1e-3 < pair.difference(ours, [*start.g_s.parameters()])
 
@@ -63,37 +61,19 @@ def test_bytes_and_images_of_many_images_are_compressais(codec, scenes):
         assert pair.difference(pair.ours(), pair.theirs()) == 0
 
 
-def test_coco_figures_are_pycocotools():
-    """Of more than 255 detections, too, and again: neither side changes what it is given."""
-    pair = bench.coco_evaluation(images=40, detections=8)
+def test_coco_figures_are_pycocotools(scenes):
+    """Again, too: neither side changes what it is given."""
+    truth = scenes("test").ground_truth
+    found = [each | {"score": 1 / each["id"]} for each in truth["annotations"][::2]]  # with boxes
+    pair = bench.coco_evaluation(truth, found, "segm")
     for _ in range(2):
         ours, theirs = pair.ours(), pair.theirs()
         assert 0 < theirs[0] < 1 and pair.difference(ours, theirs) < 1e-6
 
 
-def test_measuring_runs_both_sides(codec, scenes):
-    pair = bench.evaluation(codec, tasks.create(TaskConfig()), scenes("test"))
-    pair.ours()
-    assert len(pair.theirs()) == len(scenes("test"))
-
-
-def test_sides_take_turns():
-    """After a first call of each; medians and ratios are of turns."""
-    order = []
-    pair = harness.Pair(lambda: order.append("ours"), lambda: order.append("theirs"))
-    bench.measure(pair, repeats=3)
-    assert order == 4 * ["ours", "theirs"]
+def test_ratios_are_of_turns():
     row = harness.compared([(1, 10), (2, 10), (4, 60)])
     assert row == {"ours": 2, "theirs": 10, "ratio": 5, "ratio_low": 5, "ratio_high": 15}
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_peak_memory_is_that_of_the_work():
-    """The full decode of a larger image needs more."""
-    what = {"height": 256, "width": 256, "patch_size": 32, **MODEL}
-    ours, theirs = (bench.peak_memory(bench.generator_step, s, **what) for s in ("ours", "theirs"))
-    assert 0 <= ours < theirs
 
 
 def test_memory_layout_is_restored(codec):
@@ -150,7 +130,7 @@ def test_the_cost_of_a_profile_is_that_of_all_its_stages(tmp_path, monkeypatch):
         "bridge": 5 * 4,
         "evaluation": (1 + 2 + 2 + 1 + 2 + 1 + 2) * (30 + 40),
     }
-    assert (table["GFLOP per image"] > 0).all() and (table.drop("evaluation")["GB"] > 0).all()
+    assert (table["GFLOP per image"] > 0).all()
     stage = table.loc["task network"]
     hours = 16 * stage["GFLOP per image"] / 30e3 / 3600
     assert stage["hours at 30 TFLOP/s"] == pytest.approx(hours)

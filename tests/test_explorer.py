@@ -1,20 +1,14 @@
 """The explorer without a browser: what a change of each control shows anew, and what it leaves."""
 
 import hashlib
-import io
 import re
-from datetime import UTC, datetime
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from icmlib import datasets
 from icmlib.codecs import Bitstream, Decoders, bitstream
-from icmlib.config import DataConfig
-from icmlib.datasets import deadleaves
-from icmlib.explorer import CodedImage, Explorer, examples, pictures
+from icmlib.explorer import CodedImage, Explorer, widget
 from icmlib.metrics import checkerboard, fidelity
 
 
@@ -40,17 +34,6 @@ def random_image(height: int, width: int, seed: int = 0) -> torch.Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1) / 255
 
 
-def file(image: torch.Tensor, **options) -> bytes:
-    content = io.BytesIO()
-    Image.open(io.BytesIO(pictures.png(image))).save(content, "png", **options)
-    return content.getvalue()
-
-
-def upload(explorer: Explorer, name: str, content: bytes) -> None:
-    given = {"name": name, "type": "", "size": len(content), "content": memoryview(content)}
-    explorer.upload.value = [given | {"last_modified": datetime.now(UTC)}]
-
-
 @pytest.fixture
 def decoders(codec):
     own, generator = codec.g_s.state_dict(), torch.Generator().manual_seed(0)
@@ -68,10 +51,6 @@ def decoders(codec):
 def explorer(decoders):
     images = {"first": random_image(40, 56), "second": random_image(64, 64, seed=1)}
     return Explorer(decoders, OneBox(), images, ["disk", "square"])
-
-
-def error(explorer: Explorer) -> str:
-    return re.search(r'role="alert">(.*)</span>', explorer.status.value)[1]
 
 
 # --- what is computed -----------------------------------------------------------------------
@@ -107,46 +86,10 @@ def test_images_of_no_use_are_refused(decoders, monkeypatch, shape, reason):
         CodedImage(decoders, random_image(*shape))
 
 
-def test_examples_are_the_test_images(tmp_path):
-    config = DataConfig(root=str(tmp_path), size=64, train=1, val=1, test=2, seed=3)
-    images, names = examples(config, count=2)
-    test = datasets.create(config, "test")
-    assert images["test image 1"].equal(test.image(1)) and "astronaut" in images
-    assert tuple(names) == deadleaves.CATEGORIES
-
-
-def test_own_files_are_read_the_way_up_that_the_camera_noted(explorer):
-    image, turned = random_image(40, 56), Image.Exif()
-    turned[0x0112] = 6  # to be turned by 90 degrees clockwise
-    upload(explorer, "turned.png", file(image, exif=turned))
-    assert explorer.images["turned.png"].equal(image.rot90(-1, (1, 2)))
-
-
-# --- what is drawn --------------------------------------------------------------------------
-
-
-def test_the_lattice_is_marked_where_its_peaks_are():
-    """Of a wave of period 2 along x, the brightest pixels lie in circles of period 2."""
-    wave = 0.1 * (-1.0) ** np.arange(64) * np.ones((64, 1))
-    spectrum = checkerboard.welch_spectrum(wave, 64)
-    low, high = -60, 20
-    content = pictures.spectrum_png(spectrum, low, high)
-    pixels = np.asarray(Image.open(io.BytesIO(content))).astype(int)
-    brightest = np.argwhere(pixels.sum(-1) == pixels.sum(-1).max())  # at both ends: -1/2 and 1/2
-    assert [32, 0] in brightest.tolist() and [32, 64] in brightest.tolist()
-    marks = pictures.spectrum_marks(64, low, high)
-    circles = set(re.findall(r'cx="([\d.]+)" cy="([\d.]+)" r="\S+" data-period="(\d)"', marks))
-    counts = {S: sum(circle[2] == S for circle in circles) for S in "248"}
-    assert counts == {"2": 8 + 1, "4": 16 + 1, "8": 56 + 1}  # and one of each in the legend
-    for column in (0, 64):
-        where = [f"{pictures.SIDE * (place + 0.5) / 65:.1f}" for place in (column, 32)]
-        assert (*where, "2") in circles
-
-
-def test_the_table_has_two_digits_and_no_number_for_what_is_missing():
-    markup = pictures.table({"a": {"psnr": 30.128}, "b": {"prms": 1.0}})
+def test_the_table_has_no_number_for_what_is_missing():
+    markup = widget.table({"a": {"psnr": 30.128}, "b": {"prms": 1.0}})
     cells = re.findall(r"<t[hd]>(.*?)</t[hd]>", markup.split("<tbody>")[1])
-    assert cells == ["a", "30.13", *[""] * 5, "b", *[""] * 5, "1.00"]
+    assert cells == ["a", "30.13", *[""] * 5, "b", *[""] * 5, "1"]
 
 
 # --- what the controls do -------------------------------------------------------------------
@@ -158,16 +101,16 @@ def test_the_knob_turns_the_picture_and_leaves_the_bits(explorer):
     for place in (0.5, 1.0):
         explorer.knob.value = place
         assert divider.after_label == f"knob {place:.2f}" in explorer.table.value
-        assert divider.after == pictures.png(explorer.coded.decode(place))
+        assert divider.after == widget.png(explorer.coded.decode(place))
         seen.append((divider.after, explorer.spectrum.value, explorer.table.value))
     assert all(len(set(each)) == 3 for each in zip(*seen))
     assert (divider.before, explorer.bits.value) == (before, bits)
-    assert explorer.coded.sha256[:16] in bits and "shown in" in explorer.status.value
+    assert explorer.coded.sha256[:16] in bits
 
 
 def test_other_decoders_of_the_file_go_by_name(explorer):
     explorer.decoder.value = "low_impact"
-    assert explorer.divider.after == pictures.png(explorer.coded.decode("low_impact"))
+    assert explorer.divider.after == widget.png(explorer.coded.decode("low_impact"))
     assert explorer.divider.after_label == "low_impact" and explorer.knob.disabled
     explorer.decoder.value = "knob"
     assert explorer.divider.after_label == "knob 0.00" and not explorer.knob.disabled
@@ -180,19 +123,14 @@ def test_without_a_human_decoder_there_is_no_knob(codec):
 
 
 def test_detections_are_looked_for_only_when_asked(explorer):
-    """And once in each picture."""
     explorer.knob.value, divider, task = 0.5, explorer.divider, explorer.task
     assert task.calls == 0 and divider.after_boxes == []
     explorer.detections.value = True
     boxes = divider.before_boxes + divider.after_boxes
     assert [box["box"] for box in boxes] == 2 * [[4, 8, 20, 24]]
-    assert boxes[0]["text"] != boxes[1]["text"] and task.calls == 2
-    explorer.knob.value = 0.7
-    assert task.calls == 3
+    assert boxes[0]["text"] != boxes[1]["text"]
     explorer.detections.value = False
     assert divider.before_boxes == divider.after_boxes == []
-    explorer.detections.value = True
-    assert divider.before_boxes and task.calls == 3
 
 
 def test_another_image_is_shown_whole(explorer):
@@ -201,35 +139,6 @@ def test_another_image_is_shown_whole(explorer):
     explorer.image.value = "second"
     divider = explorer.divider
     assert (divider.width, divider.height, divider.zoom) == (64, 64, 8)
-    assert divider.before == pictures.png(explorer.images["second"])
-    assert divider.after == pictures.png(explorer.coded.decode(0.5))
+    assert divider.before == widget.png(explorer.images["second"])
+    assert divider.after == widget.png(explorer.coded.decode(0.5))
     assert explorer.bits.value != bits and explorer.coded.sha256[:16] in explorer.bits.value
-
-
-def test_an_own_file_is_shown_and_kept(explorer):
-    image = random_image(33, 47, seed=5)
-    for name in ("mine.png", "mine.png", "other.png"):  # the same one may come again
-        upload(explorer, name, file(image))
-        assert explorer.image.value == explorer.name == name
-        assert explorer.divider.before == pictures.png(image)
-        assert explorer.upload.value == ()
-    assert explorer.image.options == ("first", "second", "mine.png", "other.png")
-    explorer.image.value = "first"
-    assert explorer.divider.before == pictures.png(explorer.images["first"])
-
-
-@pytest.mark.parametrize(
-    "content, reason",
-    [
-        (b"no image", "image <b>.png cannot be read (cannot identify image file); replace"),
-        (file(random_image(12, 9)), "image is 9x12 px; the spectrum needs at least 16x16"),
-    ],
-    ids=["no image", "too small"],
-)
-def test_a_file_of_no_use_gives_a_line_and_changes_nothing(explorer, content, reason):
-    shown = explorer.divider.after
-    upload(explorer, "<b>.png", content)
-    assert error(explorer).startswith(reason.replace("<b>", "&lt;b&gt;"))
-    assert explorer.divider.after == shown and explorer.image.value == "first"
-    explorer.knob.value = 0.5
-    assert explorer.divider.after != shown and "alert" not in explorer.status.value

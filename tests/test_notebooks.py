@@ -74,12 +74,15 @@ def test_parameters_that_cannot_be_are_told_in_one_line(notebook, tmp_path, word
     assert not list(tmp_path.glob("out*"))
 
 
-def test_a_notebook_that_is_none_is_named(notebook, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"none.ipynb does not exist"):
-        notebooks.read_parameters(tmp_path / "none.ipynb", [])
-    (tmp_path / "broken.ipynb").write_text("{")
-    with pytest.raises(InputError, match=r"broken.ipynb is no notebook"):
-        notebooks.read_parameters(tmp_path / "broken.ipynb", [])
+@pytest.mark.parametrize(("text", "message"), [(None, "does not exist"), ("{", "is no notebook")])
+def test_a_notebook_that_is_none_is_named_in_one_line(tmp_path, text, message):
+    book, out = tmp_path / "book.ipynb", tmp_path / "out"
+    if text:
+        book.write_text(text)
+    for words in (("run", book, out), ("report", out, book)):
+        done = CliRunner().invoke(cli.main, [str(word) for word in words])
+        assert done.exit_code == 2 and not out.exists()
+        assert f"{book} {message}" in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_the_notebook_itself_is_never_written(notebook):
@@ -104,8 +107,8 @@ def test_a_killed_kernel_is_said_with_its_cell(notebook, tmp_path):
     book.cells.append(nbformat.v4.new_code_cell("import os, signal\nos.kill(os.getpid(), 9)"))
     nbformat.write(book, notebook)
     done = CliRunner().invoke(cli.main, ["run", str(notebook), str(tmp_path / "out.ipynb")])
-    assert done.exit_code == 1 and "Traceback" not in done.output
-    assert "cell 4 (import os, signal):\nthe kernel was killed; most often memory" in done.stderr
+    assert done.exit_code == 2 and "Traceback" not in done.output
+    assert "cell `import os, signal`:\nthe kernel was killed; most often memory" in done.stderr
 
 
 def test_failed_run_leaves_its_traceback(notebook, tmp_path):
@@ -114,7 +117,8 @@ def test_failed_run_leaves_its_traceback(notebook, tmp_path):
     nbformat.write(book, notebook)
     executed, traceback = tmp_path / "out.ipynb", tmp_path / "out.unfinished.ipynb"
     done = CliRunner().invoke(cli.main, ["run", str(notebook), str(executed)])
-    assert done.exit_code == 1 and "ZeroDivisionError: division by zero" in done.stderr
+    assert done.exit_code == 2
+    assert "cell `1 / 0`:\nZeroDivisionError: division by zero" in done.stderr
     assert f"traceback: {traceback}" in done.stderr
     assert "ZeroDivisionError" in traceback.read_text()
     assert not executed.exists()  # it has its name once it came to its end
@@ -138,32 +142,35 @@ def test_the_kernel_is_of_this_environment(notebook, tmp_path):
 
 
 @pytest.mark.slow
+def test_names_of_files_are_utf8_in_any_locale(notebook, tmp_path):
+    """In an environment of any name: Python before 3.13 reads its .pth files as the locale says;
+    -S passes them over."""
+    book = nbformat.read(notebook, as_version=4)
+    book.cells[0].source = "# Größe · 測定"
+    folder = tmp_path / "Größe · 測定"
+    book.cells[-1].source = "from pathlib import Path\nprint(sorted(Path.cwd().glob('*測定*')))"
+    folder.mkdir()
+    nbformat.write(book, folder / "測定.ipynb")
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    environment = {"JUPYTER_PATH": f"{sys.prefix}/share/jupyter"}
+    environment |= {"PYTHONPATH": os.pathsep.join(sys.path)}
+    variables = os.environ | locale | environment
+    for words in (("run", "測定.ipynb", "o.ipynb"), ("report", "測定.html", "o.ipynb")):
+        command = [sys.executable, "-S", "-m", "icmlib.tool.cli", *words]
+        done = subprocess.run(command, cwd=folder, env=variables, capture_output=True)
+        assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout.decode().strip() == str(folder / "測定.html")
+    page = (folder / "測定.html").read_text("utf-8")
+    assert "Größe · 測定" in page and "Größe · 測定/測定.ipynb" in page
+
+
+@pytest.mark.slow
 def test_variables_that_another_launcher_left_are_ignored(tmp_path):
     """A process that waited for others would never end."""
     left = dict.fromkeys(("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE"), "2") | {"RANK": "1"}
     Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
     done = icm("encode", tmp_path / "a.png", tmp_path / "a.icm", **left)
     assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.slow
-def test_a_report_is_whole_in_any_locale(notebook, tmp_path):
-    book = nbformat.read(notebook, as_version=4)
-    book.cells[0].source = "# Größe · 測定"
-    nbformat.write(book, notebook)
-    # -S: Python before 3.13 reads the .pth files of an environment in the locale's encoding
-    command = [sys.executable, "-S", "-m", "icmlib.tool.cli", "report"]
-    ascii_alone = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    paths = {"PYTHONPATH": os.pathsep.join(sys.path), "JUPYTER_PATH": f"{sys.prefix}/share/jupyter"}
-    variables = os.environ | ascii_alone | paths
-    done = subprocess.run(
-        [*command, tmp_path / "report.html", notebook],
-        env=variables,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Größe · 測定" in (tmp_path / "report.html").read_text("utf-8")
 
 
 @pytest.mark.parametrize(

@@ -78,12 +78,6 @@ def test_report_is_self_contained_without_code_and_progress(chapters, tmp_path):
         assert text not in html
 
 
-def test_report_of_a_missing_run_says_so(tmp_path):
-    with pytest.raises(FileNotFoundError, match="run it first"):
-        build_report(tmp_path / "report.html", [tmp_path / "none.ipynb"])
-    assert not (tmp_path / "report.html").exists()
-
-
 def test_first_page_has_question_table_findings_and_contents(chapters, root):
     html = build_report(root / "report.html", chapters, "tiny").read_text()
     assert "<title>icmlib, profile tiny</title>" in html

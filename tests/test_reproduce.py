@@ -38,8 +38,8 @@ def reproduce(tmp_path):
     (tmp_path / "Snakefile").write_text(SNAKEFILE)
     reference = tmp_path / "results" / "reference" / "tiny"
     reference.mkdir(parents=True)
-    minutes = "rule,run,minutes\ndata,scenes,2\nfinetune,a,20\nreport,tiny,0\n"
-    (reference / "minutes.csv").write_text(minutes)
+    times = "rule,run,minutes,threads\ndata,scenes,2,1\nfinetune,a,20,1\nreport,tiny,0,1\n"
+    (reference / "times.csv").write_text(times)
 
     def run(rows: str) -> subprocess.CompletedProcess:
         words = [sys.executable, "-m", "icmlib.tool.cli", "reproduce", "tiny", "--study", rows]
@@ -65,8 +65,8 @@ def test_a_line_for_each_notebook_that_ends(reproduce, tmp_path):
         "[4/4] report",
     ]
     assert {line.split("  ")[1] for line in lines[1:3]} == {"a", "b"}
-    minutes = (tmp_path / "results" / "tiny" / "minutes.csv").read_text().splitlines()
-    assert [line.rsplit(",", 1)[0] for line in minutes[:2]] == ["rule,run", "data,scenes"]
+    times = (tmp_path / "results" / "tiny" / "times.csv").read_text().splitlines()
+    assert [line.split(",")[:2] for line in times[:2]] == [["rule", "run"], ["data", "scenes"]]
     again = reproduce("a+b")
     assert again.returncode == 0 and "to run" not in again.stdout and "[1/" not in again.stdout
 
@@ -87,12 +87,14 @@ def event(name: str, **fields) -> logging.LogRecord:
 
 
 def test_what_is_left_is_estimated_from_what_it_took_before(tmp_path, capsys):
-    """None before every kind of notebook has run once; less on several cores."""
+    """None before every kind of notebook has run once; less on several cores, but for those that
+    use them all."""
     stats = {"data": 1, "finetune": 4, "total": 5, "all": 1}
     folder = tmp_path / "results" / "tiny"
     folder.mkdir(parents=True)
     Progress(folder, 2).emit(event("run_info", stats=stats))
-    (folder / "minutes.csv").write_text("rule,run,minutes\ndata,scenes,10\nfinetune,a,6\n")
+    times = "rule,run,minutes,threads\ndata,scenes,10,2\nfinetune,a,6,1\n"
+    (folder / "times.csv").write_text(times)
     for cores in (1, 2):
         Progress(folder, cores).emit(event("run_info", stats=stats))
     said = [line.split(";")[0] for line in capsys.readouterr().out.splitlines()]

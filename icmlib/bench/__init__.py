@@ -3,16 +3,14 @@
 A case builds a `Pair`: two functions that do the same work, ours and theirs, from the same start.
 Theirs is plain PyTorch, CompressAI or pycocotools.
 
-harness.py     measure, peak_memory, operations
-finetuning.py  a generator step; whole steps of every row
-training.py    base training
-evaluation.py  data sets to bitstreams and back; metrics; COCO's figures
-cost.py        what a profile costs: hours, disk
+harness.py     measure, operations
+training.py    a generator step; whole steps of every row; base training
+evaluation.py  data sets to bitstreams and back; COCO's figures
+cost.py        what a profile costs in hours
 """
 # ruff: noqa: F401
 
 from icmlib.bench.cost import cost
-from icmlib.bench.evaluation import coco_evaluation, coding, evaluation
-from icmlib.bench.finetuning import finetuning, generator_step, latents_seconds
-from icmlib.bench.harness import measure, operations, peak_memory
-from icmlib.bench.training import base_step, base_training
+from icmlib.bench.evaluation import coco_evaluation, coding
+from icmlib.bench.harness import measure, operations
+from icmlib.bench.training import base_step, base_training, finetuning_step, generator_step

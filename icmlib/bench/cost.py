@@ -1,4 +1,4 @@
-"""What a profile costs: hours and disk, from steps of its own loops measured here."""
+"""What a profile costs: hours, from steps of its own loops measured here."""
 
 import tempfile
 from collections import Counter
@@ -11,7 +11,7 @@ import pandas as pd
 
 from icmlib import codecs, tasks
 from icmlib.bench.harness import operations, seconds_a_step, trained
-from icmlib.config import replace
+from icmlib.config import CodecConfig, replace
 from icmlib.datasets import CocoDataset, deadleaves
 from icmlib.evaluate import evaluate
 from icmlib.studies import rate_task, zoo
@@ -19,13 +19,10 @@ from icmlib.studies.profile import Profile
 from icmlib.tasks import proxies
 from icmlib.training import finetune_chain, finetune_decoder, train_base_codec, train_task_network
 
-FILTERS = 2  # post-filters, evaluated beside the rows
-KEPT = 4  # times its weights a run keeps: them, and them with Adam's two moments to resume from
-
 
 def cost(profile: Profile, size: int = 554, batch: int = 1, tflops: float = 15.0) -> pd.DataFrame:
     """One row per stage: images that go through it, seconds and GFLOP for the most expensive
-    of them, hours on this device and on a GPU that sustains so many TFLOP/s, and disk in GB.
+    of them, hours on this device and on a GPU that sustains so many TFLOP/s.
 
     Measured with untrained networks on dead leaves; reading a data set's own images comes on top.
 
@@ -38,62 +35,60 @@ def cost(profile: Profile, size: int = 554, batch: int = 1, tflops: float = 15.0
         scenes = deadleaves.generate(Path(folder), size, counts, seed=0, workers=1)
         data = CocoDataset(scenes / "train", deadleaves.annotation_file(scenes, "train"))
         data.category_ids = [*range(1, profile.task.num_classes + 1)]  # whatever is found has one
-        table = pd.DataFrame(_rows(profile, data, Path(folder)))
+        table = pd.DataFrame(_rows(profile, data))
     gpu = f"hours at {tflops:g} TFLOP/s"
     table["hours here"] = table["s per image"] * table["images"] / 3600
     table[gpu] = table["GFLOP per image"] * table["images"] / tflops / 3.6e6
     how = {"images": "sum", "s per image": "max", "GFLOP per image": "max"}
-    how |= {"hours here": "sum", gpu: "sum", "GB": "sum"}
-    return table.groupby("stage", sort=False).agg(how)
+    return table.groupby("stage", sort=False).agg(how | {"hours here": "sum", gpu: "sum"})
 
 
-def _rows(profile: Profile, data: CocoDataset, folder: Path) -> Iterator[dict]:
-    """Of stages that cost the same per image, one is measured."""
+def _rows(profile: Profile, data: CocoDataset) -> Iterator[dict]:
     task = tasks.create(replace(profile.task, {"weights": None}))
-    measured, shared = {}, {}
+    measured, evaluated = {}, Counter()
 
-    def row(stage: str, images: int, call: Callable[[int], None], *like) -> dict:
+    def row(stage: str, images: int, work: Callable[[int], None], *like) -> dict:
+        """Of stages that cost the same per image, one is measured."""
         if (key := str(like)) not in measured:
-            gflop = operations(lambda: call(1)) / len(data) / 1e9
-            seconds = seconds_a_step(call, 2) / len(data)
+            gflop = operations(lambda: work(1)) / len(data) / 1e9
+            seconds = seconds_a_step(work, 2) / len(data)
             measured[key] = {"s per image": seconds, "GFLOP per image": gflop}
         return {"stage": stage, "images": images, **measured[key]}
 
     for stage, architecture, loop, config in trainings(profile):
-        modules = [codecs.create(architecture), task] if architecture else [task]
-        inputs = [*modules, data]
-        if loop is finetune_decoder:
-            modules[0].eval().update()
-            inputs.insert(1, codecs.cached_latents(modules[0], data, folder))
-            latents = inputs[1][0].nbytes * count(profile, "train")
-            shared[stage, architecture] = {"stage": stage, "images": 0, "GB": latents / 1e9}
-        if getattr(config, "proxy", "task") == "vgg16":
-            inputs[1] = proxies.VGG16(config.vgg16_layers, weights=None)
-        call = partial(_train, loop, inputs, config)
         like = {k: v for k, v in asdict(config).items() if k not in ("steps", "beta")}
-        kept = KEPT * 4e-9 * sum(p.numel() for module in modules for p in module.parameters())
-        images = config.steps * config.batch
-        yield row(stage, images, call, stage, architecture, like) | {"GB": kept}
-    yield from shared.values()
-    evaluated = Counter(codec for _, codec, *_ in trainings(profile) if codec)
+        work = partial(_train, loop, _inputs(architecture, loop, task, data, config), config)
+        yield row(stage, config.steps * config.batch, work, stage, architecture, like)
+        evaluated[architecture] += bool(architecture)
     if profile.rows:
-        evaluated[profile.codec] += FILTERS
-    for architecture, times in evaluated.items():
+        evaluated[profile.codec] += 2  # post-filters
+    for architecture, times in (+evaluated).items():
         codec = codecs.create(architecture).eval()
         codec.update()
         images = times * (count(profile, "val") + count(profile, "test"))
         yield row("evaluation", images, partial(_evaluate, codec, task, data), architecture)
 
 
+def _inputs(architecture: CodecConfig | None, loop: Callable, task, data, config) -> list:
+    """What a training loop is given before its config."""
+    if getattr(config, "proxy", "task") == "vgg16":
+        task = proxies.VGG16(config.vgg16_layers, weights=None)
+    codec = [codecs.create(architecture).eval()] if architecture else []
+    if loop is finetune_decoder:
+        codec[0].update()
+        images = (data.image(i)[None] for i in range(len(data)))
+        codec.append([codec[0].latents(x)[0] for x in images])
+    return [*codec, task, data]
+
+
 def _train(loop: Callable, inputs: list, config, steps: int) -> None:
-    if loop is train_task_network:
-        inputs[0].requires_grad_(True)  # it was frozen when the last training ended
+    inputs[-2].requires_grad_(True)  # the machine was frozen when the last training ended
     trained(loop, *inputs, replace(config, {"steps": steps, "batch": len(inputs[-1])}))
 
 
 def _evaluate(codec, task, data: CocoDataset, times: int) -> None:
     for _ in range(times):
-        evaluate(codec, task, data)
+        evaluate(codec, task, data, progress=False)
 
 
 def trainings(profile: Profile) -> Iterator[tuple]:

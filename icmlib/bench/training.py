@@ -1,21 +1,130 @@
-"""Base training: `train_base_codec` beside the loop of CompressAI's examples."""
+"""Training beside the plain way: a decoder finetuned on patches from cached latents, beside encode,
+decode and crop; `train_base_codec` beside the loop of CompressAI's examples."""
 
+from collections.abc import Callable
 from functools import partial
 
+import torch
 from compressai.losses import RateDistortionLoss
 from compressai.optimizers import net_aux_optimizer
 from torch import nn
+from torch.nn.functional import mse_loss
 
-from icmlib import codecs, device, training
-from icmlib.bench.harness import Pair, Scenes, alone, compared, seconds_a_step, trained
-from icmlib.config import BaseTrainingConfig, CodecConfig, replace
+from icmlib import codecs, losses, training
+from icmlib.bench.harness import (
+    Pair,
+    clocked,
+    compared,
+    largest_difference,
+    seconds_a_step,
+    trained,
+)
+from icmlib.codecs.patches import decode_whole, decoder_layers, patch_decoder
+from icmlib.config import BaseTrainingConfig, CodecConfig, FinetuneConfig, replace
+from icmlib.datasets import deadleaves
+from icmlib.discriminator import PatchDiscriminator
+
+
+class Scenes(list):
+    """Dead leaves (3, H, W) in memory, as a data set without annotations."""
+
+    image = list.__getitem__
+
+
+def scenes(count: int, height: int, width: int) -> Scenes:
+    drawn = (deadleaves.scene(0, "test", i, max(height, width))[0] for i in range(count))
+    pixels = (torch.from_numpy(each[:height, :width]) for each in drawn)
+    return Scenes(each.permute(2, 0, 1).float() / 255 for each in pixels)
+
+
+def untrained(N: int, M: int) -> codecs.LearnedCodec:
+    """A scale hyperprior; scaled up, since an untrained one rounds every latent to zero."""
+    codec = codecs.create(CodecConfig("bmshj2018_hyperprior", N, M)).eval()
+    with torch.no_grad():
+        codec.model.g_a[-1].weight.mul_(300)
+    codec.update()
+    return codec.requires_grad_(False)
+
+
+# --- finetuning -------------------------------------------------------------------------------
+
+
+def generator_step(
+    height: int, width: int, patches: int = 3, patch_size: int = 64, N: int = 128, M: int = 192
+) -> Pair:
+    """One generator step of the PatchGAN finetuning on one image; results are the gradients. Ours
+    decodes patches from cached latents; theirs encodes and decodes the image, then crops."""
+    (x,) = scenes(1, height, width)
+    ours, theirs = untrained(N, M), untrained(N, M)
+    config = FinetuneConfig(patches=patches, patch_size=patch_size)
+    latents = ours.latents(x[None])
+    originals, y_hat, corners = training.sample_patches([(0, x)], latents, config, step=0)
+    where = (corners, originals.shape[-2:])
+    patched = partial(patch_decoder(ours.g_s), y_hat, *where)
+    cropped = partial(coded_whole(theirs), [x] * len(corners), *where)
+    ours_step = _update(ours, patched, originals, fused=True)
+    return Pair(ours_step, _update(theirs, cropped, originals), largest_difference)
+
+
+def coded_whole(codec: codecs.LearnedCodec) -> Callable[..., torch.Tensor]:
+    """`decode(images, corners, size)`: images (3, H, W) are encoded, decoded, and cropped."""
+    return partial(decode_whole, lambda x: codec.model(codec.pad(x))["x_hat"])
+
+
+def _update(codec, decode: Callable, x: torch.Tensor, fused: bool = False) -> Callable:
+    with training.seeded(0, 0):
+        discriminator = PatchDiscriminator().requires_grad_(False)
+    layers = decoder_layers(codec.g_s)[:2]
+    weights = [p.requires_grad_() for layer in layers for p in layer.parameters()]
+    optimizer = torch.optim.Adam(weights, 1e-4, fused=fused)
+
+    def step() -> list[torch.Tensor]:
+        x_hat = decode()
+        adversarial = losses.generator_loss("hinge", discriminator(x_hat))
+        loss = 100 * mse_loss(x_hat, x) + 0.01 * adversarial
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return [p.grad.clone() for p in weights]
+
+    return step
+
+
+def finetuning(config: FinetuneConfig, size: int, N: int, M: int) -> Pair:
+    """`finetune_decoder` on scenes of size x size px, in float32 and without a task network; theirs
+    encodes every image and decodes it whole. Each side takes the number of steps and returns the
+    decoder's weights."""
+    images, encoder = scenes(config.batch, size, size), untrained(N, M)
+    latents = [encoder.latents(x[None])[0].to(torch.int16) for x in images]
+
+    def finetuned(whole: bool, steps: int) -> list:
+        codec, settings = untrained(N, M), replace(config, {"steps": steps, "precision": "float32"})
+        loop = partial(training.finetune_decoder, decode=coded_whole(codec) if whole else None)
+        trained(loop, codec, images if whole else latents, nn.Identity(), images, settings)
+        return list(codec.g_s.parameters())
+
+    return Pair(partial(finetuned, False), partial(finetuned, True), largest_difference)
+
+
+def finetuning_step(config: FinetuneConfig, size: int, N: int, M: int) -> dict[str, float]:
+    """Seconds of one step of a row's finetuning, `ours` and `theirs`; how far apart the weights
+    are after three; seconds to cache the `latents` of one image."""
+    pair, codec = finetuning(config, size, N, M), untrained(N, M)
+    (x,) = scenes(1, size, size)
+    difference = pair.difference(pair.ours(3), pair.theirs(3))
+    ours, theirs = (seconds_a_step(side, 2) for side in (pair.ours, pair.theirs))
+    latents = clocked(lambda: codec.latents(x[None]))
+    return {"ours": ours, "theirs": theirs, "difference": difference, "latents": latents}
+
+
+# --- base training ----------------------------------------------------------------------------
 
 
 def base_training(size: int, N: int, M: int, batch: int = 8, seed: int = 0) -> Pair:
-    """Base training (rate and MSE) in float32: `train_base_codec` beside the loop of CompressAI's
-    examples/train.py, with the same model, optimisers and images. Each side takes the number of
-    steps and returns the loss of each."""
-    scenes, architecture = Scenes(2 * batch, size), CodecConfig("bmshj2018_hyperprior", N, M)
+    """Base training (rate and MSE) in float32 beside the loop of CompressAI's examples/train.py,
+    with the same model, optimisers and images. Each side takes the number of steps and returns the
+    loss of each."""
+    images, architecture = scenes(2 * batch, size, size), CodecConfig("bmshj2018_hyperprior", N, M)
     config = BaseTrainingConfig(
         batch=batch,
         crop=size,
@@ -28,7 +137,7 @@ def base_training(size: int, N: int, M: int, batch: int = 8, seed: int = 0) -> P
 
     def ours(steps: int) -> list[float]:
         codec, settings = codecs.create(architecture, seed), replace(config, {"steps": steps})
-        return trained(training.train_base_codec, codec, None, scenes, settings)["loss"].tolist()
+        return trained(training.train_base_codec, codec, None, images, settings)["loss"].tolist()
 
     def theirs(steps: int) -> list[float]:
         model, criterion = codecs.create(architecture, seed).model.train(), RateDistortionLoss(0.01)
@@ -38,8 +147,8 @@ def base_training(size: int, N: int, M: int, batch: int = 8, seed: int = 0) -> P
         history = []
         for step in range(steps):
             with training.seeded(seed, step):
-                indices = training.batch_indices(step, len(scenes), batch, seed)
-                x = training.base_codec.crops([(i, scenes[i]) for i in indices], config, step)
+                indices = training.batch_indices(step, len(images), batch, seed)
+                x = training.base_codec.crops([(i, images[i]) for i in indices], config, step)
                 out = criterion(model(x), x)
             optimizer.zero_grad()
             aux_optimizer.zero_grad()
@@ -55,13 +164,7 @@ def base_training(size: int, N: int, M: int, batch: int = 8, seed: int = 0) -> P
 
 
 def base_step(size: int, steps: int, N: int, M: int, repeats: int) -> dict[str, float]:
-    """Seconds of one step of base training, as `compared` gives them. Each side runs in its own
-    processes, in turns: only ours keeps freed memory."""
-    seconds = partial(alone, _seconds_a_step, size, steps, N, M)
-    return compared([(seconds("ours"), seconds("theirs")) for _ in range(repeats)])
-
-
-def _seconds_a_step(size: int, steps: int, N: int, M: int, side: str) -> float:
-    if side == "ours":
-        device.keep_freed_memory()
-    return seconds_a_step(getattr(base_training(size, N, M), side), steps)
+    """Seconds of one step of base training, as `compared` gives them."""
+    pair = base_training(size, N, M)
+    sides = (pair.ours, pair.theirs)
+    return compared([[seconds_a_step(side, steps) for side in sides] for _ in range(repeats)])

@@ -1,31 +1,40 @@
 """The explorer's controls, and what a change of each shows."""
 
 import io
-import time
-from collections.abc import Callable
-from html import escape
 from pathlib import Path
 
 import anywidget
 import ipywidgets as widgets
+import matplotlib.pyplot as plt
+import pandas as pd
 import torch
+import torchvision
 import traitlets
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 
 from icmlib.codecs import Decoders
 from icmlib.codecs.decoders import HUMAN, MACHINE
-from icmlib.explorer import pictures
 from icmlib.explorer.coded import CodedImage
-from icmlib.io import READABLE, read_image
+from icmlib.studies import figures
 from icmlib.tasks import TaskNetwork
 
 KNOB, ORIGINAL = "knob", "original"
 LARGEST = 512  # px of the screen up to which small images are enlarged
+COLUMNS = {
+    "psnr": "PSNR (dB)",
+    "ssim": "SSIM",
+    "lpp2": "LPP 2 (dB)",
+    "lpp4": "LPP 4 (dB)",
+    "lpp8": "LPP 8 (dB)",
+    "prms": "PRMS (grey levels)",
+}
 
 
 class Divider(anywidget.AnyWidget):
     """Two pictures of one image; a divider shows `before` on its left and `after` on its right.
 
-    Boxes are as `pictures.boxes` makes them. Sizes are in image px, each `zoom` px of the screen.
+    Boxes are as `boxes` makes them. Sizes are in image px, each `zoom` px of the screen.
     """
 
     _esm = Path(__file__).with_name("divider.js")
@@ -52,133 +61,107 @@ class Explorer(widgets.VBox):
         images: dict[str, torch.Tensor],
         names: list[str],
     ):
-        self.decoders, self.task, self.images, self.names = decoders, task, dict(images), names
-        self._make_controls()
+        self.decoders, self.task, self.images, self.names = decoders, task, images, names
         self.divider = Divider().add_class("icm-divider")
-        self.spectrum = widgets.Image(width=pictures.SIDE, height=pictures.SIDE)
-        self.marks, self.bits, self.table, self.status = (widgets.HTML() for _ in range(4))
-        super().__init__(self._arranged())
+        self.spectrum = widgets.Image()
+        self.bits, self.table = widgets.HTML(), widgets.HTML()
+        super().__init__(self._controls())
         self.add_class("icm-explorer")
-        self._take(*next(iter(self.images.items())))
-        self._busy = False
-        self._observe(self.image, lambda name: self._take(name, self.images[name]))
-        self._observe(self.upload, self._take_own)
-        self._observe(self.before, self._show_before)
-        self._observe(self.detections, self._show)
-        self._observe(self.knob, self._show_after)
-        self._observe(self.decoder, self._show_after)
+        self._take()
+        self.image.observe(self._take, "value")
+        for control in (self.before, self.decoder, self.knob, self.detections):
+            control.observe(self._show, "value")
 
-    def _make_controls(self) -> None:
-        def dropdown(description: str, width: int, options: list[str]) -> widgets.Dropdown:
-            layout = {"width": f"{width}px"}
-            return widgets.Dropdown(options=options, description=description, layout=layout)
-
+    def _controls(self) -> list[widgets.Box]:
         others = [name for name in self.decoders.names if name not in (MACHINE, HUMAN)]
         first = KNOB if HUMAN in self.decoders.names else MACHINE
-        self.image = dropdown("image", 240, list(self.images))
-        self.before = dropdown("left side", 190, [ORIGINAL, MACHINE])
-        self.decoder = dropdown("decoder", 220, [first, *others])
-        self.upload = widgets.FileUpload(
-            accept=",".join(sorted(READABLE)),
-            description="own file",
-            tooltip="an image of your own, up to 10 MB: Jupyter's limit",
-            layout={"width": "120px"},
-        )
-        self.detections = widgets.Checkbox(
-            description="detections", indent=False, disabled=self.task is None
+        options = {"image": list(self.images), "left side": [ORIGINAL, MACHINE]}
+        self.image, self.before, self.decoder = (
+            widgets.Dropdown(options=names, description=text, layout={"width": "240px"})
+            for text, names in (options | {"decoder": [first, *others]}).items()
         )
         self.knob = widgets.FloatSlider(
             min=0, max=1, step=0.01, description=MACHINE, readout=False, layout={"width": "440px"}
         )
-
-    def _arranged(self) -> list[widgets.Widget]:
-        rows = {"flex_flow": "row wrap", "align_items": "center", "grid_gap": "4px 16px"}
-        decoder = [self.decoder] if len(self.decoder.options) > 1 else []
-        spectrum = widgets.Box([self.spectrum, self.marks], layout=pictures.SPECTRUM_SIZE)
-        facts = widgets.VBox([self.bits, self.table, self.status], layout={"flex": "1 1 420px"})
-        views = [self.divider, spectrum.add_class("icm-spectrum"), facts]
-        return [
-            widgets.Box([self.image, self.upload, self.before], layout=rows),
-            widgets.Box([self.knob, widgets.HTML(HUMAN), *decoder, self.detections], layout=rows),
-            widgets.Box(views, layout=rows | {"align_items": "flex-start"}),
+        self.detections = widgets.Checkbox(description="detections", disabled=self.task is None)
+        facts = widgets.VBox([self.bits, self.table], layout={"flex": "1 1 420px"})
+        rows = [
+            [self.image, self.before],
+            [self.knob, widgets.HTML(HUMAN), self.decoder, self.detections],
+            [self.divider, self.spectrum, facts],
         ]
+        layout = {"flex_flow": "row wrap", "align_items": "flex-start", "grid_gap": "4px 16px"}
+        return [widgets.Box(row, layout=layout) for row in rows]
 
-    def _observe(self, control: widgets.Widget, action: Callable) -> None:
-        """On a change, does this and says how long it took, or why it failed."""
-
-        def changed(change) -> None:
-            if self._busy:  # a change made below
-                return
-            self._busy, start = True, time.perf_counter()
-            try:
-                action(change["new"])
-                self.seconds = time.perf_counter() - start
-                took = f"shown in {1e3 * self.seconds:.0f} ms"
-                self.status.value = f'<span class="icm-took">{took}</span>'
-            except (ValueError, RuntimeError, MemoryError) as error:  # the last two: no memory
-                reason = escape(str(error).partition("\n")[0] or "out of memory")
-                self.status.value = f'<span class="icm-error" role="alert">{reason}</span>'
-            finally:
-                self.image.value = self.name  # the one before, if the new one failed
-                self.upload.value = ()  # the same file may come again
-                self._busy = False
-
-        control.observe(changed, "value")
-
-    def _take_own(self, files: tuple[dict]) -> None:
-        name, content = files[0]["name"], files[0]["content"]
-        image = read_image(name, upright=True, file=io.BytesIO(content))
-        self._take(name, image)
-        self.images[name] = image
-        self.image.options = list(self.images)
-
-    def _take(self, name: str, x: torch.Tensor) -> None:
-        """Show another image; if it fails, the one before stays."""
-        coded = CodedImage(self.decoders, x)
-        rows = {ORIGINAL: coded.pattern(x), MACHINE: coded.measure(coded.machine)}
-        limits = pictures.limits(coded.residual_spectrum(coded.machine))
-        self.name, self.coded, self._found = name, coded, {}
-        self._rows, self._limits = rows, limits
+    def _take(self, _=None) -> None:
+        """Code the chosen image."""
+        x = self.images[self.image.value]
+        self.coded = coded = CodedImage(self.decoders, x)
+        self._rows = {ORIGINAL: coded.pattern(x), MACHINE: coded.measure(coded.machine)}
         height, width = x.shape[-2:]
         with self.divider.hold_sync():
             self.divider.width, self.divider.height = width, height
             self.divider.zoom = max(1, LARGEST // max(height, width))
             self._show()
-        self.marks.value = pictures.spectrum_marks(coded.tile, *limits)
         self.bits.value = (
             f"{width}x{height} px, {len(coded.file):,} bytes: <b>{coded.bpp:.3f} bpp</b><br>"
             f"SHA-256 <code>{coded.sha256[:16]}</code>, one bitstream for every decoder"
         )
 
     def _show(self, _=None) -> None:
-        self._show_before()
-        self._show_after()
-
-    def _show_before(self, _=None) -> None:
-        label = self.before.value
-        left = self.coded.x if label == ORIGINAL else self.coded.machine
+        """What the chosen decoder makes of the bits."""
+        before, after = self.before.value, self.decoder.value
+        self.knob.disabled = after != KNOB
+        left = self.coded.x if before == ORIGINAL else self.coded.machine
+        right = self.coded.decode(self.knob.value if after == KNOB else after)
+        if after == KNOB:
+            after = f"{KNOB} {self.knob.value:.2f}"
         with self.divider.hold_sync():
-            self.divider.before_label, self.divider.before = label, pictures.png(left)
-            self.divider.before_boxes = self._boxes(left, label)
+            self.divider.before_label, self.divider.after_label = before, after
+            self.divider.before, self.divider.after = map(png, (left, right))
+            self.divider.before_boxes, self.divider.after_boxes = map(self._boxes, (left, right))
+        self.table.value = table(self._rows | {after: self.coded.measure(right)})
+        pair = {MACHINE: self.coded.machine, after: right}
+        residuals = {f"{k}, residual": self.coded.residual_spectrum(v) for k, v in pair.items()}
+        self.spectrum.value = figure_png(figures.spectra(residuals))
 
-    def _show_after(self, _=None) -> None:
-        label = to = self.decoder.value
-        self.knob.disabled = to != KNOB
-        if to == KNOB:
-            to, label = self.knob.value, f"{KNOB} {self.knob.value:.2f}"
-        right = self.coded.decode(to)
-        power = self.coded.residual_spectrum(right)
-        self.table.value = pictures.table(self._rows | {label: self.coded.measure(right)})
-        self.spectrum.value = pictures.spectrum_png(power, *self._limits)
-        with self.divider.hold_sync():
-            self.divider.after_label, self.divider.after = label, pictures.png(right)
-            self.divider.after_boxes = self._boxes(right, label)
-
-    def _boxes(self, image: torch.Tensor, label: str) -> list[dict]:
-        """The task network's, if asked for; each picture is looked at once."""
+    def _boxes(self, image: torch.Tensor) -> list[dict]:
+        """The task network's, if asked for."""
         if not self.detections.value:
             return []
-        if label not in self._found:
-            (prediction,) = self.task.predict([image])
-            self._found[label] = pictures.boxes(prediction, self.names)
-        return self._found[label]
+        (prediction,) = self.task.predict([image])
+        return boxes(prediction, self.names)
+
+
+def png(image: torch.Tensor) -> bytes:
+    """(3, H, W) in [0, 1] as a PNG file."""
+    pixels = (255 * image).round().byte()
+    return torchvision.io.encode_png(pixels, compression_level=1).numpy().tobytes()
+
+
+def figure_png(figure: Figure) -> bytes:
+    """A figure as a PNG file; it is closed."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=80)
+    plt.close(figure)
+    return content.getvalue()
+
+
+def boxes(prediction: dict, names: list[str], min_score: float = 0.5) -> list[dict]:
+    """Detections as the browser draws them: `box` (x1, y1, x2, y2 in px), `text`, `colour`."""
+    found = zip(*(prediction[key].tolist() for key in ("boxes", "labels", "scores")))
+    return [
+        {
+            "box": box,
+            "text": f"{names[label - 1]} {score:.2f}",
+            "colour": to_hex(figures.COLOURS[(label - 1) % len(figures.COLOURS)]),
+        }
+        for box, label, score in found
+        if score >= min_score
+    ]
+
+
+def table(rows: dict[str, dict[str, float]]) -> str:
+    """One line per version of the image; what a version does not have stays empty."""
+    frame = pd.DataFrame(rows, list(COLUMNS)).T.rename(columns=COLUMNS)
+    return frame.to_html(border=0, classes="icm-table", na_rep="", float_format="{:.4g}".format)

@@ -118,7 +118,6 @@ class SpeedConfig:
     crops: list[int] = field(default_factory=lambda: [128, 256])  # px; of base training
     steps: int = 3  # of base training in one call
     coded: int = 300  # test images to bitstreams and back
-    coco: int = 5000  # images with made detections
     rows: int = 7  # of the profile, from the first
 
 

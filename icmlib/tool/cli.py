@@ -23,15 +23,19 @@ WEIGHTS = click.option(
     help="A file of decoders, or a run of notebooks 02 or 03: its folder, or its name below "
     "results (quick/finetune/p3x64).  [default: the codec of profile quick that comes with icmlib]",
 )
-WORKERS = click.option(
-    "--workers", type=click.IntRange(min=0), help="Processes for a folder.  [default: all cores]"
-)
 RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "PMI_", "MPI_LOCAL", "OMPI_COMM_", "MV2_COMM_")
 FORCE = click.option("--force", is_flag=True, help="For folders: redo files that already exist.")
 
 
 class Commands(click.Group):
-    """Errors that a user can mend are one line, exit code 2; all others keep their traceback."""
+    """Errors that a user can mend are one line, exit code 2; all others keep their traceback. Names
+    of files, and what is printed, are UTF-8 in any locale."""
+
+    def __call__(self, *args, **kwargs):
+        if sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode:
+            os.environ["PYTHONUTF8"] = "1"  # of notebooks and of other processes
+            os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+        return super().__call__(*args, **kwargs)
 
     def invoke(self, context: click.Context):
         try:
@@ -63,9 +67,8 @@ def main() -> None:
 @click.argument("source", metavar="IMAGE|FOLDER", type=PATH)
 @click.argument("target", metavar="OUT", type=PATH)
 @WEIGHTS
-@WORKERS
 @FORCE
-def encode(source: Path, target: Path, weights: str, **how) -> None:
+def encode(source: Path, target: Path, weights: str, force: bool) -> None:
     """Images to .icm files.
 
     One image, or all below a folder to files below another folder. Photographs are turned upright,
@@ -77,7 +80,7 @@ def encode(source: Path, target: Path, weights: str, **how) -> None:
     from icmlib.tool import files
 
     kinds = (READABLE, files.SUFFIX)
-    _code(files.encode_file, _decoders(weights).codec, source, target, kinds, **how)
+    _code(files.encode_file, _decoders(weights).codec, source, target, kinds, force)
 
 
 @main.command()
@@ -91,9 +94,8 @@ def encode(source: Path, target: Path, weights: str, **how) -> None:
     "another name that the weights have (icm info).",
 )
 @WEIGHTS
-@WORKERS
 @FORCE
-def decode(source: Path, target: Path, decoder: str, weights: str, **how) -> None:
+def decode(source: Path, target: Path, decoder: str, weights: str, force: bool) -> None:
     """Pictures of .icm files.
 
     One file, in the format of the suffix (.png, .jpg, .webp, .bmp, .tif), or all below a folder to
@@ -102,10 +104,10 @@ def decode(source: Path, target: Path, decoder: str, weights: str, **how) -> Non
     from icmlib.tool import files
 
     kinds = ({files.SUFFIX}, ".png")
-    _code(files.decode_file, _decoders(weights).turn(decoder), source, target, kinds, **how)
+    _code(files.decode_file, _decoders(weights).turn(decoder), source, target, kinds, force)
 
 
-def _code(code, codec, source: Path, target: Path, kinds: tuple, workers: int, force: bool) -> None:
+def _code(code, codec, source: Path, target: Path, kinds: tuple, force: bool) -> None:
     """`code` one file, or a folder of files with the first of `kinds` to files of the second."""
     from tqdm import tqdm
 
@@ -116,7 +118,7 @@ def _code(code, codec, source: Path, target: Path, kinds: tuple, workers: int, f
         return
     jobs = files.pairs(source, target, *kinds)
     left = [each for each in jobs if force or not each[1].exists()]
-    results = files.code_folder(code, codec, left, workers)
+    results = files.code_folder(code, codec, left)
     results = list(tqdm(results, total=len(left), unit="file", disable=not left))
     errors = [each for each in results if isinstance(each, Exception)]
     done = [each for each in results if not isinstance(each, Exception)]
@@ -174,23 +176,20 @@ def info(file: Path, weights: str) -> None:
     show_default=True,
     help="The picture (.png, .jpg, .pdf, .svg); the table lies beside it as .csv.",
 )
-@click.option(
-    "--crop", help="TOP,LEFT,SIZE in px of what is enlarged.  [default: where decoders differ most]"
-)
 @WEIGHTS
-@click.option("--task", type=PATH, help="Weights of another small_mask_rcnn of four classes.")
-def compare(photo: Path, out: Path, crop: str, weights: str, task: Path) -> None:
+def compare(photo: Path, out: Path, weights: str) -> None:
     """Every decoder of one bitstream, side by side.
 
-    Writes a picture, and a table of rate, fidelity, pattern and detections. Two rows show the
-    machine's decoder followed by a filter: Gaussian (sigma 1) and bilateral (sigma 2). bpp is of
-    the payload, bpp_total of the whole file. For the original, both are of a PNG file.
+    Writes a picture, enlarged where decoders differ most, and a table of rate, fidelity and
+    pattern. Two rows show the machine's decoder followed by a filter: Gaussian (sigma 1) and
+    bilateral (sigma 2). bpp is of the payload, bpp_total of the whole file. For the original, both
+    are of a PNG file.
     """
     from icmlib.tool import photograph
 
-    table = photograph.try_decoders(photo, out, _decoders(weights), crop, task)
+    table = photograph.try_decoders(photo, out, _decoders(weights))
     click.echo(table.round(3).to_string())
-    click.echo(f"\n{photograph.NOTE}\n{out}, {out.with_suffix('.csv')}")
+    click.echo(f"{out}, {out.with_suffix('.csv')}")
 
 
 # --- the study ------------------------------------------------------------------------------
@@ -200,36 +199,21 @@ def compare(photo: Path, out: Path, crop: str, weights: str, task: Path) -> None
 @click.argument("notebook", type=PATH)
 @click.argument("executed", type=PATH)
 @click.argument("parameters", nargs=-1, metavar="[NAME=VALUE]...")
-@click.option("--quiet", is_flag=True, help="Say nothing unless it fails.")
-def run(notebook: Path, executed: Path, parameters: tuple[str, ...], quiet: bool) -> None:
+def run(notebook: Path, executed: Path, parameters: tuple[str, ...]) -> None:
     """Execute one notebook.
 
     Its parameters are checked against those that the notebook has.
     """
-    from nbclient.exceptions import DeadKernelError
-    from papermill.exceptions import PapermillExecutionError
-
     from icmlib.tool import notebooks
 
     if int(os.environ.get("RANK", 0)):  # of several processes, the first one's copy is kept
-        executed, quiet = Path(tempfile.mkdtemp()) / executed.name, True
-    say = (lambda _: None) if quiet else click.echo
+        executed = Path(tempfile.mkdtemp()) / executed.name
     start = time.perf_counter()
     values = notebooks.read_parameters(notebook, parameters)
     what = " ".join([notebook.stem, *(f"{name}={value}" for name, value in values.items())])
-    say(f"{what}: started")
-    try:
-        notebooks.run_notebook(notebook, executed, values)
-    except PapermillExecutionError as error:
-        click.echo(f"error in {notebook}, cell {error.exec_count}:", err=True)
-        click.echo(f"{error.ename}: {error.evalue}", err=True)
-        click.echo(f"traceback: {notebooks.unfinished(executed)}", err=True)
-        sys.exit(1)
-    except DeadKernelError:
-        click.echo(f"error in {notebook}, {notebooks.last_cell(executed)}:", err=True)
-        click.echo("the kernel was killed; most often memory ran out", err=True)
-        sys.exit(1)
-    say(f"{what}: done in {(time.perf_counter() - start) / 60:.1f} min")
+    click.echo(f"{what}: started")
+    notebooks.run_notebook(notebook, executed, values)
+    click.echo(f"{what}: done in {(time.perf_counter() - start) / 60:.1f} min")
 
 
 @main.command()
@@ -287,7 +271,7 @@ def openimages(root: Path, split: str, images: Path) -> None:
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Per step.")
 @click.option("--tflops", default=15.0, show_default=True, help="That a GPU sustains.")
 def cost(profile: str, **settings: float) -> None:
-    """Hours and disk of a profile, from measured steps."""
+    """Hours of a profile, from measured steps."""
     from icmlib import bench, load_profile
 
     click.echo(bench.cost(load_profile(profile), **settings).round(3).to_string())

@@ -87,11 +87,13 @@ def pairs(source: Path, target: Path, suffixes: set[str], suffix: str) -> list[P
     return [(file, made) for made, file in sources.items()]
 
 
-def code_folder(
-    code: Callable, codec, jobs: list[Pair], workers: int | None = None
-) -> Iterator[Bitstream | Exception]:
-    """What `encode_file` or `decode_file` returns for each pair, or the error that it raises."""
-    return on_all_cores(partial(_attempt, code), codec, jobs, workers)
+def code_folder(code: Callable, codec, jobs: list[Pair]) -> Iterator[Bitstream | Exception]:
+    """What `encode_file` or `decode_file` returns for each pair, or the error of a file that cannot
+    be coded. Raises OSError: a file cannot be written; the others could not be, either."""
+    for result in on_all_cores(partial(_attempt, code), codec, jobs):
+        if isinstance(result, OSError) and not isinstance(result, FileNotFoundError):
+            raise result
+        yield result
 
 
 def _attempt(code: Callable, codec, job: Pair) -> Bitstream | Exception:

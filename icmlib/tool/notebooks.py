@@ -8,8 +8,11 @@ from pathlib import Path
 import nbformat
 import papermill
 import yaml
+from nbclient.exceptions import DeadKernelError
+from papermill.exceptions import PapermillExecutionError
+from pydantic import TypeAdapter
 
-from icmlib.io import InputError
+from icmlib.io import InputError, UserError
 
 
 def run_notebook(notebook: str | Path, executed: str | Path, parameters: dict) -> None:
@@ -18,52 +21,58 @@ def run_notebook(notebook: str | Path, executed: str | Path, parameters: dict) -
 
     Raises:
         InputError: the executed copy would replace the notebook.
-        papermill.exceptions.PapermillExecutionError: a cell failed.
-        nbclient.exceptions.DeadKernelError: the kernel was killed.
+        UserError: a cell failed, or the kernel was killed; names the cell.
     """
     executed, notebook = Path(executed).resolve(), Path(notebook).resolve()
-    if notebook in (executed, unfinished(executed)):
+    half = executed.with_name(f"{executed.stem}.unfinished.ipynb")
+    if notebook in (executed, half):
         raise InputError(f"the executed copy would replace {notebook}; give it another name")
     executed.parent.mkdir(parents=True, exist_ok=True)
     # this environment's kernel `python3` before the user's own, which may be of another Python
     os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
-    plain = (
-        str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, unfinished(executed))
-    )
-    papermill.execute_notebook(
-        *plain,  # papermill fills braces in
-        parameters,
-        cwd=notebook.parent,
-        kernel_name="python3",
-        progress_bar=False,
-        start_timeout=600,  # s; 60 are too few on a busy node with a slow disk
-        extra_arguments=["--IPKernelApp.log_level=50"],  # not of shutting down
-    )
-    unfinished(executed).replace(executed)
+    paths = (str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, half))
+    try:
+        papermill.execute_notebook(
+            *paths,  # papermill fills braces in
+            parameters,
+            cwd=notebook.parent,
+            kernel_name="python3",
+            progress_bar=False,
+            start_timeout=600,  # s; 60 are too few on a busy node with a slow disk
+            extra_arguments=["--IPKernelApp.log_level=50"],  # not of shutting down
+        )
+    except PapermillExecutionError as error:
+        why = f"{error.ename}: {error.evalue}\ntraceback: {half}"
+        raise UserError(f"{notebook}, {_last_cell(half)}:\n{why}") from error
+    except DeadKernelError as error:
+        why = "the kernel was killed; most often memory ran out"
+        raise UserError(f"{notebook}, {_last_cell(half)}:\n{why}") from error
+    half.replace(executed)
 
 
-def unfinished(executed: Path) -> Path:
-    """Where an executed notebook is until it is complete."""
-    return executed.with_name(f"{executed.stem}.unfinished.ipynb")
+def _last_cell(executed: Path) -> str:
+    """The last cell that a notebook began, by its first line."""
+    cells = read_notebook(executed).cells
+    begun = [cell for cell in cells if cell.metadata.get("papermill", {}).get("start_time")]
+    return f"cell `{begun[-1].source.strip().splitlines()[0]}`"
 
 
-def last_cell(executed: Path) -> str:
-    """The last cell that an unfinished notebook began: its number and first line."""
-    cells = nbformat.read(unfinished(executed), as_version=4).cells
-    begun = [
-        k for k, each in enumerate(cells) if each.metadata.get("papermill", {}).get("start_time")
-    ]
-    first_line = cells[begun[-1]].source.strip().splitlines()[0]
-    return f"cell {begun[-1] + 1} ({first_line})"
+def read_notebook(path: str | Path) -> nbformat.NotebookNode:
+    """Raises FileNotFoundError: no such notebook; InputError: the file is none."""
+    if not Path(path).exists():
+        raise FileNotFoundError(f"notebook {path} does not exist")
+    try:
+        return nbformat.read(path, as_version=4)
+    except Exception as error:  # nbformat has many for a file that is no notebook
+        raise InputError(f"{path} is no notebook ({type(error).__name__})") from error
 
 
 def read_parameters(notebook: str | Path, words: list[str]) -> dict:
     """Values of `name=value` words, each of the type of the notebook's default.
 
     Raises:
-        FileNotFoundError: no such notebook.
-        InputError: no notebook, a parameter that it does not have (papermill only warns), or a
-            value of another type.
+        InputError: a parameter that the notebook does not have (papermill only warns), or a value
+            of another type; or as `read_notebook`.
     """
     defaults = default_parameters(notebook)
     parameters = {}
@@ -81,33 +90,19 @@ def read_parameters(notebook: str | Path, words: list[str]) -> dict:
 
 
 def default_parameters(notebook: str | Path) -> dict:
-    """The literals of the cell tagged `parameters`, by name; raises as `read_parameters`."""
-    if not Path(notebook).exists():
-        raise FileNotFoundError(f"notebook {notebook} does not exist")
-    try:
-        cells = nbformat.read(notebook, as_version=4).cells
-    except Exception as error:  # nbformat has many for a file that is no notebook
-        raise InputError(f"{notebook} is no notebook ({error})") from error
+    """The literals of the cell tagged `parameters`, by name; raises as `read_notebook`."""
+    cells = read_notebook(notebook).cells
     cells = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
-    lines = ast.parse("\n".join(cells)).body
-    return {
-        line.targets[0].id: ast.literal_eval(line.value)
-        for line in lines
-        if isinstance(line, ast.Assign)
-    }
+    lines = [line for line in ast.parse("\n".join(cells)).body if isinstance(line, ast.Assign)]
+    return {line.targets[0].id: ast.literal_eval(line.value) for line in lines}
 
 
 def _typed(text: str, default, what: str):
-    """The text as a value of the default's type."""
+    """The text as a value of the default's type; lists and dicts are YAML."""
     kind = type(default)
-    if kind is str:
-        return text
     try:
-        value = yaml.safe_load(text)
-        if kind is float and type(value) in (int, str):
-            value = float(value)  # YAML takes 1e-3 for text
+        value = yaml.safe_load(text) if kind in (list, dict) else text
+        return TypeAdapter(kind).validate_python(value)
     except (yaml.YAMLError, ValueError):
-        value = text
-    if default is not None and type(value) is not kind:
-        raise InputError(f"{what} is {text!r}; its default {default!r} is a {kind.__name__}")
-    return value
+        why = f"its default {default!r} is a {kind.__name__}"
+        raise InputError(f"{what} is {text!r}; {why}") from None

@@ -1,64 +1,40 @@
 """One photograph, one bitstream: what every decoder, and every post-filter, makes of it."""
 
-import re
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
-from torchvision.ops import box_iou
 
-from icmlib import tasks
 from icmlib.codecs import FILTERS, Decoders, PillowCodec
-from icmlib.codecs.decoders import HUMAN, MACHINE, SHIPPED
-from icmlib.config import TaskConfig
-from icmlib.datasets.deadleaves import CATEGORIES
+from icmlib.codecs.decoders import HUMAN, MACHINE
 from icmlib.explorer.coded import CodedImage
 from icmlib.io import InputError, read_image, written
 from icmlib.metrics import checkerboard, fidelity
 from icmlib.studies import figures
 from icmlib.tool.files import check_suffix
 
-TASK = SHIPPED.with_name("small_mask_rcnn.safetensors")
 SIGMAS = {"gaussian": 1.0, "bilateral": 2.0}  # px; what the study chose on its validation split
-MIN_SCORE = 0.5  # of a detection
 ORIGINAL = "original"  # as a PNG
 PICTURES = {".png", ".jpg", ".pdf", ".svg"}
-NOTE = (
-    f"detections: {', '.join(CATEGORIES)} of score {MIN_SCORE} or more. The network knows dead "
-    f"leaves alone: on a photograph they only hint at what a machine would see.\n"
-    f"found: the part of the original's that is found again, same class, boxes of IoU 0.5 or more."
-)
 
 
-def try_decoders(
-    photo: Path, out: Path, decoders: Decoders, crop: str | None = None, weights: Path | None = None
-) -> pd.DataFrame:
-    """The table, written as CSV beside the picture `out`.
-
-    Args:
-        crop: "top,left,size" in px of what is enlarged; by default where the decoders differ most.
-        weights: of the task network; by default those of the quick profile.
-
-    Raises:
-        OSError, ValueError: something cannot be read, used or written; says what.
-    """
+def try_decoders(photo: Path, out: Path, decoders: Decoders) -> pd.DataFrame:
+    """The table, written as CSV beside the picture `out`. Raises OSError, ValueError: something
+    cannot be read, used or written; says what."""
     check_suffix(out, PICTURES, "a figure")
     if out.resolve() == photo.resolve():
         raise InputError(f"{photo} would be overwritten; name another picture with --out")
     image = read_image(photo, upright=True)
-    box = read_crop(crop, *image.shape[-2:]) if crop else None
-    task = tasks.load(TaskConfig(num_classes=len(CATEGORIES)), weights or TASK)
     coded = CodedImage(decoders, image)
     pictures = decode_all(coded)
-    if not box:
-        other = pictures[HUMAN if HUMAN in pictures else ORIGINAL]
-        size = min(96, min(image.shape[-2:]) // 2)  # so that single pixels are seen
-        box = figures.differing_crop(pictures[MACHINE], other, size)
-    table = measure(coded, pictures, task)
+    other = pictures[HUMAN if HUMAN in pictures else ORIGINAL]
+    size = min(96, min(image.shape[-2:]) // 2)  # so that single pixels are seen
+    crop = figures.differing_crop(pictures[MACHINE], other, size)
+    table = measure(coded, pictures)
     rows = table.drop(ORIGINAL).iterrows()
     captions = {name: f"{row['bpp']:.3f} bpp, {row['psnr']:.2f} dB" for name, row in rows}
-    figure = figures.crops(pictures, captions, box)
+    figure = figures.crops(pictures, captions, crop)
     with written(out) as half:
         figure.savefig(half, format=out.suffix[1:].lower(), dpi=150, bbox_inches="tight")
     plt.close(figure)
@@ -78,38 +54,13 @@ def decode_all(coded: CodedImage) -> dict[str, torch.Tensor]:
     return pictures
 
 
-def measure(
-    coded: CodedImage, pictures: dict[str, torch.Tensor], task: tasks.TaskNetwork
-) -> pd.DataFrame:
-    """One row for each picture (3, H, W), the original first: rate, fidelity, pattern, `detections`
-    and which part of the original's is `found` again."""
+def measure(coded: CodedImage, pictures: dict[str, torch.Tensor]) -> pd.DataFrame:
+    """One row for each picture (3, H, W), the original first: rate, fidelity, pattern."""
     pixels = coded.x.shape[-2] * coded.x.shape[-1]
-    rows, objects, prms = {}, None, coded.pattern(coded.x)["prms"]
+    rows, prms = {}, coded.pattern(coded.x)["prms"]
     for name, picture in pictures.items():
         bits = PillowCodec("PNG").encode(coded.x) if name == ORIGINAL else coded.bitstream
         row = {"bpp": 8 * bits.payload_bytes / pixels, "bpp_total": 8 * bits.total_bytes / pixels}
-        row |= coded.measure(picture)
-        row["excess_prms"] = float(checkerboard.excess_prms(row["prms"], prms))
-        (seen,) = task.predict([picture])
-        seen = {key: seen[key][seen["scores"] >= MIN_SCORE] for key in ("boxes", "labels")}
-        objects = objects or seen
-        rows[name] = row | {"detections": len(seen["labels"]), "found": _found(objects, seen)}
+        rows[name] = row | coded.measure(picture)
+        rows[name]["excess_prms"] = float(checkerboard.excess_prms(rows[name]["prms"], prms))
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("decoder")
-
-
-def _found(objects: dict, seen: dict) -> float:
-    same_class = objects["labels"][:, None] == seen["labels"]
-    overlapping = box_iou(objects["boxes"], seen["boxes"]) >= 0.5
-    return (same_class & overlapping).any(1).double().mean().item()  # nan without objects
-
-
-def read_crop(text: str, height: int, width: int) -> tuple[int, int, int]:
-    """ "top,left,size" in px; raises ValueError: it is none, or reaches out of the image."""
-    if not re.fullmatch(r"\d+,\d+,\d+", text):
-        raise InputError(f"crop {text!r} is not of the form top,left,size, in px")
-    top, left, size = map(int, text.split(","))
-    if size < 1 or top + size > height or left + size > width:
-        raise InputError(
-            f"crop {text} (top,left,size) is not inside the image of {height}x{width} px"
-        )
-    return top, left, size

@@ -31,6 +31,7 @@ TABLES = {  # file of a reference -> its title in results/README.md
     "rate_task_bridge.csv": "The bridge: a C-FT codec's decoder finetuned for people",
     "speed.csv": "Speed, side by side",
 }
+MARKED = re.compile(r"(<!-- table1:.*?-->\n).*?(\n<!-- /table1 -->)", re.DOTALL)  # in README.md
 FACTS = ["profile", "seed", "data"]  # columns of every table
 HEAD = """# Results
 
@@ -65,12 +66,19 @@ def publish(profile: Profile) -> list[Path]:
     _write(target / ANSWERS, json.dumps(answers, indent=1))
     _write(root / "results" / "README.md", _results_page(target.parent))
     if profile.name == "quick":
-        _fill(root / "README.md", "table1", _table1(target / "table1.csv"))
+        page, table = (root / "README.md").read_text("utf-8"), _table1(target / "table1.csv")
+        page = MARKED.sub(lambda marks: marks[1] + table + marks[2], page)
+        _write(root / "README.md", page)
     return [*copies, target / ANSWERS]
 
 
+def _write(path: Path, text: str) -> None:
+    with written(path) as half:
+        half.write_text(text, "utf-8")
+
+
 def _answers(source: Path) -> dict[str, dict]:
-    """The answers of the notebooks that are in a report: one run of each kind."""
+    """Of one run of each kind."""
     found = {}
     for run in ANSWERED:
         path = source / run / "notebook.ipynb"
@@ -92,24 +100,24 @@ def _results_page(reference: Path) -> str:
         for picture in ("photograph", "headline", "knob", "rate_task_pictures", "rate_task"):
             if (folder / f"{picture}.png").exists():
                 parts.append(f"\n![{picture}](reference/{folder.name}/{picture}.png)")
-        found = {folder / name: title for name, title in TABLES.items()}
-        parts += [_section(path, title) for path, title in found.items() if path.exists()]
+        parts += [_section(folder / name) for name in TABLES if (folder / name).exists()]
     return "\n".join(parts) + "\n"
 
 
-def _section(path: Path, title: str) -> str:
+def _section(path: Path) -> str:
     """A published table, with columns that fit a page and an interval beside its value."""
     table = pd.read_csv(path, dtype={"row": str})
     facts = ", ".join(f"{name} {table[name].iloc[0]}" for name in FACTS if name in table)
-    facts += f" ([{path.name}](reference/{path.parent.name}/{path.name}))"
+    link = f"[{path.name}](reference/{path.parent.name}/{path.name})"
+    head = f"\n### {TABLES[path.name]}\n\n{facts} ({link})"
     if path.name == "table1.csv":
-        return f"\n### {title}\n\n{facts}\n\n{_table1(path, all_rows=True)}\n"
+        return f"{head}\n\n{_table1(path, all_rows=True)}\n"
     table = table.drop(columns=FACTS, errors="ignore")
     for name in [each for each in table if f"{each}_low" in table]:
         ends = [table.pop(f"{name}{end}") for end in ("_low", "_high")]
         rows = zip(table[name].astype(float), *ends)
         table[name] = ["{:.3g} [{:.3g}, {:.3g}]".format(*row) for row in rows]
-    return f"\n### {title}\n\n{facts}\n\n{_markdown(table)}\n"
+    return f"{head}\n\n{_markdown(table)}\n"
 
 
 def _table1(path: Path, all_rows: bool = False) -> str:
@@ -122,15 +130,3 @@ def _markdown(table: pd.DataFrame) -> str:
     table = table.replace({"^nan$": "", r"\|": r"\|", "\n": " "}, regex=True)
     rows = [table.columns, ["---"] * len(table.columns), *table.itertuples(index=False)]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
-
-
-def _fill(path: Path, name: str, text: str) -> None:
-    """Put text between `<!-- <name>: ... -->` and `<!-- /<name> -->`."""
-    marks = re.compile(rf"(<!-- {name}:.*?-->\n).*?(\n<!-- /{name} -->)", re.DOTALL)
-    page = path.read_text(encoding="utf-8")
-    _write(path, marks.sub(lambda found: found[1] + text + found[2], page))
-
-
-def _write(path: Path, text: str) -> None:
-    with written(path) as half:
-        half.write_text(text, encoding="utf-8")

@@ -7,20 +7,19 @@ from pathlib import Path
 
 import nbformat
 import pandas as pd
+from nbconvert import HTMLExporter
 
 from icmlib.io import project_root, read_json, written
 from icmlib.studies.profile import Profile, load_profile
 from icmlib.studies.runs import git_state
 from icmlib.studies.table1 import task_measure
+from icmlib.tool.notebooks import read_notebook
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 GIVEN = ("data", "task_network")  # stages whose answers are no findings
 ASKED = ("ablations", "rate_task", "zoo_table")  # stages whose questions are those of the report
-STYLE = """<style>
-@page { margin: 15mm }
-.trial { position: sticky; top: 0; z-index: 9; padding: 6px; color: #fff; background: #b00 }
-</style>"""
-TRIAL = '<div class="trial">A trial of the machinery: these numbers mean nothing.</div>'
+STYLE = "position: sticky; top: 0; z-index: 9; padding: 6px; color: #fff; background: #b00"
+TRIAL = f'<div style="{STYLE}">A trial of the machinery: these numbers mean nothing.</div>'
 
 
 def build_report(html: Path, notebooks: list[Path], profile_name: str | None = None) -> Path:
@@ -29,17 +28,16 @@ def build_report(html: Path, notebooks: list[Path], profile_name: str | None = N
     Args:
         notebooks: executed, in order; those of a profile lie in its run folders.
         profile_name: adds a first page; none: notebooks alone.
-    """
-    from nbconvert import HTMLExporter  # slow to import, and only needed here
 
+    Raises:
+        FileNotFoundError, InputError: a notebook that is missing, or none.
+    """
     cells = [cell for number, path in enumerate(notebooks, 1) for cell in _chapter(path, number)]
     title = "icmlib"
     if profile_name:
         profile = load_profile(profile_name)
-        title = f"icmlib, profile {profile.name}"
+        title += f", profile {profile.name}"
         cells.insert(0, nbformat.v4.new_markdown_cell(_first_page(profile, notebooks)))
-    for number, cell in enumerate(cells):
-        cell.id = f"cell-{number}"  # unique in the report
     report = nbformat.v4.new_notebook(cells=cells, metadata={"title": title})
     code = ("exclude_input", "exclude_input_prompt", "exclude_output_prompt")
     addresses = ("mathjax_url", "require_js_url", "jquery_url", "mermaid_js_url")
@@ -57,10 +55,8 @@ def build_report(html: Path, notebooks: list[Path], profile_name: str | None = N
 def _chapter(path: Path, number: int) -> list:
     """The cells of an executed notebook that a reader of results wants: without progress bars,
     warnings, and links to notebooks, which do not lie beside the report."""
-    if not path.exists():
-        raise FileNotFoundError(f"executed notebook {path} does not exist; run it first")
     cells = [nbformat.v4.new_markdown_cell(f'<a id="chapter-{number}"></a>')]
-    for cell in nbformat.read(path, as_version=4).cells:
+    for cell in read_notebook(path).cells:
         if cell.cell_type == "markdown":
             cell.source = re.sub(r"\[([^\]]*)\]\([^)]*\.ipynb\)", r"\1", cell.source)
         else:
@@ -73,7 +69,7 @@ def _chapter(path: Path, number: int) -> list:
 
 def heading(notebook: Path, pattern: str = r"^# (.*)$") -> str:
     """The first heading of a notebook, or the first match of another pattern."""
-    cells = nbformat.read(notebook, as_version=4).cells
+    cells = read_notebook(notebook).cells
     text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
     found = re.search(pattern, text, re.M)
     return found[1] if found else notebook.stem
@@ -108,7 +104,7 @@ def _first_page(profile: Profile, notebooks: list[Path]) -> str:
         answer = read_json(path.parent / "summary.json").get("answer")
         if answer and path.parent.parent.name not in GIVEN:
             findings.append(f"- **{link}** {answer}")
-    return "\n\n".join([STYLE, *page, "\n".join(findings), "\n".join(contents)])
+    return "\n\n".join([*page, "\n".join(findings), "\n".join(contents)])
 
 
 CAPTION = (
@@ -126,25 +122,22 @@ LEGEND = (
 def main_rows(table: pd.DataFrame, all_rows: bool = False) -> pd.DataFrame:
     """Table 1 as text: its rows that matter most (base, the paper's main row and low impact, L2
     alone, the best beyond the paper, a filter), or all."""
-    ap = task_measure(table)
+    ap, base = task_measure(table), table.index == "base"
     beyond = list(table.index[table["chosen"]]) if "chosen" in table else []
-    names = ["p3x64", "low_impact", "l2", *beyond, "bilateral"]
-    rows = {}
-    for name in dict.fromkeys(["base", *(table.index if all_rows else names)]):
-        if name in table.index:
-            row = table.loc[name]
-            change = row[[f"{ap}_change{end}" for end in ("", "_low", "_high")]]
-            rows[name] = {
-                "": row["label"],
-                ap.replace("_", " "): f"{row[ap]:.3f}",
-                "against base (%)": "{:+.1f} [{:+.1f}, {:+.1f}]".format(*change),
-                "PSNR (dB)": f"{row['psnr']:.2f}",
-                "SSIM": f"{row['ssim']:.3f}",
-                "LPP 2/4/8 (dB)": " / ".join(f"{row[f'lpp{S}']:.1f}" for S in (2, 4, 8)),
-                "PRMS": f"{row['prms']:.2f}",
-                "removed (%)": f"{row['removed']:.0f}",
-                "bpp": f"{row['bpp']:.3f}",
-            }
-    text = pd.DataFrame.from_dict(rows, orient="index").rename_axis("row")
-    text.loc["base", ["against base (%)", "removed (%)"]] = ""
-    return text
+    names = ["base", "p3x64", "low_impact", "l2", *beyond, "bilateral"]
+    changes = table[[f"{ap}_change{end}" for end in ("", "_low", "_high")]].to_numpy()
+    lpp = table[["lpp2", "lpp4", "lpp8"]].to_numpy()
+    columns = {
+        "": table["label"],
+        ap.replace("_", " "): table[ap].map("{:.3f}".format),
+        "against base (%)": ["{:+.1f} [{:+.1f}, {:+.1f}]".format(*each) for each in changes],
+        "PSNR (dB)": table["psnr"].map("{:.2f}".format),
+        "SSIM": table["ssim"].map("{:.3f}".format),
+        "LPP 2/4/8 (dB)": ["{:.1f} / {:.1f} / {:.1f}".format(*each) for each in lpp],
+        "PRMS": table["prms"].map("{:.2f}".format),
+        "removed (%)": table["removed"].map("{:.0f}".format),
+        "bpp": table["bpp"].map("{:.3f}".format),
+    }
+    text = pd.DataFrame(columns)
+    text.loc[base, ["against base (%)", "removed (%)"]] = ""
+    return text if all_rows else text.loc[[n for n in dict.fromkeys(names) if n in text.index]]
