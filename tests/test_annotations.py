@@ -91,7 +91,7 @@ def write(folder, coco) -> str:
         ("annotations.0.segmentation", [["1", "2", "3", "4", "5", "6"]], "segmentation is nei"),
         ("annotations.0.segmentation", [[1, 2, 3, 4, 5, float("nan")]], "segmentation is nei"),
         ("annotations.0.segmentation", [[1, 2, 3e8, 4, 5, 6]], "segmentation reaches far outside"),
-        ("annotations.0.segmentation", [[1, 2, 10**400, 4, 5, 6]], "segmentation is neither"),
+        ("annotations.0.segmentation", [[1, 2, 10**400, 4, 5, 6]], "segmentation reaches far outside"),
         ("annotations.0.segmentation", "cat", "segmentation is neither polygons"),
         ("annotations.1.segmentation", run_lengths(64, 48, True), r"another size .*\(ids 11\)"),
         ("annotations.1.segmentation.counts", "U5:f0", "nor whole run lengths"),
