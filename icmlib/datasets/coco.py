@@ -185,12 +185,13 @@ class CocoDataset(Dataset):
         return [name for k, name in enumerate(names) if _orientation(self.path(k)) > 1]
 
     def _size(self, index: int) -> tuple[int, int]:
-        stated = self.ground_truth["images"][index]
-        if "height" in stated and "width" in stated:
-            return stated["height"], stated["width"]
-        with Image.open(self.path(index)) as file:
-            size = file.height, file.width
-        return size[::-1] if self.upright and _orientation(self.path(index)) > 4 else size
+        image = self.ground_truth["images"][index]
+        if "height" not in image:  # it is kept there: polygons are judged at this size
+            with Image.open(self.path(index)) as file:
+                image["height"], image["width"] = file.height, file.width
+            if self.upright and _orientation(self.path(index)) > 4:
+                image["height"], image["width"] = image["width"], image["height"]
+        return image["height"], image["width"]
 
     def image(self, index: int) -> torch.Tensor:
         """(3, H, W); raises ValueError where the annotations state another size."""

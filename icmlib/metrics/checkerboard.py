@@ -74,7 +74,7 @@ def welch_spectrum(plane: np.ndarray, tile: int) -> np.ndarray:
 def read_pattern(spectra: np.ndarray) -> dict[str, float]:
     """The reading of the pooled spectra (n, N, N) of n images: "lpp2", "lpp4", "lpp8" in dB and
     "prms" in grey levels of 255."""
-    return {k: float(v[0]) for k, v in _read(spectra.mean(axis=0, keepdims=True)).items()}
+    return {k: float(v[0]) for k, v in _read(spectra, np.ones((1, len(spectra)))).items()}
 
 
 def bootstrap_pattern(
@@ -86,9 +86,7 @@ def bootstrap_pattern(
     Generators of equal seed draw equal images, so `excess_prms` of decoded and original "prms" is
     the bootstrap of the excess.
     """
-    counts = bootstrap.resample_counts(len(spectra), resamples, rng)
-    pooled = counts / len(spectra) @ spectra.reshape(len(spectra), -1)
-    return _read(pooled.reshape(-1, *spectra.shape[1:]))
+    return _read(spectra, bootstrap.resample_counts(len(spectra), resamples, rng))
 
 
 def excess_prms(decoded, original):
@@ -97,16 +95,17 @@ def excess_prms(decoded, original):
     return np.sqrt(np.maximum(np.square(decoded) - np.square(original), 0))
 
 
-def _read(pooled: np.ndarray) -> dict[str, np.ndarray]:
-    """Of pooled spectra (R, N, N); each value is (R,)."""
-    tile = pooled.shape[-1]
-    flat = np.maximum(pooled.reshape(len(pooled), -1), POWER_FLOOR)
+def _read(spectra: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Of spectra (n, N, N), pooled by how often each counts (R, n); each value is (R,)."""
+    images, tile, _ = spectra.shape
+    flat, weights = spectra.reshape(images, -1), counts / images
     reading, power = {}, 0.0
     for scale in SCALES:
         peak, background = [], []
-        for points, neighbours in _lattice(tile, scale):
-            peak.append(flat[:, points])
-            background.append(np.median(flat[:, neighbours], axis=-1))
+        for points, neighbours in _lattice(tile, scale):  # only these frequencies are pooled
+            around = np.tensordot(weights, flat[:, neighbours], axes=1)
+            peak.append(np.maximum(weights @ flat[:, points], POWER_FLOOR))
+            background.append(np.median(np.maximum(around, POWER_FLOOR), axis=-1))
         peak, background = np.concatenate(peak, axis=1), np.concatenate(background, axis=1)
         reading[f"lpp{scale}"] = 10 * np.log10(peak / background).mean(axis=1)
         power = power + 2.25 * np.maximum(peak - background, 0).sum(axis=1) / tile**2
