@@ -6,7 +6,6 @@ coco.py         the data set class: any folder in COCO layout, or a plain folder
 openimages.py   Open Images into COCO layout
 """
 
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,6 +49,9 @@ def create(config: DataConfig, split: str, limit: int | None = None) -> CocoData
     if config.name != "coco":
         raise InputError(f"unknown data set {config.name!r}; known: deadleaves, coco")
     files = _split(config, split)
+    names = config.class_names
+    if names == "COCO":
+        names = [category["name"] for category in coco_categories()]
     return CocoDataset(
         root / files.images,
         root / files.annotations,
@@ -57,15 +59,8 @@ def create(config: DataConfig, split: str, limit: int | None = None) -> CocoData
         skip=files.skip,
         ids=read_ids(files.ids, root),
         classes=config.classes,
-        class_names=_names(config),
+        class_names=names,
     )
-
-
-def _names(config: DataConfig) -> list[str]:
-    """The network's classes."""
-    if config.class_names == "COCO":
-        return [category["name"] for category in coco_categories()]
-    return config.class_names
 
 
 def photographs(folder: str | Path | None = None) -> CocoDataset:
@@ -86,7 +81,7 @@ def check(config: DataConfig, num_classes: int | None = None) -> None:
         num_classes: of the task network, if it is to know all categories of the data.
 
     Raises:
-        ValueError: names everything that is missing or empty, and the archives that lie beside it.
+        ValueError: names everything that is missing or empty.
     """
     if config.name != "coco":
         return
@@ -98,7 +93,6 @@ def check(config: DataConfig, num_classes: int | None = None) -> None:
         lines = [
             "the data set is not whole; data/README.md says where each file comes from and goes",
             *(f"{', '.join(splits)}: {problem}" for problem, splits in problems.items()),
-            *map(_archive, sorted((project_root() / config.root).glob("*.zip"))),
         ]
         raise InputError("\n- ".join(lines))
 
@@ -130,11 +124,3 @@ def _image_problems(folder: Path, names: list[str]) -> Iterator[str]:
         if some:
             hint = "; names hold backslashes, write /" if any("\\" in name for name in some) else ""
             yield f"{len(some):,} of {len(names):,} images are {what}: {first_few(some)}{hint}"
-
-
-def _archive(path: Path) -> str:
-    """What was downloaded and perhaps not unpacked, or not to its end."""
-    if zipfile.is_zipfile(path):  # its directory is at its end
-        return f"{path} is there; is all of it unpacked?"
-    size = path.stat().st_size
-    return f"{path} ({size:,} bytes) is cut short or no archive; get it again"
