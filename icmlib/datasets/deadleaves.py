@@ -9,15 +9,13 @@ smaller one, and the same seed gives the same bytes.
 """
 
 import json
-import multiprocessing
-import os
-import threading
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from icmlib import device
@@ -152,16 +150,6 @@ def _write_scene(index: int, *, folder: Path, seed: int, split: str, size: int) 
     ]
 
 
-def _end_with_parent() -> None:
-    """Worker processes would wait for the tasks of a killed parent for ever."""
-
-    def watch():
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def annotation_file(folder: Path, split: str) -> Path:
     return Path(folder) / "annotations" / f"instances_{split}.json"
 
@@ -175,7 +163,7 @@ def generate(
         root: parent folder; the data set goes to a folder named after its parameters.
         size: height and width of a scene in pixels.
         counts: scenes per split, e.g. `{"train": 1400, "val": 200, "test": 200}`.
-        workers: processes; all cores by default.
+        workers: processes; all cores by default; 0: none but this one.
 
     Returns:
         The folder, with `<split>/*.png` and `annotations/instances_<split>.json`.
@@ -187,9 +175,14 @@ def generate(
             continue
         (folder / split).mkdir(parents=True, exist_ok=True)
         write = partial(_write_scene, folder=folder / split, seed=seed, split=split, size=size)
-        with ProcessPoolExecutor(workers or device.cores(), initializer=_end_with_parent) as pool:
-            scenes = pool.map(write, range(counts[split]), chunksize=16)
-            annotations = [a for each in tqdm(scenes, split, total=counts[split]) for a in each]
+        scenes = DataLoader(
+            range(counts[split]),
+            batch_size=None,
+            collate_fn=write,
+            num_workers=device.cores() if workers is None else workers,
+            generator=torch.Generator(),  # else it draws from the global one
+        )
+        annotations = [a for each in tqdm(scenes, split) for a in each]
         coco = {
             "info": {"description": f"dead leaves, {split}", "seed": seed, "size": size},
             "images": [
