@@ -237,10 +237,9 @@ def load_evaluation(folder: str | Path, split: str, ground_truth: dict) -> Evalu
         json.loads((folder / f"{split}_detections.json").read_text("utf-8")),
         ground_truth,
     )
-    if (path := folder / f"{split}_matches.npz").exists():  # else they are matched again
-        matches = {}
-        for key, array in np.load(path).items():
-            kind, name = key.split()
-            matches.setdefault(kind, {})[name] = array
-        evaluation.matches = {kind: detection.Matches(**each) for kind, each in matches.items()}
+    matches = {}
+    for key, array in np.load(folder / f"{split}_matches.npz").items():
+        kind, name = key.split()
+        matches.setdefault(kind, {})[name] = array
+    evaluation.matches = {kind: detection.Matches(**each) for kind, each in matches.items()}
     return evaluation

@@ -21,7 +21,6 @@ FIGURES = (
     *("AP", "AP50", "AP75", "APsmall", "APmedium", "APlarge"),
     *("AR1", "AR10", "AR100", "ARsmall", "ARmedium", "ARlarge"),
 )
-GEOMETRY = {"bbox": "bbox", "segm": "segmentation"}
 # The official thresholds, made the official way: np.arange is off by a bit at some of them.
 RECALLS = np.linspace(0, 1, 101)
 IOU_THRESHOLDS = 10  # .50 to .95
@@ -93,9 +92,9 @@ def average_precision(matches: Matches, weights: np.ndarray | None = None) -> di
     """
     weights = np.ones(len(matches.image_ids)) if weights is None else np.asarray(weights)
     rows = np.atleast_2d(weights).astype(float)
-    table = np.empty((len(matches.positives), len(rows), IOU_THRESHOLDS))  # (K, R, T)
-    for k in range(len(table)):
-        table[k] = _category_precision(matches, k, rows)
+    step = max(1, CHUNK // max(1, len(matches.image)))  # all resamples at once fill the memory
+    chunks = [rows[start : start + step] for start in range(0, len(rows), step)]
+    table = np.concatenate([_precision(matches, each) for each in chunks], axis=1)
     values = {"AP": _mean_present(table.mean(axis=2)), "AP50": _mean_present(table[:, :, 0])}
     return {k: float(v[0]) for k, v in values.items()} if weights.ndim == 1 else values
 
@@ -152,19 +151,19 @@ def _private_copies(ground_truth: dict, detections: list[dict], iou_type: str) -
     if strangers:
         raise ValueError(f"images {sorted(strangers)[:5]} are not in the ground truth")
     objects = [{"iscrowd": 0, **a, "id": i} for i, a in enumerate(ground_truth["annotations"], 1)]
-    name = GEOMETRY[iou_type]
-    shapes = [each[name] for each in detections]
-    if iou_type == "bbox":
-        areas = [width * height for _, _, width, height in shapes]
-    else:
-        areas = rle.area(shapes).astype(float).tolist() if shapes else []
+    name = {"bbox": "bbox", "segm": "segmentation"}[iou_type]
     results = [
         {key: each[key] for key in ("image_id", "category_id", "score", name)}
-        | {"id": i, "area": area, "iscrowd": 0}
-        for i, (each, area) in enumerate(zip(detections, areas), 1)
+        | {"id": i, "area": _area(each[name]), "iscrowd": 0}
+        for i, each in enumerate(detections, 1)
     ]
     shared = {key: ground_truth[key] for key in ("images", "categories")}
     return {**shared, "annotations": objects}, {**shared, "annotations": results}
+
+
+def _area(shape: list | dict) -> float:
+    """Of a box or of run lengths, in px."""
+    return float(rle.area(shape)) if isinstance(shape, dict) else shape[2] * shape[3]
 
 
 def _evaluate_images(truth: dict, results: dict, iou_type: str) -> tuple[list[int], list[dict]]:
@@ -187,18 +186,16 @@ def _evaluate_images(truth: dict, results: dict, iou_type: str) -> tuple[list[in
     return list(evaluation.params.imgIds), [each or empty for each in evaluation.evalImgs]
 
 
-def _category_precision(matches: Matches, k: int, weights: np.ndarray) -> np.ndarray:
-    """AP of a category at each IoU threshold, (R, T), under weights (R, I); nan where no object
-    counts."""
-    own = matches.category == k
-    image, positives = matches.image[own], weights @ matches.positives[k]
-    right, counted = matches.true_positive[:, own], ~matches.ignored[:, own]
-    table = np.empty((len(weights), IOU_THRESHOLDS))
-    step = max(1, CHUNK // max(1, len(image)))  # all resamples at once fill the memory
-    for rows in (slice(start, start + step) for start in range(0, len(weights), step)):
-        drawn = weights[rows][:, image]
+def _precision(matches: Matches, weights: np.ndarray) -> np.ndarray:
+    """AP of each category at each IoU threshold, (K, R, T), under weights (R, I); nan where no
+    object counts."""
+    table = np.empty((len(matches.positives), len(weights), IOU_THRESHOLDS))
+    for k, objects in enumerate(matches.positives):
+        own = matches.category == k
+        drawn, positives = weights[:, matches.image[own]], weights @ objects
         for t in range(IOU_THRESHOLDS):
-            table[rows, t] = _threshold_precision(drawn, positives[rows], right[t], counted[t])
+            right, counted = matches.true_positive[t, own], ~matches.ignored[t, own]
+            table[k, :, t] = _threshold_precision(drawn, positives, right, counted)
     return table
 
 
