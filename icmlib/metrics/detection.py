@@ -1,11 +1,11 @@
-"""COCO average precision: the official figures, and AP on any resample of the images.
+"""COCO average precision, of all images and of any resample of them.
 
 Ground truth is a COCO-style dict (images, annotations, categories); detections are a list of COCO
 results (image_id, category_id, score, bbox in x, y, width, height pixels, and, for masks,
 segmentation as RLE). Neither is ever changed.
 
-`coco_summary` gives the twelve official figures (faster-coco-eval). `match` pairs detections with
-objects once (pycocotools); `average_precision` then reads any resample of the images.
+`match` pairs detections with objects once (pycocotools); `average_precision` then reads any
+resample of the images.
 """
 
 import contextlib
@@ -17,10 +17,6 @@ from faster_coco_eval.core import mask as rle
 
 from icmlib.metrics import bootstrap
 
-FIGURES = (
-    *("AP", "AP50", "AP75", "APsmall", "APmedium", "APlarge"),
-    *("AR1", "AR10", "AR100", "ARsmall", "ARmedium", "ARlarge"),
-)
 # The official thresholds, made the official way: np.arange is off by a bit at some of them.
 RECALLS = np.linspace(0, 1, 101)
 IOU_THRESHOLDS = 10  # .50 to .95
@@ -41,27 +37,13 @@ class Matches:
     ignored: np.ndarray  # (T, D) bool: matched to a crowd, neither right nor wrong
 
 
-def coco_summary(ground_truth: dict, detections: list[dict], iou_type: str) -> dict[str, float]:
-    """The twelve official COCO figures by name, in [0, 1], as pycocotools computes them.
-
-    `iou_type` is "bbox" or "segm". A figure without any object (no small one in the set, say) is
-    nan where COCO prints -1; no detections read 0. Detections of categories that the ground truth
-    does not list are ignored; ValueError: of images that it does not list.
-    """
-    from faster_coco_eval import COCO, COCOeval_faster
-
-    truth, results = _private_copies(ground_truth, detections, iou_type)
-    evaluation = COCOeval_faster(COCO(truth), COCO(results), iou_type)
-    evaluation.run()
-    stats = np.asarray(evaluation.stats, float)
-    return dict(zip(FIGURES, np.where(stats < 0, np.nan, stats).tolist(), strict=True))
-
-
 def match(ground_truth: dict, detections: list[dict], iou_type: str) -> Matches:
-    """Matches detections to objects once, image by image (area all, 100 detections per image);
-    arguments and errors as `coco_summary`."""
-    copies = _private_copies(ground_truth, detections, iou_type)
-    image_ids, found = _evaluate_images(*copies, iou_type)
+    """Matches detections to objects once, image by image (area all, 100 detections per image).
+
+    `iou_type` is "bbox" or "segm". Detections of categories that the ground truth does not list
+    are ignored; AssertionError: of images that it does not list.
+    """
+    image_ids, found = _evaluate_images(ground_truth, detections, iou_type)
     positives = [np.sum(np.equal(each["gtIgnore"], 0)) for each in found]
     positives = np.array(positives, dtype=int).reshape(-1, len(image_ids))
     scores = np.concatenate([each["dtScores"] for each in found])
@@ -143,41 +125,23 @@ def encode_mask(mask: np.ndarray) -> dict:
     return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode()}
 
 
-def _private_copies(ground_truth: dict, detections: list[dict], iou_type: str) -> tuple[dict, dict]:
-    """Ground truth and detections as two COCO dicts that evaluators may write to. Ids start at 1:
-    0 means "no match". Areas are those of the geometry that is judged: COCO's own reader takes the
-    box's for the mask's."""
-    strangers = {d["image_id"] for d in detections} - {i["id"] for i in ground_truth["images"]}
-    if strangers:
-        raise ValueError(f"images {sorted(strangers)[:5]} are not in the ground truth")
-    objects = [{"iscrowd": 0, **a, "id": i} for i, a in enumerate(ground_truth["annotations"], 1)]
-    name = {"bbox": "bbox", "segm": "segmentation"}[iou_type]
-    results = [
-        {key: each[key] for key in ("image_id", "category_id", "score", name)}
-        | {"id": i, "area": _area(each[name]), "iscrowd": 0}
-        for i, each in enumerate(detections, 1)
-    ]
-    shared = {key: ground_truth[key] for key in ("images", "categories")}
-    return {**shared, "annotations": objects}, {**shared, "annotations": results}
+def _evaluate_images(
+    ground_truth: dict, detections: list[dict], iou_type: str
+) -> tuple[list[int], list[dict]]:
+    """The image ids, rising, and pycocotools' matches, category by category, by these images.
 
-
-def _area(shape: list | dict) -> float:
-    """Of a box or of run lengths, in px."""
-    return float(rle.area(shape)) if isinstance(shape, dict) else shape[2] * shape[3]
-
-
-def _evaluate_images(truth: dict, results: dict, iou_type: str) -> tuple[list[int], list[dict]]:
-    """The image ids, rising, and pycocotools' matches, category by category, by these images;
-    faster-coco-eval keeps its own inside C++."""
+    It writes to what it is given, hence the copies, and takes an id of 0 for no match.
+    """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
+    objects = [{"iscrowd": 0, **a, "id": i} for i, a in enumerate(ground_truth["annotations"], 1)]
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints each step
-        apis = COCO(), COCO()
-        for api, dataset in zip(apis, (truth, results)):
-            api.dataset = dataset
-            api.createIndex()
-        evaluation = COCOeval(*apis, iou_type)
+        truth = COCO()
+        truth.dataset = {**ground_truth, "annotations": objects}
+        truth.createIndex()
+        results = truth.loadRes([dict(each) for each in detections]) if detections else COCO()
+        evaluation = COCOeval(truth, results, iou_type)
         evaluation.params.areaRng = evaluation.params.areaRng[:1]
         evaluation.params.maxDets = [MAX_DETECTIONS]
         evaluation.evaluate()
