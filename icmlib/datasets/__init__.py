@@ -34,12 +34,8 @@ class Split:
 
 
 def create(config: DataConfig, split: str, limit: int | None = None) -> CocoDataset:
-    """The data set of a profile; dead leaves are generated if they are not there yet.
-
-    Args:
-        split: `train`, `val` or `test`.
-        limit: only the first so many images.
-    """
+    """The `train`, `val` or `test` split of a profile's data, or its first `limit` images; dead
+    leaves are generated if they are not there yet."""
     root = project_root() / config.root
     if config.name == "deadleaves":
         counts = {"train": config.train, "val": config.val, "test": config.test}
@@ -73,28 +69,21 @@ def photographs(folder: str | Path | None = None) -> CocoDataset:
 
 
 def check(config: DataConfig, num_classes: int | None = None) -> None:
-    """Looks for every file that the three splits of a profile need; dead leaves need none.
+    """Looks for every file that the three splits of a profile need; images are not read.
 
-    Whether images can be read is not tried: there are too many.
-
-    Args:
-        num_classes: of the task network, if it is to know all categories of the data.
-
-    Raises:
-        ValueError: names everything that is missing or empty.
+    Raises ValueError: names everything that is missing or empty, and splits that have not the
+    `num_classes` of the task network.
     """
     if config.name != "coco":
         return
-    problems: dict[str, list[str]] = {}
-    for split in ("train", "val", "test"):
-        for problem in _problems(config, split, num_classes):
-            problems.setdefault(problem, []).append(split)
+    problems = [
+        f"{split}: {problem}"
+        for split in ("train", "val", "test")
+        for problem in _problems(config, split, num_classes)
+    ]
     if problems:
-        lines = [
-            "the data set is not whole; data/README.md says where each file comes from and goes",
-            *(f"{', '.join(splits)}: {problem}" for problem, splits in problems.items()),
-        ]
-        raise InputError("\n- ".join(lines))
+        where = "data/README.md says where each file comes from and goes"
+        raise InputError("\n- ".join([f"the data set is not whole; {where}", *problems]))
 
 
 def _split(config: DataConfig, split: str) -> Split:

@@ -27,10 +27,8 @@ Problems = dict[str, list]  # what is wrong -> ids of the images, annotations or
 def read_annotations(path: str | Path) -> dict:
     """The instances JSON as a dict with `images`, `annotations` and `categories`.
 
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: not JSON, or not sound COCO instances; names every kind of problem, how many
-            there are and the first few ids of each.
+    Raises ValueError: not JSON, or not sound COCO instances; names every kind of problem, how many
+    there are and the first few ids of each.
     """
     coco = _parse(Path(path))
     checks = {"image": _images, "category": _categories, "annotation": _annotations}
@@ -163,14 +161,11 @@ def _are_numbers(values) -> bool:
 
 
 def _wrong_polygons(mask, reach: int) -> Iterator[str]:
-    if not isinstance(mask, list) or not all(map(_is_polygon, mask)):
+    polygons = mask if isinstance(mask, list) else [mask]
+    if not all(_are_numbers(p) and len(p) >= 6 and len(p) % 2 == 0 for p in polygons):
         yield MALFORMED
     elif any(min(each) < -reach or max(each) > 2 * reach for each in mask):
         yield "segmentation reaches far outside its image"
-
-
-def _is_polygon(points) -> bool:
-    return _are_numbers(points) and len(points) >= 6 and len(points) % 2 == 0
 
 
 def _wrong_runs(mask: dict, size: list[int] | None) -> Iterator[str]:

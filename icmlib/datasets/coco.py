@@ -35,8 +35,7 @@ def instance(category_id: int, mask: np.ndarray) -> dict:
 
 
 def read_ids(ids: list[int] | str | None, root: Path) -> list[int] | None:
-    """Image ids as a profile's split has them: a list, or a text file below `root`, one id per
-    line; raises ValueError for an entry that is no id."""
+    """Image ids as a split has them: a list, or a text file below `root`, one id per line."""
     if not isinstance(ids, str):
         return ids
     entries = (root / ids).read_text(encoding="utf-8-sig", errors="replace").split()
@@ -77,11 +76,8 @@ def coco_categories() -> list[dict]:
 
 
 def by_class(coco: dict, classes: dict[str, str], names: Sequence[str]) -> dict:
-    """`annotations` and `categories` of the classes: category i is called `names[i - 1]`.
-
-    Raises:
-        InputError: names on either side that do not match; says which, and the nearest.
-    """
+    """`annotations` and `categories` of the classes: category i is called `names[i - 1]`. Raises
+    ValueError where names on either side do not match; says which, and the nearest."""
     theirs = {category["name"]: category["id"] for category in coco["categories"]}
     unknown = [
         *_unknown(classes, theirs, "category of the annotation file"),

@@ -133,12 +133,12 @@ def scene(seed: int, split: str, index: int, size: int) -> tuple[np.ndarray, lis
     light = 1 + rng.normal(0, 0.25) * y + rng.normal(0, 0.25) * x
     image = canvas.image * light[..., None] + rng.normal(0, 0.008, (size, size, 3))
     pixels = (np.clip(image, 0, 1) * 255).round().astype(np.uint8)
-    instances = []
-    for number, (category, area) in painted.items():
-        mask = canvas.owner == number
-        if mask.sum() >= max(MIN_AREA, MIN_VISIBLE * area):
-            instances.append({"category": category, "mask": mask})
-    return pixels, instances
+    visible = [
+        {"category": category, "mask": mask}
+        for number, (category, area) in painted.items()
+        if (mask := canvas.owner == number).sum() >= max(MIN_AREA, MIN_VISIBLE * area)
+    ]
+    return pixels, visible
 
 
 def _write_scene(index: int, *, folder: Path, seed: int, split: str, size: int) -> list[dict]:
@@ -160,13 +160,13 @@ def generate(
     """Write the data set in COCO layout; what is already complete is left alone.
 
     Args:
-        root: parent folder; the data set goes to a folder named after its parameters.
         size: height and width of a scene in pixels.
         counts: scenes per split, e.g. `{"train": 1400, "val": 200, "test": 200}`.
         workers: processes; all cores by default; 0: none but this one.
 
     Returns:
-        The folder, with `<split>/*.png` and `annotations/instances_<split>.json`.
+        The folder below `root`, named after the parameters, with `<split>/*.png` and
+        `annotations/instances_<split>.json`.
     """
     numbers = "-".join(str(counts[split]) for split in SPLITS)
     folder = Path(root) / f"deadleaves-{size}px-seed{seed}-{numbers}"

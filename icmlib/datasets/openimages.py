@@ -1,13 +1,6 @@
 """Open Images V6 instance masks as COCO instances, in COCO's 80 categories.
 
-The official files are read from one folder (data/README.md says which, and where from):
-
-    class-descriptions-boxable.csv               label -> name
-    <split>-annotations-object-segmentation.csv  one row per mask
-    <split>-masks/<MaskPath>                     PNG, not always of its image's size
-    <split>/<ImageID>.jpg
-
-The results are annotations/instances_<split>.json and a report of what was left out.
+The official files are read from one folder; data/README.md says which, and where from.
 """
 
 import csv
@@ -28,13 +21,11 @@ def convert(root: str | Path, split: str, image_list: str | Path | None = None) 
     """Write `<root>/annotations/instances_<split>.json`, whole or not at all.
 
     An image is in it if at least one of its masks is: Open Images annotates only the classes that
-    were verified in an image, so one without masks is not known to be empty. Image ids follow the
-    order of the Open Images ids, annotation ids that of the masks' file names.
+    were verified in an image, so one without masks is not known to be empty.
 
     Args:
-        root: folder of the official files.
         split: `train`, `validation` or `test`.
-        image_list: only these images: an official CSV, or a text with one id per line.
+        image_list: only these images: an official CSV, or any text with their ids.
 
     Returns:
         The report, also in `instances_<split>.report.json`: how many `rows` there were, how many
@@ -42,8 +33,7 @@ def convert(root: str | Path, split: str, image_list: str | Path | None = None) 
         `missing_masks`) how many, with the first three of the masks among the `examples`.
 
     Raises:
-        FileNotFoundError: an input is not there.
-        ValueError: an input is another file than its name says, or no mask could be used.
+        FileNotFoundError, ValueError: an input is missing, or another file than its name says.
     """
     root = Path(root)
     files = _inputs(root, split, image_list)
@@ -62,8 +52,8 @@ def convert(root: str | Path, split: str, image_list: str | Path | None = None) 
 
 def _inputs(root: Path, split: str, image_list: str | Path | None) -> dict[str, Path]:
     """The files that are read; raises FileNotFoundError for files and folders that are missing."""
-    name = "class-descriptions-boxable.csv"
-    (classes,) = [*root.glob(f"*{name}")][:1] or [root / name]  # V7's begins with oidv7-
+    classes = root / "class-descriptions-boxable.csv"
+    classes = next(root.glob(f"*{classes.name}"), classes)  # V7's begins with oidv7-
     files = {"classes": classes, "masks": root / f"{split}-annotations-object-segmentation.csv"}
     if image_list:
         files["list"] = Path(image_list)
@@ -104,8 +94,7 @@ def _read_list(path: Path) -> set[str]:
 
 
 def _read_rows(files: dict[str, Path], images: Path) -> pd.DataFrame:
-    """The list of masks with the COCO `category` of each, and the `reason` that leaves it out, or
-    ""."""
+    """The list of masks, each with its COCO `category` and the `reason` to leave it out, or ""."""
     columns = ["MaskPath", "ImageID", "LabelName"]
     rows = _read_csv(files["masks"], usecols=columns, index_col=False, quoting=csv.QUOTE_NONE)
     labels = _read_labels(files["classes"])

@@ -33,16 +33,15 @@ class Delta:
 
 
 def delta(anchor: Points, test: Points, of: str = "rate") -> Delta:
-    """The BD-rate ("rate") or BD-quality ("quality") of `test` against `anchor`.
+    """The BD-rate ("rate") or BD-quality ("quality") of `test` against `anchor`, each (rates,
+    qualities), arrays (points,) in any order.
 
-    Each is (rates, qualities), arrays (points,) in any order. There is a reason in place of a
-    number where a curve has fewer than four points, is not finite or not monotone, or where less
-    than half of the narrower range (BD-rate: of qualities, BD-quality: of rates) is common.
+    There is a reason in place of a number where a curve has fewer than four points, is not finite
+    or not monotone, or where less than half of the narrower range is common.
     """
     anchor, test = _sorted(*anchor), _sorted(*test)
-    reasons = [_unfit("anchor", *anchor), _unfit("test", *test)]
-    if any(reasons):
-        return Delta(NAN, "; ".join(filter(None, reasons)))
+    if unfit := _unfit("anchor", *anchor) or _unfit("test", *test):
+        return Delta(NAN, unfit)
     if of == "rate":
         axis, overlap = "quality", _overlap(anchor[1], test[1])
     else:

@@ -15,12 +15,10 @@ of 1/S. The spectrum around each line says how much power the picture itself wou
               2.25 max(P - B, 0) / N^2). How strong it is; 2.25 is what the Hann window takes off
               the peak of a sinusoid
 
-Report both: blurring lowers PRMS and leaves LPP. Average P over the tiles of an image and over the
-images, then read: one noisy tile alone reads about 1 grey level. Pooled floors are 0.07 for white
-noise of 8 grey levels and 0.2 to 0.4 on photographs; `excess_prms` takes the originals' off.
-
-Below N = 64 the neighbourhoods of the S = 8 lattice hold lines of their own: compare such readings
-only with each other.
+Report both: blurring lowers PRMS and leaves LPP. Average P over tiles and images, then read: one
+noisy tile alone reads about 1 grey level. Pooled floors are 0.07 for white noise of 8 grey levels
+and 0.2 to 0.4 on photographs; `excess_prms` takes the originals' off. Below N = 64 neighbourhoods
+of the S = 8 lattice hold lines of their own: compare such readings only with each other.
 """
 
 from collections.abc import Iterable
