@@ -54,11 +54,7 @@ class Evaluation:
 
 @device.exact()
 def evaluate(
-    codec,
-    task: TaskNetwork | None,
-    dataset,
-    vgg: fidelity.VGGDistance | None = None,
-    progress: bool = True,
+    codec, task: TaskNetwork | None, dataset, vgg: fidelity.VGGDistance | None = None
 ) -> Evaluation:
     """Code and measure every image of a `CocoDataset`, on this process's GPU if it has one.
 
@@ -73,7 +69,7 @@ def evaluate(
     tile = min(_named(row, checkerboard.tile_size, [size]) for row, size in zip(images, sizes))
     tables, detections = [], [] if task is not None else None
     spectra = {"decoded": [], "original": [], "residual": []}
-    for indices in tqdm(_batches(sizes), "evaluate", disable=not progress):
+    for indices in tqdm(_batches(sizes), "evaluate"):
         x = torch.stack([dataset.image(i) for i in indices])
         rows = [images[i] for i in indices]
         files = [bytes(_named(row, codec.encode, image)) for row, image in zip(rows, x)]
@@ -197,10 +193,10 @@ def compare(base: Evaluation, other: Evaluation, resamples: int = 1000, seed: in
                 difference = np.where(before == after, 0.0, after - before)
                 low, high = bootstrap.interval(counts @ difference / len(difference))
             result |= _difference(name, difference.mean(), low, high)
-    for prefix in [each for each in base.matches if each in other.matches]:
-        pair = base.matches[prefix], other.matches[prefix]
-        paired = detection.paired_bootstrap(*pair, resamples, rng=np.random.default_rng(seed))
-        result |= _difference(f"{prefix}_AP", **paired)
+    for kind in [each for each in base.matches if each in other.matches]:
+        pair, rng = (base.matches[kind], other.matches[kind]), np.random.default_rng(seed)
+        paired = detection.paired_bootstrap(*pair, resamples, rng=rng)
+        result |= _difference(f"{kind}_AP", **paired)
     return result
 
 

@@ -239,7 +239,7 @@ def test_a_profile_names_classes(folder):
     data = datasets.create(profile_data(folder, classes={"disk": "car"}, class_names="COCO"), "val")
     assert len(data.category_ids) == 80 and {"id": 3, "name": "car"} in coco_categories()
     assert data[0][1]["labels"].tolist() == [3]
-    with pytest.raises(ValueError, match=r"val, test: data.classes does not match:\n- 'disc'"):
+    with pytest.raises(ValueError, match=r"val: data.classes does not match:\n- 'disc'"):
         datasets.check(profile_data(folder, classes={"disc": "car"}))
     with pytest.raises(ValueError, match=r"there are 1 categories; .*num_classes is 80"):
         datasets.check(profile_data(folder, classes={"disk": "car"}), num_classes=80)

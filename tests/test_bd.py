@@ -67,7 +67,7 @@ def test_small_overlap_is_refused_and_stated(of, axis, moved, overlap):
     "rates, qualities, reason",
     [
         (RATES[:3], PSNR[:3], "test has 3 points; need 4"),
-        (RATES, [28, 30, 29, 36, 38], "test is not monotone: quality 30 at rate 0.2, 29 at 0.4"),
+        (RATES, [28, 30, 29, 36, 38], "test is not monotone"),
         ([0.1, 0.2, 0.2, 0.8, 1.6], PSNR, "test is not monotone"),
         (RATES, [28, 30, 33, 36, np.inf], "test has a point that is not finite"),
         ([0, 0.2, 0.4, 0.8, 1.6], PSNR, "test has a point that is not finite, or no rate"),

@@ -54,7 +54,7 @@ def measured(case: str) -> dict[str, dict]:
     for name, codec in turned.items():
         bits = codec.encode(x)
         x_hat = codec.decode(bits)
-        found = evaluate(codec, task, one_image(x), progress=False)
+        found = evaluate(codec, task, one_image(x))
         row = {k: v for k, v in summarize(found, 2).items() if not k.endswith(("low", "high"))}
         row |= {"mean": x_hat.double().mean().item(), "detections": len(found.detections)}
         row |= {"pixels": x_hat[:, 7::60, 5::70].ravel().tolist()}

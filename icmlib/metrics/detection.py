@@ -26,8 +26,8 @@ CHUNK = 2_000_000  # elements of one (resamples, detections) array: 16 MB
 
 @dataclass(frozen=True)
 class Matches:
-    """All that AP needs, as arrays: K categories that have objects, I images by rising id, D
-    detections by category and falling score, T = 10 IoU thresholds."""
+    """All that AP needs, as arrays: K categories and I images by rising id, D detections by
+    category and falling score, T = 10 IoU thresholds."""
 
     image_ids: np.ndarray  # (I,)
     positives: np.ndarray  # (K, I) objects to be found
@@ -50,16 +50,14 @@ def match(ground_truth: dict, detections: list[dict], iou_type: str) -> Matches:
     place = np.repeat(np.arange(len(found)), [len(each["dtScores"]) for each in found])
     category, image = np.divmod(place, len(image_ids))
     order = np.lexsort((-scores, category))  # equal scores keep the order of the images
-    present = positives.any(axis=1)
-    order = order[present[category[order]]]
     matched, ignored = (
         np.concatenate([each[name] for each in found], axis=1)[:, order] > 0
         for name in ("dtMatches", "dtIgnore")
     )
     return Matches(
         image_ids=np.array(image_ids),
-        positives=positives[present],
-        category=(np.cumsum(present) - 1)[category[order]],
+        positives=positives,
+        category=category[order],
         image=image[order],
         true_positive=matched & ~ignored,
         ignored=ignored,
@@ -77,17 +75,16 @@ def average_precision(matches: Matches, weights: np.ndarray | None = None) -> di
     step = max(1, CHUNK // max(1, len(matches.image)))  # all resamples at once fill the memory
     chunks = [rows[start : start + step] for start in range(0, len(rows), step)]
     table = np.concatenate([_precision(matches, each) for each in chunks], axis=1)
-    values = {"AP": _mean_present(table.mean(axis=2)), "AP50": _mean_present(table[:, :, 0])}
+    table = np.ma.masked_invalid([table.mean(axis=2), table[:, :, 0]])  # (2, K, R)
+    values = dict(zip(("AP", "AP50"), table.mean(axis=1).filled(np.nan)))
     return {k: float(v[0]) for k, v in values.items()} if weights.ndim == 1 else values
 
 
 def paired_bootstrap(
     matches_a: Matches, matches_b: Matches, resamples: int = 1000, *, rng: np.random.Generator
 ) -> dict[str, float]:
-    """AP of b minus AP of a on the same resampled images, with its 95 % interval: "difference",
-    "low", "high". Raises ValueError where the two were not matched on the same images."""
-    if not np.array_equal(matches_a.image_ids, matches_b.image_ids):
-        raise ValueError("a paired bootstrap needs detections on the same images")
+    """AP of b minus AP of a, matched on the same images, on the same resamples of them, with its
+    95 % interval: "difference", "low", "high"."""
     counts = bootstrap.whole_and_resamples(len(matches_a.image_ids), resamples, rng)
     a, b = (average_precision(each, counts)["AP"] for each in (matches_a, matches_b))
     low, high = bootstrap.interval((b - a)[1:])
@@ -177,10 +174,3 @@ def _threshold_precision(
     # How many of the 101 recalls each right detection is the first to reach.
     reached = np.diff(np.searchsorted(RECALLS, recall, side="right"), axis=1, prepend=0)
     return np.where(positives > 0, (best * reached).sum(axis=1) / len(RECALLS), np.nan)
-
-
-def _mean_present(values: np.ndarray) -> np.ndarray:
-    """Mean over categories (K, R) -> (R,) without the absent (nan); nan where all are."""
-    present = ~np.isnan(values)
-    with np.errstate(invalid="ignore"):
-        return np.where(present, values, 0).sum(axis=0) / present.sum(axis=0)
