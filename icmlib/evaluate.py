@@ -6,10 +6,8 @@ image x -> codec.encode -> Bitstream (bytes) -> codec.decode -> x_hat -> task ne
 """
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 
@@ -35,21 +33,7 @@ class Evaluation:
 
     per_image: pd.DataFrame  # one row per image: rate, fidelity, hash of the bitstream
     spectra: dict[str, np.ndarray]  # decoded, original and residual, each (images, N, N)
-    detections: list[dict] | None  # COCO results on the decoded images; None without a machine
-    ground_truth: dict  # COCO dict of the images; without annotations there is no mAP
-
-    @cached_property
-    def matches(self) -> dict[str, detection.Matches]:
-        """Detections matched to the ground truth: `mask` (where both have masks) and `box`; none
-        without a machine or annotations."""
-        if self.detections is None or not self.ground_truth["annotations"]:
-            return {}
-        found = not self.detections or "segmentation" in self.detections[0]
-        masks = {"mask": "segm"} if found and has_masks(self.ground_truth) else {}
-        return {
-            name: detection.match(self.ground_truth, self.detections, kind)
-            for name, kind in {**masks, "box": "bbox"}.items()
-        }
+    matches: dict[str, detection.Matches]  # of `mask` and `box`; none without a machine
 
 
 @device.exact()
@@ -67,7 +51,7 @@ def evaluate(
             network.to(where)
     images, sizes = dataset.ground_truth["images"], dataset.sizes()
     tile = min(_named(row, checkerboard.tile_size, [size]) for row, size in zip(images, sizes))
-    tables, detections = [], [] if task is not None else None
+    tables, detections = [], []
     spectra = {"decoded": [], "original": [], "residual": []}
     for indices in tqdm(_batches(sizes), "evaluate"):
         x = torch.stack([dataset.image(i) for i in indices])
@@ -90,9 +74,19 @@ def evaluate(
     return Evaluation(
         pd.concat(tables, ignore_index=True),
         {name: np.stack(each) for name, each in spectra.items()},
-        detections,
-        dataset.ground_truth,
+        matched(dataset.ground_truth, detections) if task is not None else {},
     )
+
+
+def matched(ground_truth: dict, detections: list[dict]) -> dict[str, detection.Matches]:
+    """COCO results matched to the ground truth: `mask` (where both have masks) and `box`; nothing
+    without annotations."""
+    if not ground_truth["annotations"]:
+        return {}
+    kinds = {"box": "bbox"}
+    if has_masks(ground_truth) and all("segmentation" in each for each in detections):
+        kinds = {"mask": "segm", **kinds}
+    return {name: detection.match(ground_truth, detections, kind) for name, kind in kinds.items()}
 
 
 def _named(row: dict, call: Callable, *arguments):
@@ -207,12 +201,10 @@ def _difference(name: str, difference: float, low: float, high: float) -> dict:
 
 @device.main_only
 def save_evaluation(evaluation: Evaluation, folder: str | Path, split: str) -> None:
-    """Per-image table, detections and their matches, and pooled spectra into a folder."""
+    """Per-image table, matches and pooled spectra into a folder."""
     folder = Path(folder)
     with written(folder / f"{split}_per_image.csv") as half:
         evaluation.per_image.to_csv(half, index=False)
-    with written(folder / f"{split}_detections.json") as half:
-        half.write_text(json.dumps(evaluation.detections), "utf-8")
     matches = {
         f"{kind} {name}": array
         for kind, each in evaluation.matches.items()
@@ -224,18 +216,14 @@ def save_evaluation(evaluation: Evaluation, folder: str | Path, split: str) -> N
             np.savez(stream, **arrays)
 
 
-def load_evaluation(folder: str | Path, split: str, ground_truth: dict) -> Evaluation:
+def load_evaluation(folder: str | Path, split: str) -> Evaluation:
     """What `save_evaluation` wrote; the spectra are the pooled ones."""
-    folder = Path(folder)
-    evaluation = Evaluation(
-        pd.read_csv(folder / f"{split}_per_image.csv", dtype={"file_name": str}),
-        dict(np.load(folder / f"{split}_spectra.npz")),
-        json.loads((folder / f"{split}_detections.json").read_text("utf-8")),
-        ground_truth,
-    )
-    matches = {}
+    folder, matches = Path(folder), {}
     for key, array in np.load(folder / f"{split}_matches.npz").items():
         kind, name = key.split()
         matches.setdefault(kind, {})[name] = array
-    evaluation.matches = {kind: detection.Matches(**each) for kind, each in matches.items()}
-    return evaluation
+    return Evaluation(
+        pd.read_csv(folder / f"{split}_per_image.csv", dtype={"file_name": str}),
+        dict(np.load(folder / f"{split}_spectra.npz")),
+        {kind: detection.Matches(**each) for kind, each in matches.items()},
+    )

@@ -247,7 +247,9 @@ def test_a_profile_names_classes(folder):
 
 def test_backslashes_are_hinted_at(folder):
     write(folder, change("images.0.file_name", "sub\\1.png"))
-    with pytest.raises(ValueError, match=r"1 of 3 images are not .*names hold backslashes"):
+    with pytest.raises(
+        ValueError, match=r"1 of 3 images are missing or empty.*names hold backslashes"
+    ):
         datasets.check(profile_data(folder))
     with pytest.raises(FileNotFoundError, match=r"holds a backslash, write /"):
         CocoDataset(folder, folder / "instances.json").image(0)

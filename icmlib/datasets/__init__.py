@@ -102,14 +102,8 @@ def _problems(config: DataConfig, split: str, num_classes: int | None) -> Iterat
     known = len(data.category_ids)
     if num_classes not in (None, known):
         yield f"there are {known} categories; the profile's task.num_classes is {num_classes}"
-    if folder.is_dir():
-        yield from _image_problems(folder, [i["file_name"] for i in data.ground_truth["images"]])
-
-
-def _image_problems(folder: Path, names: list[str]) -> Iterator[str]:
-    sizes = {n: path.stat().st_size if (path := folder / n).is_file() else None for n in names}
-    for what, wrong in ((f"not in {folder}", None), (f"empty files in {folder}", 0)):
-        some = [name for name, size in sizes.items() if size == wrong]
-        if some:
-            hint = "; names hold backslashes, write /" if any("\\" in name for name in some) else ""
-            yield f"{len(some):,} of {len(names):,} images are {what}: {first_few(some)}{hint}"
+    paths = [data.path(index) for index in range(len(data))]
+    bad = [str(path) for path in paths if not path.is_file() or path.stat().st_size == 0]
+    if bad and folder.is_dir():
+        hint = "; names hold backslashes, write /" if any("\\" in path for path in bad) else ""
+        yield f"{len(bad):,} of {len(paths):,} images are missing or empty: {first_few(bad)}{hint}"
