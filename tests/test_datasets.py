@@ -97,26 +97,6 @@ def test_masks_are_exact_and_disjoint(leaves):
             assert (x + width, y + height) == (columns.max() + 1, rows.max() + 1)
 
 
-def test_hidden_instances_are_background(monkeypatch):
-    """Every instance that counts shows the stated fraction of what was painted; some do not."""
-    everything, counted = [], []
-    for hidden, found in ((0, everything), (deadleaves.MIN_VISIBLE, counted)):
-        monkeypatch.setattr(deadleaves, "MIN_VISIBLE", hidden)
-        for k in range(12):
-            found += [int(i["mask"].sum()) for i in deadleaves.scene(3, "val", k, 128)[1]]
-    assert 0 < len(counted) < len(everything) and set(counted) < set(everything)
-
-
-def test_shapes_look_as_they_are_named():
-    """Area over that of the circumscribed disk, by the formulas of plane geometry."""
-    theta = np.linspace(0, 2 * np.pi, 20001)[:-1]
-    ratios = {name: np.mean(radius(theta) ** 2) for name, radius in deadleaves.SHAPES.items()}
-    assert ratios["disk"] == 1
-    assert ratios["square"] == pytest.approx(2 / np.pi, rel=1e-4)
-    assert ratios["triangle"] == pytest.approx(3 * np.sqrt(3) / 4 / np.pi, rel=1e-4)
-    assert ratios["star"] == pytest.approx(5 * 0.45 * np.sin(np.pi / 5) / np.pi, rel=1e-4)
-
-
 def test_interrupted_generation_is_completed(leaves, tmp_path, monkeypatch):
     """Killed before the annotations stand: the next call makes the very same set."""
     with monkeypatch.context() as patch:
@@ -180,14 +160,6 @@ def test_coco_targets_are_those_of_pycocotools(coco, reference):
         np.testing.assert_array_equal(
             target["masks"], np.array(masks).reshape(target["masks"].shape)
         )
-
-
-def test_crowds_are_judged_but_not_learned(coco, reference):
-    """In `ground_truth`, not in the targets."""
-    crowds = [a for a in coco.ground_truth["annotations"] if a["iscrowd"]]
-    assert crowds and len(crowds) == len(reference.getAnnIds(iscrowd=True))
-    index = [i["id"] for i in coco.ground_truth["images"]].index(crowds[0]["image_id"])
-    assert len(coco[index][1]["labels"]) == len(usable(reference, crowds[0]["image_id"]))
 
 
 FILES = {"images": "val2017", "annotations": "annotations/instances_val2017.json"}
