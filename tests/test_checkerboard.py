@@ -161,8 +161,6 @@ def test_tile_size():
 
 
 def test_bad_input_is_refused():
-    with pytest.raises(ValueError):
-        welch_spectrum(np.zeros((64, 60)), 64)
     for value, message in ((255, "255"), (-0.1, r"need \[0, 1\]"), (float("nan"), "nan")):
         with pytest.raises(ValueError, match=message):
             luma(torch.full((3, 64, 64), value))

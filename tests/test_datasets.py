@@ -237,16 +237,6 @@ def test_bad_list_of_ids_is_named(shared, monkeypatch, tmp_path, ids, message):
         datasets.check(DataConfig("coco", root="coco", splits={"val": FILES | {"ids": ids}}))
 
 
-def test_check_of_a_whole_data_set(shared, monkeypatch):
-    """It says nothing, unless the task network is to know other classes."""
-    monkeypatch.setenv("ICM_ROOT", str(shared))
-    config = DataConfig("coco", root="coco", splits=dict.fromkeys(("train", "val", "test"), FILES))
-    datasets.check(config, 80)
-    datasets.check(DataConfig("deadleaves", "nowhere"))
-    with pytest.raises(ValueError, match=r"are 80 categories; .* task\.num_classes is 4"):
-        datasets.check(config, 4)
-
-
 # --- made sets ---------------------------------------------------------------------------
 
 

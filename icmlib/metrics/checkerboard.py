@@ -54,7 +54,7 @@ def tile_size(shapes: Iterable[tuple[int, int]]) -> int:
 
 def welch_spectrum(plane: np.ndarray, tile: int) -> np.ndarray:
     """Welch power spectrum P of a luma, or of a difference of two, (H, W): (tile, tile), float64,
-    DC at [0, 0]. Raises ValueError where the tile does not fit."""
+    DC at [0, 0]; the tile has to fit."""
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(tile) / tile)
     window = np.outer(hann, hann) / (hann**2).sum()
     windows = np.lib.stride_tricks.sliding_window_view(plane, (tile, tile))
