@@ -158,18 +158,19 @@ def summarize(evaluation: Evaluation, resamples: int = 1000, seed: int = 0) -> d
 
 def _pattern(spectra: dict[str, np.ndarray], resamples: int, seed: int) -> dict:
     """LPP and PRMS of the decoded images, their excess over the originals', the residual's PRMS."""
-    row = {}
-    for name, prefix in (("decoded", ""), ("original", "original_"), ("residual", "residual_")):
-        reading = checkerboard.read_pattern(spectra[name])
-        row |= {f"{prefix}{k}": value for k, value in reading.items()}
-    row["excess_prms"] = float(checkerboard.excess_prms(row["prms"], row["original_prms"]))
-    draws, original = (  # the same images are drawn for both: paired
-        checkerboard.bootstrap_pattern(spectra[name], resamples, rng=np.random.default_rng(seed))
-        for name in ("decoded", "original")
+    images, rng = len(spectra["decoded"]), np.random.default_rng(seed)
+    counts = bootstrap.whole_and_resamples(images, resamples, rng)  # for both: paired
+    decoded, original = (
+        checkerboard.read_pattern(spectra[name], counts) for name in ("decoded", "original")
     )
-    draws["excess_prms"] = checkerboard.excess_prms(draws["prms"], original["prms"])
-    for name, values in draws.items():
-        row[f"{name}_low"], row[f"{name}_high"] = bootstrap.interval(values)
+    row = {k: float(values[0]) for k, values in decoded.items()}
+    row |= {f"original_{k}": float(values[0]) for k, values in original.items()}
+    residual = checkerboard.read_pattern(spectra["residual"])
+    row |= {f"residual_{k}": value for k, value in residual.items()}
+    decoded["excess_prms"] = checkerboard.excess_prms(decoded["prms"], original["prms"])
+    row["excess_prms"] = float(decoded["excess_prms"][0])
+    for name, values in decoded.items():
+        row[f"{name}_low"], row[f"{name}_high"] = bootstrap.interval(values[1:])
     return row
 
 
@@ -179,24 +180,26 @@ def compare(base: Evaluation, other: Evaluation, resamples: int = 1000, seed: in
     if list(base.per_image["image_id"]) != list(other.per_image["image_id"]):
         raise ValueError("the two evaluations are of different images; nothing to pair")
     result = {}
-    counts = bootstrap.resample_counts(len(base.per_image), resamples, np.random.default_rng(seed))
+    images, rng = len(base.per_image), np.random.default_rng(seed)
+    counts = bootstrap.whole_and_resamples(images, resamples, rng)
     for name in ("psnr", "ssim", "feature"):
         if name in base.per_image and name in other.per_image:
             before, after = base.per_image[name].to_numpy(), other.per_image[name].to_numpy()
             with np.errstate(invalid="ignore"):  # of lossless images: inf - inf, 0 * inf
                 difference = np.where(before == after, 0.0, after - before)
-                low, high = bootstrap.interval(counts @ difference / len(difference))
-            result |= _difference(name, difference.mean(), low, high)
+                result |= _difference(name, counts @ difference / images)
     for kind in [each for each in base.matches if each in other.matches]:
-        pair, rng = (base.matches[kind], other.matches[kind]), np.random.default_rng(seed)
-        paired = detection.paired_bootstrap(*pair, resamples, rng=rng)
-        result |= _difference(f"{kind}_AP", **paired)
+        pair = base.matches[kind], other.matches[kind]
+        before, after = (detection.average_precision(each, counts)["AP"] for each in pair)
+        result |= _difference(f"{kind}_AP", after - before)
     return result
 
 
-def _difference(name: str, difference: float, low: float, high: float) -> dict:
+def _difference(name: str, draws: np.ndarray) -> dict:
+    """Of the whole set, and the interval of its resamples."""
+    low, high = bootstrap.interval(draws[1:])
     name = f"{name}_difference"
-    return {name: float(difference), f"{name}_low": low, f"{name}_high": high}
+    return {name: float(draws[0]), f"{name}_low": low, f"{name}_high": high}
 
 
 @device.main_only

@@ -4,17 +4,18 @@ import io
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from icmlib.evaluate import Evaluation, compare
 from icmlib.metrics import detection
 from icmlib.metrics.detection import (
     average_precision,
     match,
-    paired_bootstrap,
     to_coco_results,
 )
 
@@ -203,18 +204,16 @@ def test_a_set_too_large_for_memory_is_cut_up(rng, monkeypatch):
     assert np.array_equal(average_precision(matches, counts)["AP"], whole)
 
 
-def test_bootstrap_sees_a_difference_and_its_sign(rng):
+def test_bootstrap_sees_a_difference_and_its_sign():
     truth, good = random_case(4, images=40)
     bad = [d for i, d in enumerate(good) if i % 3]
-    a, b = match(truth, bad, "bbox"), match(truth, good, "bbox")
-    interval = paired_bootstrap(a, b, 300, rng=rng)
+    table = pd.DataFrame({"image_id": range(40)})
+    a, b = (Evaluation(table, {}, {"box": match(truth, found, "bbox")}) for found in (bad, good))
+    difference, low, high = compare(a, b, 300).values()
     ap = ap_of(truth, good)[0] - ap_of(truth, bad)[0]
-    assert interval["difference"] == pytest.approx(ap)
-    assert 0 < interval["low"] < ap < interval["high"]
-    back = paired_bootstrap(b, a, 300, rng=np.random.default_rng(0))
-    assert back["low"] == pytest.approx(-interval["high"])
-    same = paired_bootstrap(a, a, 300, rng=rng)
-    assert same == {"difference": 0.0, "low": 0.0, "high": 0.0}
+    assert difference == pytest.approx(ap) and 0 < low < ap < high
+    assert list(compare(b, a, 300).values()) == pytest.approx([-difference, -high, -low])
+    assert list(compare(a, a, 300).values()) == [0, 0, 0]
 
 
 def test_other_images_are_refused():

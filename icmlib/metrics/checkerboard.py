@@ -28,7 +28,6 @@ import numpy as np
 from torch import Tensor
 
 from icmlib.io import LUMA, InputError
-from icmlib.metrics import bootstrap
 
 SCALES = (2, 4, 8)
 # Far under the power of 8-bit rounding (1.3e-6): keeps a flat tile at 0 dB, changes no picture.
@@ -66,22 +65,17 @@ def welch_spectrum(plane: np.ndarray, tile: int) -> np.ndarray:
     return power / np.prod(windows.shape[:2])
 
 
-def read_pattern(spectra: np.ndarray) -> dict[str, float]:
+def read_pattern(spectra: np.ndarray, counts: np.ndarray | None = None) -> dict:
     """The reading of the pooled spectra (n, N, N) of n images: "lpp2", "lpp4", "lpp8" in dB and
-    "prms" in grey levels of 255."""
-    return {k: float(v[0]) for k, v in _read(spectra, np.ones((1, len(spectra)))).items()}
+    "prms" in grey levels of 255.
 
-
-def bootstrap_pattern(
-    spectra: np.ndarray, resamples: int = 200, *, rng: np.random.Generator
-) -> dict[str, np.ndarray]:
-    """`read_pattern` of resampled images of `spectra` (n, N, N), each value (resamples,).
-
-    Noise raises PRMS near its floor, where the interval can lie above the reading itself.
-    Generators of equal seed draw equal images, so `excess_prms` of decoded and original "prms" is
-    the bootstrap of the excess.
+    With `counts` (R, n), how often each image is drawn in each resample, values are (R,). Noise
+    raises PRMS near its floor, where an interval can lie above the reading itself. With equal
+    counts, `excess_prms` of decoded and original "prms" is the bootstrap of the excess.
     """
-    return _read(spectra, bootstrap.resample_counts(len(spectra), resamples, rng))
+    if counts is None:
+        return {k: float(v[0]) for k, v in _read(spectra, np.ones((1, len(spectra)))).items()}
+    return _read(spectra, counts)
 
 
 def excess_prms(decoded, original):

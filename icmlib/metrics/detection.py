@@ -15,8 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 from faster_coco_eval.core import mask as rle
 
-from icmlib.metrics import bootstrap
-
 # The official thresholds, made the official way: np.arange is off by a bit at some of them.
 RECALLS = np.linspace(0, 1, 101)
 IOU_THRESHOLDS = 10  # .50 to .95
@@ -78,17 +76,6 @@ def average_precision(matches: Matches, weights: np.ndarray | None = None) -> di
     table = np.ma.masked_invalid([table.mean(axis=2), table[:, :, 0]])  # (2, K, R)
     values = dict(zip(("AP", "AP50"), table.mean(axis=1).filled(np.nan)))
     return {k: float(v[0]) for k, v in values.items()} if weights.ndim == 1 else values
-
-
-def paired_bootstrap(
-    matches_a: Matches, matches_b: Matches, resamples: int = 1000, *, rng: np.random.Generator
-) -> dict[str, float]:
-    """AP of b minus AP of a, matched on the same images, on the same resamples of them, with its
-    95 % interval: "difference", "low", "high"."""
-    counts = bootstrap.whole_and_resamples(len(matches_a.image_ids), resamples, rng)
-    a, b = (average_precision(each, counts)["AP"] for each in (matches_a, matches_b))
-    low, high = bootstrap.interval((b - a)[1:])
-    return {"difference": float(b[0] - a[0]), "low": low, "high": high}
 
 
 def to_coco_results(image_id: int, prediction: dict, category_ids: list[int]) -> list[dict]:
