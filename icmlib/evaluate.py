@@ -6,10 +6,8 @@ image x -> codec.encode -> Bitstream (bytes) -> codec.decode -> x_hat -> task ne
 """
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 
@@ -35,30 +33,12 @@ class Evaluation:
 
     per_image: pd.DataFrame  # one row per image: rate, fidelity, hash of the bitstream
     spectra: dict[str, np.ndarray]  # decoded, original and residual, each (images, N, N)
-    detections: list[dict] | None  # COCO results on the decoded images; None without a machine
-    ground_truth: dict  # COCO dict of the images; without annotations there is no mAP
-
-    @cached_property
-    def matches(self) -> dict[str, detection.Matches]:
-        """Detections matched to the ground truth: `mask` (where both have masks) and `box`; none
-        without a machine or annotations."""
-        if self.detections is None or not self.ground_truth["annotations"]:
-            return {}
-        found = not self.detections or "segmentation" in self.detections[0]
-        masks = {"mask": "segm"} if found and has_masks(self.ground_truth) else {}
-        return {
-            name: detection.match(self.ground_truth, self.detections, kind)
-            for name, kind in {**masks, "box": "bbox"}.items()
-        }
+    matches: dict[str, detection.Matches]  # of `mask` and `box`; none without a machine
 
 
 @device.exact()
 def evaluate(
-    codec,
-    task: TaskNetwork | None,
-    dataset,
-    vgg: fidelity.VGGDistance | None = None,
-    progress: bool = True,
+    codec, task: TaskNetwork | None, dataset, vgg: fidelity.VGGDistance | None = None
 ) -> Evaluation:
     """Code and measure every image of a `CocoDataset`, on this process's GPU if it has one.
 
@@ -71,9 +51,9 @@ def evaluate(
             network.to(where)
     images, sizes = dataset.ground_truth["images"], dataset.sizes()
     tile = min(_named(row, checkerboard.tile_size, [size]) for row, size in zip(images, sizes))
-    tables, detections = [], [] if task is not None else None
+    tables, detections = [], []
     spectra = {"decoded": [], "original": [], "residual": []}
-    for indices in tqdm(_batches(sizes), "evaluate", disable=not progress):
+    for indices in tqdm(_batches(sizes), "evaluate"):
         x = torch.stack([dataset.image(i) for i in indices])
         rows = [images[i] for i in indices]
         files = [bytes(_named(row, codec.encode, image)) for row, image in zip(rows, x)]
@@ -94,9 +74,19 @@ def evaluate(
     return Evaluation(
         pd.concat(tables, ignore_index=True),
         {name: np.stack(each) for name, each in spectra.items()},
-        detections,
-        dataset.ground_truth,
+        matched(dataset.ground_truth, detections) if task is not None else {},
     )
+
+
+def matched(ground_truth: dict, detections: list[dict]) -> dict[str, detection.Matches]:
+    """COCO results matched to the ground truth: `mask` (where both have masks) and `box`; nothing
+    without annotations."""
+    if not ground_truth["annotations"]:
+        return {}
+    kinds = {"box": "bbox"}
+    if has_masks(ground_truth) and all("segmentation" in each for each in detections):
+        kinds = {"mask": "segm", **kinds}
+    return {name: detection.match(ground_truth, detections, kind) for name, kind in kinds.items()}
 
 
 def _named(row: dict, call: Callable, *arguments):
@@ -168,18 +158,19 @@ def summarize(evaluation: Evaluation, resamples: int = 1000, seed: int = 0) -> d
 
 def _pattern(spectra: dict[str, np.ndarray], resamples: int, seed: int) -> dict:
     """LPP and PRMS of the decoded images, their excess over the originals', the residual's PRMS."""
-    row = {}
-    for name, prefix in (("decoded", ""), ("original", "original_"), ("residual", "residual_")):
-        reading = checkerboard.read_pattern(spectra[name])
-        row |= {f"{prefix}{k}": value for k, value in reading.items()}
-    row["excess_prms"] = float(checkerboard.excess_prms(row["prms"], row["original_prms"]))
-    draws, original = (  # the same images are drawn for both: paired
-        checkerboard.bootstrap_pattern(spectra[name], resamples, rng=np.random.default_rng(seed))
-        for name in ("decoded", "original")
+    images, rng = len(spectra["decoded"]), np.random.default_rng(seed)
+    counts = bootstrap.whole_and_resamples(images, resamples, rng)  # for both: paired
+    decoded, original = (
+        checkerboard.read_pattern(spectra[name], counts) for name in ("decoded", "original")
     )
-    draws["excess_prms"] = checkerboard.excess_prms(draws["prms"], original["prms"])
-    for name, values in draws.items():
-        row[f"{name}_low"], row[f"{name}_high"] = bootstrap.interval(values)
+    row = {k: float(values[0]) for k, values in decoded.items()}
+    row |= {f"original_{k}": float(values[0]) for k, values in original.items()}
+    residual = checkerboard.read_pattern(spectra["residual"])
+    row |= {f"residual_{k}": value for k, value in residual.items()}
+    decoded["excess_prms"] = checkerboard.excess_prms(decoded["prms"], original["prms"])
+    row["excess_prms"] = float(decoded["excess_prms"][0])
+    for name, values in decoded.items():
+        row[f"{name}_low"], row[f"{name}_high"] = bootstrap.interval(values[1:])
     return row
 
 
@@ -189,34 +180,34 @@ def compare(base: Evaluation, other: Evaluation, resamples: int = 1000, seed: in
     if list(base.per_image["image_id"]) != list(other.per_image["image_id"]):
         raise ValueError("the two evaluations are of different images; nothing to pair")
     result = {}
-    counts = bootstrap.resample_counts(len(base.per_image), resamples, np.random.default_rng(seed))
+    images, rng = len(base.per_image), np.random.default_rng(seed)
+    counts = bootstrap.whole_and_resamples(images, resamples, rng)
     for name in ("psnr", "ssim", "feature"):
         if name in base.per_image and name in other.per_image:
             before, after = base.per_image[name].to_numpy(), other.per_image[name].to_numpy()
             with np.errstate(invalid="ignore"):  # of lossless images: inf - inf, 0 * inf
                 difference = np.where(before == after, 0.0, after - before)
-                low, high = bootstrap.interval(counts @ difference / len(difference))
-            result |= _difference(name, difference.mean(), low, high)
-    for prefix in [each for each in base.matches if each in other.matches]:
-        pair = base.matches[prefix], other.matches[prefix]
-        paired = detection.paired_bootstrap(*pair, resamples, rng=np.random.default_rng(seed))
-        result |= _difference(f"{prefix}_AP", **paired)
+                result |= _difference(name, counts @ difference / images)
+    for kind in [each for each in base.matches if each in other.matches]:
+        pair = base.matches[kind], other.matches[kind]
+        before, after = (detection.average_precision(each, counts)["AP"] for each in pair)
+        result |= _difference(f"{kind}_AP", after - before)
     return result
 
 
-def _difference(name: str, difference: float, low: float, high: float) -> dict:
+def _difference(name: str, draws: np.ndarray) -> dict:
+    """Of the whole set, and the interval of its resamples."""
+    low, high = bootstrap.interval(draws[1:])
     name = f"{name}_difference"
-    return {name: float(difference), f"{name}_low": low, f"{name}_high": high}
+    return {name: float(draws[0]), f"{name}_low": low, f"{name}_high": high}
 
 
 @device.main_only
 def save_evaluation(evaluation: Evaluation, folder: str | Path, split: str) -> None:
-    """Per-image table, detections and their matches, and pooled spectra into a folder."""
+    """Per-image table, matches and pooled spectra into a folder."""
     folder = Path(folder)
     with written(folder / f"{split}_per_image.csv") as half:
         evaluation.per_image.to_csv(half, index=False)
-    with written(folder / f"{split}_detections.json") as half:
-        half.write_text(json.dumps(evaluation.detections), "utf-8")
     matches = {
         f"{kind} {name}": array
         for kind, each in evaluation.matches.items()
@@ -228,19 +219,14 @@ def save_evaluation(evaluation: Evaluation, folder: str | Path, split: str) -> N
             np.savez(stream, **arrays)
 
 
-def load_evaluation(folder: str | Path, split: str, ground_truth: dict) -> Evaluation:
+def load_evaluation(folder: str | Path, split: str) -> Evaluation:
     """What `save_evaluation` wrote; the spectra are the pooled ones."""
-    folder = Path(folder)
-    evaluation = Evaluation(
+    folder, matches = Path(folder), {}
+    for key, array in np.load(folder / f"{split}_matches.npz").items():
+        kind, name = key.split()
+        matches.setdefault(kind, {})[name] = array
+    return Evaluation(
         pd.read_csv(folder / f"{split}_per_image.csv", dtype={"file_name": str}),
         dict(np.load(folder / f"{split}_spectra.npz")),
-        json.loads((folder / f"{split}_detections.json").read_text("utf-8")),
-        ground_truth,
+        {kind: detection.Matches(**each) for kind, each in matches.items()},
     )
-    if (path := folder / f"{split}_matches.npz").exists():  # else they are matched again
-        matches = {}
-        for key, array in np.load(path).items():
-            kind, name = key.split()
-            matches.setdefault(kind, {})[name] = array
-        evaluation.matches = {kind: detection.Matches(**each) for kind, each in matches.items()}
-    return evaluation

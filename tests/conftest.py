@@ -38,7 +38,7 @@ def scenes_folder(tmp_path_factory) -> Path:
     from icmlib.datasets import deadleaves
 
     root = tmp_path_factory.mktemp("data")
-    return deadleaves.generate(root, 64, {"train": 6, "val": 2, "test": 4}, seed=0, workers=1)
+    return deadleaves.generate(root, 64, {"train": 6, "val": 2, "test": 4}, seed=0, workers=0)
 
 
 @pytest.fixture

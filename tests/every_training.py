@@ -30,7 +30,7 @@ def train(folder: Path, scenes: Path, steps: int = 2, batch: int = 32) -> None:
     finetune_run = run("finetune")
     latents = codecs.cached_latents(codec, data, finetune_run.folder)
     training.finetune_decoder(codec, latents, network, data, finetune, finetune_run)
-    evaluation = evaluate(codec, None, val, progress=False)
+    evaluation = evaluate(codec, None, val)
     save_evaluation(evaluation, finetune_run.folder, "val")
     finetune_run.finish(summarize(evaluation, resamples=5))
 

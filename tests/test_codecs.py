@@ -196,7 +196,7 @@ def test_other_images_of_the_same_names_never_meet_old_latents(codec, tmp_path):
 
     counts = {"train": 1, "val": 1, "test": 1}
     for seed in (0, 1):
-        folder = deadleaves.generate(tmp_path, 64, counts, seed, workers=1)
+        folder = deadleaves.generate(tmp_path, 64, counts, seed, workers=0)
         for split in ("train", "val"):
             dataset = CocoDataset(folder / split, deadleaves.annotation_file(folder, split))
             latents = cached_latents(codec, dataset, tmp_path / "latents")

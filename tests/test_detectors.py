@@ -197,14 +197,14 @@ def test_trained_further_and_loaded_again(published, hub, new_run):
 
 
 def test_photographs_through_a_box_only_network(network, shared):
-    """COCO's categories in the results, box AP in the row, no mask AP; the numbers mean nothing."""
+    """Box AP in the row, no mask AP; the numbers mean nothing."""
     annotations = shared / "coco" / "annotations" / "instances_val2017.json"
     photographs = CocoDataset(shared / "coco" / "val2017", annotations, limit=2)
     machine = tasks.create(replace(MOBILENET, {"num_classes": 80, "min_size": 96}))
     machine.model.roi_heads.score_thresh = 0.0
     machine.model.roi_heads.detections_per_img = 20
     evaluation = evaluate(PillowCodec("JPEG", quality=30), machine, photographs)
-    assert {d["category_id"] for d in evaluation.detections} <= set(photographs.category_ids)
+    assert len(evaluation.matches["box"].category) > 0
     row = summarize(evaluation, resamples=5)
     assert 0 <= row["box_AP"] <= row["box_AP50"] <= 1 and "mask_AP" not in row
     assert row["images"] == 2 and row["bpp"] > 0

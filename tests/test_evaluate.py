@@ -12,7 +12,6 @@ from PIL import Image
 from icmlib.codecs import PillowCodec
 from icmlib.datasets import CocoDataset
 from icmlib.evaluate import compare, evaluate, load_evaluation, save_evaluation, summarize
-from icmlib.metrics import detection
 from icmlib.metrics.fidelity import psnr, ssim, to_8bit
 
 
@@ -86,7 +85,7 @@ def test_without_a_machine_or_annotations_there_is_no_map(dataset, scenes_folder
     evaluation = evaluate(JPEG, None, dataset)
     run = new_run()
     save_evaluation(evaluation, run.folder, "test")
-    loaded = load_evaluation(run.folder, "test", dataset.ground_truth)
+    loaded = load_evaluation(run.folder, "test")
     plain = evaluate(JPEG, None, CocoDataset(scenes_folder / "val"))
     for each in (evaluation, loaded, plain):
         assert not any("AP" in name for name in summarize(each, resamples=20))
@@ -144,16 +143,12 @@ def test_different_images_cannot_be_paired(dataset, scenes):
         compare(evaluate(PNG, None, dataset), evaluate(PNG, None, scenes("val")))
 
 
-def test_saved_and_loaded(dataset, oracle, new_run, monkeypatch):
-    """Table, detections, and the pooled spectra: the same readings. Nothing is matched again,
-    unless the matches are missing."""
+def test_saved_and_loaded(dataset, oracle, new_run):
+    """Table, matches, and the pooled spectra: the same readings."""
     made, run = evaluate(PNG, oracle, dataset), new_run()
     save_evaluation(made, run.folder, "test")
-    with monkeypatch.context() as patch:
-        patch.setattr(detection, "match", lambda *_: pytest.fail("matched again"))
-        loaded = load_evaluation(run.folder, "test", dataset.ground_truth)
-        after = summarize(loaded, resamples=20)
-    assert loaded.detections == made.detections
+    loaded = load_evaluation(run.folder, "test")
+    after = summarize(loaded, resamples=20)
     assert loaded.per_image["file_name"].tolist() == made.per_image["file_name"].tolist()
     assert (loaded.per_image["psnr"] == float("inf")).all()
     before = summarize(made, resamples=20)
@@ -163,9 +158,6 @@ def test_saved_and_loaded(dataset, oracle, new_run, monkeypatch):
         assert after[name] == pytest.approx(before[name], nan_ok=True), name
     differences = compare(made, loaded, resamples=20)
     assert differences == pytest.approx(dict.fromkeys(differences, 0), abs=1e-9)
-    (run.folder / "test_matches.npz").unlink()
-    older = load_evaluation(run.folder, "test", dataset.ground_truth)
-    assert summarize(older, resamples=20) == pytest.approx(after, nan_ok=True)
 
 
 class Double:

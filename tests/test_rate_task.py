@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icmlib.evaluate import Evaluation
+from icmlib.evaluate import Evaluation, matched
 from icmlib.studies import rate_task
 from icmlib.studies.profile import load_profile
 
@@ -118,7 +118,7 @@ def test_resamples_are_of_the_same_images_for_every_measure():
     }
     found = [objects[0] | {"score": 0.9}]
     table = pd.DataFrame({"image_id": [2, 1], "pixels": 4096, "payload_bytes": [512, 1024]})
-    evaluation = Evaluation(table.assign(psnr=[30.0, 20.0]), {}, found, truth)
+    evaluation = Evaluation(table.assign(psnr=[30.0, 20.0]), {}, matched(truth, found))
     counts = np.array([[1, 1], [2, 0], [0, 2]])  # of ids 1, 2
     rates, ap, psnr = rate_task.resampled(evaluation, counts)
     assert rates.tolist() == [1.5, 2.0, 1.0]

@@ -32,7 +32,7 @@ def cost(profile: Profile, size: int = 554, batch: int = 1, tflops: float = 15.0
     """
     with tempfile.TemporaryDirectory() as folder:
         counts = {"train": batch, "val": 0, "test": 0}
-        scenes = deadleaves.generate(Path(folder), size, counts, seed=0, workers=1)
+        scenes = deadleaves.generate(Path(folder), size, counts, seed=0, workers=0)
         data = CocoDataset(scenes / "train", deadleaves.annotation_file(scenes, "train"))
         data.category_ids = [*range(1, profile.task.num_classes + 1)]  # whatever is found has one
         table = pd.DataFrame(_rows(profile, data))

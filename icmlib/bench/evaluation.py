@@ -1,4 +1,5 @@
-"""Coding a data set beside CompressAI; COCO's figures beside pycocotools."""
+"""Coding a data set beside CompressAI; measuring it beside the task network's own predictions;
+COCO's AP beside pycocotools."""
 
 import contextlib
 import io
@@ -54,14 +55,39 @@ def _decoded(codec: codecs.LearnedCodec, file: bytes) -> np.ndarray:  # a pipe c
     return codec.decode(Bitstream.from_bytes(file)).numpy()
 
 
-def coco_evaluation(truth: dict, results: list[dict], kind: str) -> Pair:
-    """COCO's twelve figures of detections (`kind`: segm or bbox); theirs is pycocotools'."""
-    if kind == "segm":  # where there are boxes, pycocotools takes their areas for the masks'
-        results = [{k: v for k, v in each.items() if k != "bbox"} for each in results]
+def evaluation(codec: codecs.LearnedCodec, task, images) -> Pair:
+    """Measuring decoded images of one size: ours is fidelity, checkerboard and mAP; theirs, for
+    comparison, is the task network's predictions of the same images."""
+    x = torch.stack([images.image(index) for index in range(len(images))])
+    x_hat = fidelity.to_8bit(torch.stack([codec.decode(codec.encode(image)) for image in x]))
+    batches, tile = list(zip(x.split(10), x_hat.split(10))), checkerboard.tile_size(images.sizes())
+
+    def theirs() -> list[dict]:
+        return [prediction for _, decoded in batches for prediction in task.predict(decoded)]
+
+    results = []
+    for image, prediction in zip(images.ground_truth["images"], theirs()):
+        results += detection.to_coco_results(image["id"], prediction, images.category_ids)
+
+    def ours() -> None:
+        for batch in batches:
+            fidelity.psnr(*batch), fidelity.ssim(*batch)
+        for luma, luma_hat in (map(checkerboard.luma, pair) for pair in zip(x, x_hat)):
+            for plane in (luma, luma_hat, luma_hat - luma):
+                checkerboard.welch_spectrum(plane, tile)
+        for kind in ("segm", "bbox"):
+            detection.average_precision(detection.match(images.ground_truth, results, kind))
+
+    return Pair(ours, theirs)
+
+
+def coco_evaluation(images: int, detections: int) -> Pair:
+    """COCO's mask AP and AP50 of made detections; theirs is pycocotools'."""
+    truth, results = made_detections(images, detections)
 
     def ours() -> np.ndarray:
-        figures = detection.coco_summary(truth, results, kind)
-        return np.nan_to_num([*figures.values()], nan=-1)  # as pycocotools has it
+        figures = detection.average_precision(detection.match(truth, results, "segm"))
+        return np.array([figures["AP"], figures["AP50"]])
 
     def theirs() -> np.ndarray:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -72,6 +98,6 @@ def coco_evaluation(truth: dict, results: list[dict], kind: str) -> Pair:
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
-        return evaluation.stats
+        return evaluation.stats[:2]
 
     return Pair(ours, theirs, lambda ours, theirs: float(np.abs(ours - theirs).max()))

@@ -6,7 +6,6 @@ coco.py         the data set class: any folder in COCO layout, or a plain folder
 openimages.py   Open Images into COCO layout
 """
 
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,12 +34,8 @@ class Split:
 
 
 def create(config: DataConfig, split: str, limit: int | None = None) -> CocoDataset:
-    """The data set of a profile; dead leaves are generated if they are not there yet.
-
-    Args:
-        split: `train`, `val` or `test`.
-        limit: only the first so many images.
-    """
+    """The `train`, `val` or `test` split of a profile's data, or its first `limit` images; dead
+    leaves are generated if they are not there yet."""
     root = project_root() / config.root
     if config.name == "deadleaves":
         counts = {"train": config.train, "val": config.val, "test": config.test}
@@ -50,6 +45,9 @@ def create(config: DataConfig, split: str, limit: int | None = None) -> CocoData
     if config.name != "coco":
         raise InputError(f"unknown data set {config.name!r}; known: deadleaves, coco")
     files = _split(config, split)
+    names = config.class_names
+    if names == "COCO":
+        names = [category["name"] for category in coco_categories()]
     return CocoDataset(
         root / files.images,
         root / files.annotations,
@@ -57,15 +55,8 @@ def create(config: DataConfig, split: str, limit: int | None = None) -> CocoData
         skip=files.skip,
         ids=read_ids(files.ids, root),
         classes=config.classes,
-        class_names=_names(config),
+        class_names=names,
     )
-
-
-def _names(config: DataConfig) -> list[str]:
-    """The network's classes."""
-    if config.class_names == "COCO":
-        return [category["name"] for category in coco_categories()]
-    return config.class_names
 
 
 def photographs(folder: str | Path | None = None) -> CocoDataset:
@@ -78,29 +69,21 @@ def photographs(folder: str | Path | None = None) -> CocoDataset:
 
 
 def check(config: DataConfig, num_classes: int | None = None) -> None:
-    """Looks for every file that the three splits of a profile need; dead leaves need none.
+    """Looks for every file that the three splits of a profile need; images are not read.
 
-    Whether images can be read is not tried: there are too many.
-
-    Args:
-        num_classes: of the task network, if it is to know all categories of the data.
-
-    Raises:
-        ValueError: names everything that is missing or empty, and the archives that lie beside it.
+    Raises ValueError: names everything that is missing or empty, and splits that have not the
+    `num_classes` of the task network.
     """
     if config.name != "coco":
         return
-    problems: dict[str, list[str]] = {}
-    for split in ("train", "val", "test"):
-        for problem in _problems(config, split, num_classes):
-            problems.setdefault(problem, []).append(split)
+    problems = [
+        f"{split}: {problem}"
+        for split in ("train", "val", "test")
+        for problem in _problems(config, split, num_classes)
+    ]
     if problems:
-        lines = [
-            "the data set is not whole; data/README.md says where each file comes from and goes",
-            *(f"{', '.join(splits)}: {problem}" for problem, splits in problems.items()),
-            *map(_archive, sorted((project_root() / config.root).glob("*.zip"))),
-        ]
-        raise InputError("\n- ".join(lines))
+        where = "data/README.md says where each file comes from and goes"
+        raise InputError("\n- ".join([f"the data set is not whole; {where}", *problems]))
 
 
 def _split(config: DataConfig, split: str) -> Split:
@@ -119,22 +102,8 @@ def _problems(config: DataConfig, split: str, num_classes: int | None) -> Iterat
     known = len(data.category_ids)
     if num_classes not in (None, known):
         yield f"there are {known} categories; the profile's task.num_classes is {num_classes}"
-    if folder.is_dir():
-        yield from _image_problems(folder, [i["file_name"] for i in data.ground_truth["images"]])
-
-
-def _image_problems(folder: Path, names: list[str]) -> Iterator[str]:
-    sizes = {n: path.stat().st_size if (path := folder / n).is_file() else None for n in names}
-    for what, wrong in ((f"not in {folder}", None), (f"empty files in {folder}", 0)):
-        some = [name for name, size in sizes.items() if size == wrong]
-        if some:
-            hint = "; names hold backslashes, write /" if any("\\" in name for name in some) else ""
-            yield f"{len(some):,} of {len(names):,} images are {what}: {first_few(some)}{hint}"
-
-
-def _archive(path: Path) -> str:
-    """What was downloaded and perhaps not unpacked, or not to its end."""
-    if zipfile.is_zipfile(path):  # its directory is at its end
-        return f"{path} is there; is all of it unpacked?"
-    size = path.stat().st_size
-    return f"{path} ({size:,} bytes) is cut short or no archive; get it again"
+    paths = [data.path(index) for index in range(len(data))]
+    bad = [str(path) for path in paths if not path.is_file() or path.stat().st_size == 0]
+    if bad and folder.is_dir():
+        hint = "; names hold backslashes, write /" if any("\\" in path for path in bad) else ""
+        yield f"{len(bad):,} of {len(paths):,} images are missing or empty: {first_few(bad)}{hint}"

@@ -1,7 +1,7 @@
 """One data set class for everything in COCO layout: a folder of images and an instances JSON."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -34,16 +34,8 @@ def instance(category_id: int, mask: np.ndarray) -> dict:
     }
 
 
-def folder_annotations(folder: Path, names: list[str] | None = None) -> dict:
-    """COCO dict without annotations for images of a plain folder: those named, or all below it."""
-    files = names or [str(file.relative_to(folder)) for file in files_below(folder)]
-    images = [{"id": i, "file_name": name} for i, name in enumerate(files, 1)]
-    return {"images": images, "annotations": [], "categories": []}
-
-
 def read_ids(ids: list[int] | str | None, root: Path) -> list[int] | None:
-    """Image ids as a profile's split has them: a list, or a text file below `root`, one id per
-    line; raises ValueError for an entry that is no id."""
+    """Image ids as a split has them: a list, or a text file below `root`, one id per line."""
     if not isinstance(ids, str):
         return ids
     entries = (root / ids).read_text(encoding="utf-8-sig", errors="replace").split()
@@ -59,16 +51,13 @@ def select(
     """The images with these ids (None: all), then of them `limit` after `skip`; in the order of
     the file, `source`. Raises ValueError for an id that is not listed, or if nothing is left."""
     if ids is not None:
-        wanted = set(ids)
-        unknown = sorted(wanted - {image["id"] for image in images})
+        unknown = sorted(set(ids) - {image["id"] for image in images})
         if unknown:
             raise InputError(
                 f"{source} lists {len(images):,} images; {len(unknown):,} of the ids asked for are "
                 f"not among them: {first_few(unknown)}"
             )
-        images = [image for image in images if image["id"] in wanted]
-    if not images:
-        raise InputError(f"{source} has no images, or none is asked for")
+        images = [image for image in images if image["id"] in set(ids)]
     kept = images[skip:][:limit]
     if not kept:
         raise InputError(
@@ -87,30 +76,28 @@ def coco_categories() -> list[dict]:
 
 
 def by_class(coco: dict, classes: dict[str, str], names: Sequence[str]) -> dict:
-    """`annotations` and `categories` of the classes: category i is called `names[i - 1]`.
-
-    Raises:
-        InputError: names on either side that do not match; says which, and the nearest.
-    """
+    """`annotations` and `categories` of the classes: category i is called `names[i - 1]`. Raises
+    ValueError where names on either side do not match; says which, and the nearest."""
     theirs = {category["name"]: category["id"] for category in coco["categories"]}
     unknown = [
-        f"{name!r} is no {what}{f' (did you mean {near[0]!r}?)' if near else ''}"
-        for what, asked, known in (
-            ("category of the annotation file", classes, theirs),
-            ("class of the network", classes.values(), names),
-        )
-        for name in dict.fromkeys(asked)
-        if name not in known
-        for near in [get_close_matches(name, known, 1)]
+        *_unknown(classes, theirs, "category of the annotation file"),
+        *_unknown(dict.fromkeys(classes.values()), names, "class of the network"),
     ]
     if unknown:
         raise InputError("\n- ".join(["data.classes does not match:", *unknown]))
-    ids = {theirs[name]: 1 + list(names).index(to) for name, to in classes.items()}
+    ids = {theirs[name]: 1 + names.index(to) for name, to in classes.items()}
     rows = [row for row in coco["annotations"] if row["category_id"] in ids]
     return {
         "annotations": [row | {"category_id": ids[row["category_id"]]} for row in rows],
         "categories": [{"id": i, "name": name} for i, name in enumerate(names, 1)],
     }
+
+
+def _unknown(asked: Iterable[str], known: Iterable[str], what: str) -> Iterator[str]:
+    for name in asked:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            yield f"{name!r} is no {what}" + (f" (did you mean {near[0]!r}?)" if near else "")
 
 
 class CocoDataset(Dataset):
@@ -119,12 +106,12 @@ class CocoDataset(Dataset):
     Args:
         images: folder of the image files.
         annotations: instances JSON; without one every image below `images` is taken, unlabelled.
-        limit: keep only the first `limit` images.
+        limit: keep only so many images.
         files: without annotations, names of the images to take from the folder.
-        skip: leave out so many images before that, so that one file serves disjoint splits.
+        skip: leave out so many images before these, so that one file serves disjoint splits.
         ids: keep only the images with these ids; `skip` and `limit` count what that leaves.
-        classes: name of a category -> name of the class that it is read as; annotations of other
-            categories are dropped. By default every category is a class.
+        classes: category -> class that it is read as, by name; annotations of other categories are
+            dropped. By default every category is a class.
         class_names: all classes of the network, in its order; by default those that `classes` has.
 
     Each item is `(image, target)`: image (3, H, W) RGB float in [0, 1]; target a dict of
@@ -132,11 +119,7 @@ class CocoDataset(Dataset):
     `category_ids`) and, if the data set is `with_masks`, `masks` (N, H, W) uint8. One box without a
     mask makes it a data set of boxes alone. Crowd regions, objects without area and those outside
     their image are in `ground_truth`, which evaluation reads, but not in the target, which training
-    reads; `left_out` counts them.
-
-    Raises:
-        FileNotFoundError: no annotation file.
-        ValueError: it is broken, or an annotation lacks what it needs.
+    reads; `left_out` counts them. Raises as `read_annotations`, `by_class` and `select` do.
     """
 
     def __init__(
@@ -152,7 +135,12 @@ class CocoDataset(Dataset):
     ):
         self.folder, source = Path(images), Path(annotations or images)
         self.upright = annotations is None  # annotations are of the image as it is stored
-        coco = read_annotations(source) if annotations else folder_annotations(source, files)
+        if annotations:
+            coco = read_annotations(source)
+        else:
+            names = files or [str(file.relative_to(source)) for file in files_below(source)]
+            coco = {"images": [{"id": i, "file_name": name} for i, name in enumerate(names, 1)]}
+            coco |= {"annotations": [], "categories": []}
         if classes:
             coco |= by_class(coco, classes, class_names or list(dict.fromkeys(classes.values())))
         kept = select(coco["images"], source, ids, skip, limit)
@@ -160,11 +148,9 @@ class CocoDataset(Dataset):
         own = [a for a in coco["annotations"] if a["image_id"] in self._instances]
         for annotation in own:
             self._instances[annotation["image_id"]].append(annotation)
-        categories = coco["categories"]
-        info = coco.get("info", {})
-        self.ground_truth = dict(info=info, images=kept, annotations=own, categories=categories)
-        self.category_ids = sorted(category["id"] for category in categories)
-        self.categories = {category["id"]: category["name"] for category in categories}
+        self.ground_truth = {"info": {}} | coco | {"images": kept, "annotations": own}
+        self.categories = {each["id"]: each["name"] for each in coco["categories"]}
+        self.category_ids = sorted(self.categories)
         self.with_masks = has_masks(self.ground_truth)
         self.left_out = Counter(filter(None, (a["left_out"] for a in own)))
 
@@ -185,12 +171,13 @@ class CocoDataset(Dataset):
         return [name for k, name in enumerate(names) if _orientation(self.path(k)) > 1]
 
     def _size(self, index: int) -> tuple[int, int]:
-        stated = self.ground_truth["images"][index]
-        if "height" in stated and "width" in stated:
-            return stated["height"], stated["width"]
-        with Image.open(self.path(index)) as file:
-            size = file.height, file.width
-        return size[::-1] if self.upright and _orientation(self.path(index)) > 4 else size
+        image = self.ground_truth["images"][index]
+        if "height" not in image:  # it is kept there: polygons are judged at this size
+            with Image.open(self.path(index)) as file:
+                image["height"], image["width"] = file.height, file.width
+            if self.upright and _orientation(self.path(index)) > 4:
+                image["height"], image["width"] = image["width"], image["height"]
+        return image["height"], image["width"]
 
     def image(self, index: int) -> torch.Tensor:
         """(3, H, W); raises ValueError where the annotations state another size."""

@@ -9,15 +9,13 @@ smaller one, and the same seed gives the same bytes.
 """
 
 import json
-import multiprocessing
-import os
-import threading
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from icmlib import device
@@ -135,12 +133,12 @@ def scene(seed: int, split: str, index: int, size: int) -> tuple[np.ndarray, lis
     light = 1 + rng.normal(0, 0.25) * y + rng.normal(0, 0.25) * x
     image = canvas.image * light[..., None] + rng.normal(0, 0.008, (size, size, 3))
     pixels = (np.clip(image, 0, 1) * 255).round().astype(np.uint8)
-    instances = []
-    for number, (category, area) in painted.items():
-        mask = canvas.owner == number
-        if mask.sum() >= max(MIN_AREA, MIN_VISIBLE * area):
-            instances.append({"category": category, "mask": mask})
-    return pixels, instances
+    visible = [
+        {"category": category, "mask": mask}
+        for number, (category, area) in painted.items()
+        if (mask := canvas.owner == number).sum() >= max(MIN_AREA, MIN_VISIBLE * area)
+    ]
+    return pixels, visible
 
 
 def _write_scene(index: int, *, folder: Path, seed: int, split: str, size: int) -> list[dict]:
@@ -150,16 +148,6 @@ def _write_scene(index: int, *, folder: Path, seed: int, split: str, size: int) 
         {"image_id": index + 1} | instance(CATEGORIES.index(each["category"]) + 1, each["mask"])
         for each in instances
     ]
-
-
-def _end_with_parent() -> None:
-    """Worker processes would wait for the tasks of a killed parent for ever."""
-
-    def watch():
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def annotation_file(folder: Path, split: str) -> Path:
@@ -172,13 +160,13 @@ def generate(
     """Write the data set in COCO layout; what is already complete is left alone.
 
     Args:
-        root: parent folder; the data set goes to a folder named after its parameters.
         size: height and width of a scene in pixels.
         counts: scenes per split, e.g. `{"train": 1400, "val": 200, "test": 200}`.
-        workers: processes; all cores by default.
+        workers: processes; all cores by default; 0: none but this one.
 
     Returns:
-        The folder, with `<split>/*.png` and `annotations/instances_<split>.json`.
+        The folder below `root`, named after the parameters, with `<split>/*.png` and
+        `annotations/instances_<split>.json`.
     """
     numbers = "-".join(str(counts[split]) for split in SPLITS)
     folder = Path(root) / f"deadleaves-{size}px-seed{seed}-{numbers}"
@@ -187,9 +175,14 @@ def generate(
             continue
         (folder / split).mkdir(parents=True, exist_ok=True)
         write = partial(_write_scene, folder=folder / split, seed=seed, split=split, size=size)
-        with ProcessPoolExecutor(workers or device.cores(), initializer=_end_with_parent) as pool:
-            scenes = pool.map(write, range(counts[split]), chunksize=16)
-            annotations = [a for each in tqdm(scenes, split, total=counts[split]) for a in each]
+        scenes = DataLoader(
+            range(counts[split]),
+            batch_size=None,
+            collate_fn=write,
+            num_workers=device.cores() if workers is None else workers,
+            generator=torch.Generator(),  # else it draws from the global one
+        )
+        annotations = [a for each in tqdm(scenes, split) for a in each]
         coco = {
             "info": {"description": f"dead leaves, {split}", "seed": seed, "size": size},
             "images": [

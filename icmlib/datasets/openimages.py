@@ -1,20 +1,11 @@
 """Open Images V6 instance masks as COCO instances, in COCO's 80 categories.
 
-The official files are read from one folder (data/README.md says which, and where from):
-
-    class-descriptions-boxable.csv               label -> name
-    <split>-annotations-object-segmentation.csv  one row per mask
-    <split>-masks/<MaskPath>                     PNG, not always of its image's size
-    <split>/<ImageID>.jpg
-
-The results are annotations/instances_<split>.json and a report of what was left out. Names of masks
-and images are held in memory; run lengths go straight to the file.
+The official files are read from one folder; data/README.md says which, and where from.
 """
 
 import csv
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,13 +21,11 @@ def convert(root: str | Path, split: str, image_list: str | Path | None = None) 
     """Write `<root>/annotations/instances_<split>.json`, whole or not at all.
 
     An image is in it if at least one of its masks is: Open Images annotates only the classes that
-    were verified in an image, so one without masks is not known to be empty. Image ids follow the
-    order of the Open Images ids, annotation ids that of the masks' file names.
+    were verified in an image, so one without masks is not known to be empty.
 
     Args:
-        root: folder of the official files.
         split: `train`, `validation` or `test`.
-        image_list: only these images: an official CSV, or a text with one id per line.
+        image_list: only these images: an official CSV, or any text with their ids.
 
     Returns:
         The report, also in `instances_<split>.report.json`: how many `rows` there were, how many
@@ -44,27 +33,27 @@ def convert(root: str | Path, split: str, image_list: str | Path | None = None) 
         `missing_masks`) how many, with the first three of the masks among the `examples`.
 
     Raises:
-        FileNotFoundError: an input is not there.
-        ValueError: an input is another file than its name says, or no mask could be used.
+        FileNotFoundError, ValueError: an input is missing, or another file than its name says.
     """
     root = Path(root)
     files = _inputs(root, split, image_list)
+    rows = _read_rows(files, root / split)
+    coco = _instances(rows, root, split)
+    report = _report(rows, coco)
+    if not coco["annotations"]:
+        raise InputError(f"no mask of {files['masks']} can be used: {report}")
     target = root / "annotations" / f"instances_{split}.json"
-    report = {"rows": 0, "annotations": 0, "images": 0, "examples": {}}
-    masks = _read_masks(files, root / split, report)
+    with written(target.with_suffix(".report.json")) as half:
+        half.write_text(json.dumps(report, indent=2), "utf-8")
     with written(target) as half:
-        _write(half, masks, root, split, report)
-        if not report["annotations"]:
-            raise InputError(f"no mask of {files['masks']} can be used: {report}")
-        with written(target.with_suffix(".report.json")) as half_report:
-            half_report.write_text(json.dumps(report, indent=2), "utf-8")
+        half.write_text(json.dumps(coco), "utf-8")
     return report
 
 
 def _inputs(root: Path, split: str, image_list: str | Path | None) -> dict[str, Path]:
     """The files that are read; raises FileNotFoundError for files and folders that are missing."""
-    name = "class-descriptions-boxable.csv"
-    (classes,) = [*root.glob(f"*{name}")][:1] or [root / name]  # V7's begins with oidv7-
+    classes = root / "class-descriptions-boxable.csv"
+    classes = next(root.glob(f"*{classes.name}"), classes)  # V7's begins with oidv7-
     files = {"classes": classes, "masks": root / f"{split}-annotations-object-segmentation.csv"}
     if image_list:
         files["list"] = Path(image_list)
@@ -77,18 +66,17 @@ def _inputs(root: Path, split: str, image_list: str | Path | None) -> dict[str, 
     return files
 
 
-def _read_csv(path: Path, **options) -> Iterator[pd.DataFrame]:
-    """The table in chunks; raises ValueError where it is another file than its name says."""
-    strings = {"dtype": str, "na_filter": False, "encoding_errors": "replace"}
+def _read_csv(path: Path, **options) -> pd.DataFrame:
+    """The table as text; raises ValueError where it is another file than its name says."""
     try:
-        yield from pd.read_csv(path, **strings, **{"chunksize": 100_000, **options})
+        return pd.read_csv(path, dtype=str, na_filter=False, encoding_errors="replace", **options)
     except ValueError as error:  # pandas' own are ValueErrors
         raise InputError(f"{path} is not what its name says ({error}); get it again") from error
 
 
 def _read_labels(path: Path) -> pd.Series:
     """Label (`/m/01g317`) -> id of COCO's category; NaN for a class that the table has not."""
-    classes = pd.concat(_read_csv(path, names=["label", "open_images_name"]))
+    classes = _read_csv(path, names=["label", "open_images_name"])
     if not classes.label.str.startswith("/m/").any():
         raise InputError(f"{path} holds no label like /m/01g317; get it again")
     table = pd.read_csv(project_root() / "data" / "openimages_classes.csv")
@@ -105,64 +93,56 @@ def _read_list(path: Path) -> set[str]:
     return ids
 
 
-def _read_masks(files: dict[str, Path], images: Path, report: dict) -> pd.DataFrame:
-    """The masks to encode, in order of image and mask; the other rows go into the report."""
-    labels = _read_labels(files["classes"])
-    listed = _read_list(files["list"]) if "list" in files else None
-    there = {path.stem for path in images.glob("*.jpg")}
+def _read_rows(files: dict[str, Path], images: Path) -> pd.DataFrame:
+    """The list of masks, each with its COCO `category` and the `reason` to leave it out, or ""."""
     columns = ["MaskPath", "ImageID", "LabelName"]
-    layout = {"usecols": columns, "index_col": False, "quoting": csv.QUOTE_NONE}
-    kept = []
-    for rows in _read_csv(files["masks"], **layout):
-        rows["category"] = rows.LabelName.map(labels)
-        is_whole = rows.MaskPath.str.fullmatch(r"[\w.-]+\.png") & (rows.LabelName != "")
-        wrong = {  # the first that holds counts
-            "broken_rows": ~is_whole,
-            "unknown_classes": ~rows.LabelName.isin(labels.index),
-            "classes_not_in_table": rows.category.isna(),
-            "images_not_listed": listed is not None and ~rows.ImageID.isin(listed),
-            "missing_images": ~rows.ImageID.isin(there),
-        }
-        reasons = np.select(list(wrong.values()), list(wrong), "")
-        for reason in wrong:
-            _leave_out(report, reason, rows.MaskPath[reasons == reason])
-        report["rows"] += len(rows)
-        kept.append(rows[reasons == ""])
-    masks = pd.concat(kept)
-    again = masks.duplicated("MaskPath")
-    _leave_out(report, "duplicate_masks", masks.MaskPath[again])
-    return masks[~again].sort_values(["ImageID", "MaskPath"])
+    rows = _read_csv(files["masks"], usecols=columns, index_col=False, quoting=csv.QUOTE_NONE)
+    labels = _read_labels(files["classes"])
+    rows["category"] = rows.LabelName.map(labels)
+    listed = _read_list(files["list"]) if "list" in files else rows.ImageID
+    is_whole = rows.MaskPath.str.fullmatch(r"[\w.-]+\.png") & (rows.LabelName != "")
+    wrong = {  # the first that holds counts
+        "broken_rows": ~is_whole,
+        "unknown_classes": ~rows.LabelName.isin(labels.index),
+        "classes_not_in_table": rows.category.isna(),
+        "images_not_listed": ~rows.ImageID.isin(listed),
+        "missing_images": ~rows.ImageID.isin([path.stem for path in images.glob("*.jpg")]),
+        "duplicate_masks": rows.duplicated("MaskPath"),
+    }
+    rows["reason"] = np.select(list(wrong.values()), list(wrong), "")
+    return rows
 
 
-def _leave_out(report: dict, reason: str, masks: pd.Series | list[str]) -> None:
-    if len(masks):
-        report[reason] = report.get(reason, 0) + len(masks)
-        report["examples"][reason] = [*report["examples"].get(reason, []), *masks[:3]][:3]
+def _instances(rows: pd.DataFrame, root: Path, split: str) -> dict:
+    """COCO instances of the rows without a reason; those whose mask cannot be read get one."""
+    images, annotations = {}, []
+    usable = rows[rows.reason == ""].sort_values(["ImageID", "MaskPath"])
+    for row in tqdm(usable.itertuples(), f"{split} masks", len(usable)):
+        name = f"{row.ImageID}.jpg"
+        mask = _read_mask(root / f"{split}-masks" / row.MaskPath, root / split / name)
+        if isinstance(mask, str):
+            rows.loc[row.Index, "reason"] = mask
+            continue
+        image = {"id": len(images) + 1, "file_name": name, "open_images_id": row.ImageID}
+        image |= dict(zip(("height", "width"), mask.shape))
+        ids = {"id": len(annotations) + 1, "image_id": images.setdefault(name, image)["id"]}
+        annotations.append(ids | instance(int(row.category), mask))
+    return {
+        "info": {"description": f"Open Images V6, {split}, in COCO's categories"},
+        "images": list(images.values()),
+        "annotations": annotations,
+        "categories": coco_categories(),
+    }
 
 
-def _write(path: Path, masks: pd.DataFrame, root: Path, split: str, report: dict) -> None:
-    """COCO instances, one annotation at a time."""
-    images: dict[str, dict] = {}
-    with path.open("w", encoding="utf-8") as out:
-        out.write('{"annotations": [')
-        for row in tqdm(masks.itertuples(), f"{split} masks", len(masks)):
-            name = f"{row.ImageID}.jpg"
-            mask = _read_mask(root / f"{split}-masks" / row.MaskPath, root / split / name)
-            if isinstance(mask, str):
-                _leave_out(report, mask, [row.MaskPath])
-                continue
-            height, width = mask.shape
-            facts = {"file_name": name, "height": height, "width": width}
-            facts |= {"id": len(images) + 1, "open_images_id": row.ImageID}
-            image = images.setdefault(name, facts)
-            out.write(",\n" if report["annotations"] else "\n")
-            report["annotations"] += 1
-            ids = {"id": report["annotations"], "image_id": image["id"]}
-            out.write(json.dumps(ids | instance(int(row.category), mask)))
-        info = {"description": f"Open Images V6, {split}, in COCO's categories"}
-        rest = {"images": list(images.values()), "categories": coco_categories(), "info": info}
-        out.write("],\n" + json.dumps(rest)[1:])
-    report["images"] = len(images)
+def _report(rows: pd.DataFrame, coco: dict) -> dict:
+    left_out = rows[rows.reason != ""].groupby("reason").MaskPath
+    return {
+        "rows": len(rows),
+        **{name: len(coco[name]) for name in ("annotations", "images")},
+        **{reason: len(masks) for reason, masks in left_out},
+        "examples": {reason: list(masks[:3]) for reason, masks in left_out},
+    }
 
 
 def _read_mask(mask: Path, image: Path) -> np.ndarray | str:

@@ -23,34 +23,37 @@ Points = tuple[np.ndarray, np.ndarray]  # rates and qualities
 
 @dataclass(frozen=True)
 class Delta:
-    """A Bjøntegaard delta; nan where there is none. Overlaps are shares of the narrower of the two
-    curves' ranges (of log rate, of quality), 0 to 1."""
+    """A Bjøntegaard delta; nan where there is none."""
 
     value: float
     reason: str  # why there is no delta or no interval, else ""
-    rate_overlap: float = NAN
-    quality_overlap: float = NAN
+    overlap: float = NAN  # share of the narrower range of qualities (BD-rate) or log rates, 0 to 1
     low: float = NAN  # 95 % bootstrap interval over images
     high: float = NAN
 
 
 def delta(anchor: Points, test: Points, of: str = "rate") -> Delta:
-    """The BD-rate ("rate") or BD-quality ("quality") of `test` against `anchor`.
+    """The BD-rate ("rate") or BD-quality ("quality") of `test` against `anchor`, each (rates,
+    qualities), arrays (points,) in any order.
 
-    Each is (rates, qualities), arrays (points,) in any order. There is a reason in place of a
-    number where a curve has fewer than four points, is not finite or not monotone, or where less
-    than half of the narrower range (BD-rate: of qualities, BD-quality: of rates) is common.
+    There is a reason in place of a number where a curve has fewer than four points, is not finite
+    or not monotone, or where less than half of the narrower range is common.
     """
-    (rates_a, qualities_a), (rates_b, qualities_b) = anchor, test = _sorted(*anchor), _sorted(*test)
-    reasons = [_unfit("anchor", *anchor), _unfit("test", *test)]
-    if any(reasons):
-        return Delta(NAN, "; ".join(filter(None, reasons)))
-    overlaps = _overlap(np.log10(rates_a), np.log10(rates_b)), _overlap(qualities_a, qualities_b)
-    share, axis = (overlaps[1], "quality") if of == "rate" else (overlaps[0], "rate")
-    if share < MIN_OVERLAP:
-        reason = f"the {axis} ranges overlap by {share:.0%}; need {MIN_OVERLAP:.0%}"
-        return Delta(NAN, reason, *overlaps)
-    return Delta(_bjontegaard(of, *anchor, *test), "", *overlaps)
+    anchor, test = _sorted(*anchor), _sorted(*test)
+    if unfit := _unfit("anchor", *anchor) or _unfit("test", *test):
+        return Delta(NAN, unfit)
+    if of == "rate":
+        axis, overlap = "quality", _overlap(anchor[1], test[1])
+    else:
+        axis, overlap = "rate", _overlap(np.log10(anchor[0]), np.log10(test[0]))
+    if overlap < MIN_OVERLAP:
+        reason = f"the {axis} ranges overlap by {overlap:.0%}; need {MIN_OVERLAP:.0%}"
+        return Delta(NAN, reason, overlap)
+    import bjontegaard  # here, since it loads pyplot
+
+    function = bjontegaard.bd_rate if of == "rate" else bjontegaard.bd_psnr
+    options = {"method": "pchip", "require_matching_points": False, "min_overlap": 0}
+    return Delta(float(function(*anchor, *test, **options)), "", overlap)
 
 
 def resampled_delta(anchor: Points, test: Points, of: str = "rate") -> Delta:
@@ -59,9 +62,10 @@ def resampled_delta(anchor: Points, test: Points, of: str = "rate") -> Delta:
     Rates and qualities are (points, 1 + R): the whole set, then the same R resamples of images for
     both curves. If more than 5 % of the resamples have no delta, there is no interval.
     """
-    columns = range(anchor[0].shape[1])
-    curves = [[(r[:, i], q[:, i]) for r, q in (anchor, test)] for i in columns]
-    whole, *resamples = [delta(*pair, of) for pair in curves]
+    whole, *resamples = [
+        delta(*((rates[:, i], qualities[:, i]) for rates, qualities in (anchor, test)), of)
+        for i in range(anchor[0].shape[1])
+    ]
     draws = np.array([each.value for each in resamples])
     valid = np.isfinite(draws).mean()
     if whole.reason or valid < MIN_VALID:
@@ -82,13 +86,8 @@ def _unfit(name: str, rates: np.ndarray, qualities: np.ndarray) -> str:
         return f"{name} has {len(rates)} points; need {MIN_POINTS}"
     if not (np.isfinite(rates).all() and np.isfinite(qualities).all() and rates[0] > 0):
         return f"{name} has a point that is not finite, or no rate"
-    falls = np.flatnonzero((np.diff(rates) <= 0) | (np.diff(qualities) <= 0))
-    if len(falls):
-        i = falls[0]
-        return (
-            f"{name} is not monotone: quality {qualities[i]:.4g} at rate {rates[i]:.4g}, "
-            f"{qualities[i + 1]:.4g} at {rates[i + 1]:.4g}"
-        )
+    if (np.diff(rates) <= 0).any() or (np.diff(qualities) <= 0).any():
+        return f"{name} is not monotone"
     return ""
 
 
@@ -96,11 +95,3 @@ def _overlap(a: np.ndarray, b: np.ndarray) -> float:
     """Share of the narrower of two rising axes that is common."""
     common = min(a[-1], b[-1]) - max(a[0], b[0])
     return float(max(common, 0) / min(a[-1] - a[0], b[-1] - b[0]))
-
-
-def _bjontegaard(of: str, *curves: np.ndarray) -> float:
-    import bjontegaard  # here, since it loads pyplot
-
-    function = {"rate": bjontegaard.bd_rate, "quality": bjontegaard.bd_psnr}[of]
-    overlap = {"require_matching_points": False, "min_overlap": 0}  # judged above
-    return float(function(*curves, method="pchip", **overlap))

@@ -15,12 +15,10 @@ of 1/S. The spectrum around each line says how much power the picture itself wou
               2.25 max(P - B, 0) / N^2). How strong it is; 2.25 is what the Hann window takes off
               the peak of a sinusoid
 
-Report both: blurring lowers PRMS and leaves LPP. Average P over the tiles of an image and over the
-images, then read: one noisy tile alone reads about 1 grey level. Pooled floors are 0.07 for white
-noise of 8 grey levels and 0.2 to 0.4 on photographs; `excess_prms` takes the originals' off.
-
-Below N = 64 the neighbourhoods of the S = 8 lattice hold lines of their own: compare such readings
-only with each other.
+Report both: blurring lowers PRMS and leaves LPP. Average P over tiles and images, then read: one
+noisy tile alone reads about 1 grey level. Pooled floors are 0.07 for white noise of 8 grey levels
+and 0.2 to 0.4 on photographs; `excess_prms` takes the originals' off. Below N = 64 neighbourhoods
+of the S = 8 lattice hold lines of their own: compare such readings only with each other.
 """
 
 from collections.abc import Iterable
@@ -30,7 +28,6 @@ import numpy as np
 from torch import Tensor
 
 from icmlib.io import LUMA, InputError
-from icmlib.metrics import bootstrap
 
 SCALES = (2, 4, 8)
 # Far under the power of 8-bit rounding (1.3e-6): keeps a flat tile at 0 dB, changes no picture.
@@ -56,10 +53,7 @@ def tile_size(shapes: Iterable[tuple[int, int]]) -> int:
 
 def welch_spectrum(plane: np.ndarray, tile: int) -> np.ndarray:
     """Welch power spectrum P of a luma, or of a difference of two, (H, W): (tile, tile), float64,
-    DC at [0, 0]. Raises ValueError where the tile does not fit."""
-    if min(plane.shape) < tile:
-        height, width = plane.shape
-        raise ValueError(f"image is {width}x{height} px; a tile of {tile}x{tile} does not fit")
+    DC at [0, 0]; the tile has to fit."""
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(tile) / tile)
     window = np.outer(hann, hann) / (hann**2).sum()
     windows = np.lib.stride_tricks.sliding_window_view(plane, (tile, tile))
@@ -71,24 +65,17 @@ def welch_spectrum(plane: np.ndarray, tile: int) -> np.ndarray:
     return power / np.prod(windows.shape[:2])
 
 
-def read_pattern(spectra: np.ndarray) -> dict[str, float]:
+def read_pattern(spectra: np.ndarray, counts: np.ndarray | None = None) -> dict:
     """The reading of the pooled spectra (n, N, N) of n images: "lpp2", "lpp4", "lpp8" in dB and
-    "prms" in grey levels of 255."""
-    return {k: float(v[0]) for k, v in _read(spectra.mean(axis=0, keepdims=True)).items()}
+    "prms" in grey levels of 255.
 
-
-def bootstrap_pattern(
-    spectra: np.ndarray, resamples: int = 200, *, rng: np.random.Generator
-) -> dict[str, np.ndarray]:
-    """`read_pattern` of resampled images of `spectra` (n, N, N), each value (resamples,).
-
-    Noise raises PRMS near its floor, where the interval can lie above the reading itself.
-    Generators of equal seed draw equal images, so `excess_prms` of decoded and original "prms" is
-    the bootstrap of the excess.
+    With `counts` (R, n), how often each image is drawn in each resample, values are (R,). Noise
+    raises PRMS near its floor, where an interval can lie above the reading itself. With equal
+    counts, `excess_prms` of decoded and original "prms" is the bootstrap of the excess.
     """
-    counts = bootstrap.resample_counts(len(spectra), resamples, rng)
-    pooled = counts / len(spectra) @ spectra.reshape(len(spectra), -1)
-    return _read(pooled.reshape(-1, *spectra.shape[1:]))
+    if counts is None:
+        return {k: float(v[0]) for k, v in _read(spectra, np.ones((1, len(spectra)))).items()}
+    return _read(spectra, counts)
 
 
 def excess_prms(decoded, original):
@@ -97,16 +84,17 @@ def excess_prms(decoded, original):
     return np.sqrt(np.maximum(np.square(decoded) - np.square(original), 0))
 
 
-def _read(pooled: np.ndarray) -> dict[str, np.ndarray]:
-    """Of pooled spectra (R, N, N); each value is (R,)."""
-    tile = pooled.shape[-1]
-    flat = np.maximum(pooled.reshape(len(pooled), -1), POWER_FLOOR)
+def _read(spectra: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Of spectra (n, N, N), pooled by how often each counts (R, n); each value is (R,)."""
+    images, tile, _ = spectra.shape
+    flat, weights = spectra.reshape(images, -1), counts / images
     reading, power = {}, 0.0
     for scale in SCALES:
         peak, background = [], []
-        for points, neighbours in _lattice(tile, scale):
-            peak.append(flat[:, points])
-            background.append(np.median(flat[:, neighbours], axis=-1))
+        for points, neighbours in _lattice(tile, scale):  # only these frequencies are pooled
+            around = np.tensordot(weights, flat[:, neighbours], axes=1)
+            peak.append(np.maximum(weights @ flat[:, points], POWER_FLOOR))
+            background.append(np.median(np.maximum(around, POWER_FLOOR), axis=-1))
         peak, background = np.concatenate(peak, axis=1), np.concatenate(background, axis=1)
         reading[f"lpp{scale}"] = 10 * np.log10(peak / background).mean(axis=1)
         power = power + 2.25 * np.maximum(peak - background, 0).sum(axis=1) / tile**2

@@ -1,11 +1,11 @@
-"""COCO average precision: the official figures, and AP on any resample of the images.
+"""COCO average precision, of all images and of any resample of them.
 
 Ground truth is a COCO-style dict (images, annotations, categories); detections are a list of COCO
 results (image_id, category_id, score, bbox in x, y, width, height pixels, and, for masks,
 segmentation as RLE). Neither is ever changed.
 
-`coco_summary` gives the twelve official figures (faster-coco-eval). `match` pairs detections with
-objects once (pycocotools); `average_precision` then reads any resample of the images.
+`match` pairs detections with objects once (pycocotools); `average_precision` then reads any
+resample of the images.
 """
 
 import contextlib
@@ -15,13 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 from faster_coco_eval.core import mask as rle
 
-from icmlib.metrics import bootstrap
-
-FIGURES = (
-    *("AP", "AP50", "AP75", "APsmall", "APmedium", "APlarge"),
-    *("AR1", "AR10", "AR100", "ARsmall", "ARmedium", "ARlarge"),
-)
-GEOMETRY = {"bbox": "bbox", "segm": "segmentation"}
 # The official thresholds, made the official way: np.arange is off by a bit at some of them.
 RECALLS = np.linspace(0, 1, 101)
 IOU_THRESHOLDS = 10  # .50 to .95
@@ -31,8 +24,8 @@ CHUNK = 2_000_000  # elements of one (resamples, detections) array: 16 MB
 
 @dataclass(frozen=True)
 class Matches:
-    """All that AP needs, as arrays: K categories that have objects, I images by rising id, D
-    detections by category and falling score, T = 10 IoU thresholds."""
+    """All that AP needs, as arrays: K categories and I images by rising id, D detections by
+    category and falling score, T = 10 IoU thresholds."""
 
     image_ids: np.ndarray  # (I,)
     positives: np.ndarray  # (K, I) objects to be found
@@ -42,43 +35,27 @@ class Matches:
     ignored: np.ndarray  # (T, D) bool: matched to a crowd, neither right nor wrong
 
 
-def coco_summary(ground_truth: dict, detections: list[dict], iou_type: str) -> dict[str, float]:
-    """The twelve official COCO figures by name, in [0, 1], as pycocotools computes them.
-
-    `iou_type` is "bbox" or "segm". A figure without any object (no small one in the set, say) is
-    nan where COCO prints -1; no detections read 0. Detections of categories that the ground truth
-    does not list are ignored; ValueError: of images that it does not list.
-    """
-    from faster_coco_eval import COCO, COCOeval_faster
-
-    truth, results = _private_copies(ground_truth, detections, iou_type)
-    evaluation = COCOeval_faster(COCO(truth), COCO(results), iou_type)
-    evaluation.run()
-    stats = np.asarray(evaluation.stats, float)
-    return dict(zip(FIGURES, np.where(stats < 0, np.nan, stats).tolist(), strict=True))
-
-
 def match(ground_truth: dict, detections: list[dict], iou_type: str) -> Matches:
-    """Matches detections to objects once, image by image (area all, 100 detections per image);
-    arguments and errors as `coco_summary`."""
-    copies = _private_copies(ground_truth, detections, iou_type)
-    image_ids, found = _evaluate_images(*copies, iou_type)
+    """Matches detections to objects once, image by image (area all, 100 detections per image).
+
+    `iou_type` is "bbox" or "segm". Detections of categories that the ground truth does not list
+    are ignored; AssertionError: of images that it does not list.
+    """
+    image_ids, found = _evaluate_images(ground_truth, detections, iou_type)
     positives = [np.sum(np.equal(each["gtIgnore"], 0)) for each in found]
     positives = np.array(positives, dtype=int).reshape(-1, len(image_ids))
     scores = np.concatenate([each["dtScores"] for each in found])
     place = np.repeat(np.arange(len(found)), [len(each["dtScores"]) for each in found])
     category, image = np.divmod(place, len(image_ids))
     order = np.lexsort((-scores, category))  # equal scores keep the order of the images
-    present = positives.any(axis=1)
-    order = order[present[category[order]]]
     matched, ignored = (
         np.concatenate([each[name] for each in found], axis=1)[:, order] > 0
         for name in ("dtMatches", "dtIgnore")
     )
     return Matches(
         image_ids=np.array(image_ids),
-        positives=positives[present],
-        category=(np.cumsum(present) - 1)[category[order]],
+        positives=positives,
+        category=category[order],
         image=image[order],
         true_positive=matched & ~ignored,
         ignored=ignored,
@@ -93,24 +70,12 @@ def average_precision(matches: Matches, weights: np.ndarray | None = None) -> di
     """
     weights = np.ones(len(matches.image_ids)) if weights is None else np.asarray(weights)
     rows = np.atleast_2d(weights).astype(float)
-    table = np.empty((len(matches.positives), len(rows), IOU_THRESHOLDS))  # (K, R, T)
-    for k in range(len(table)):
-        table[k] = _category_precision(matches, k, rows)
-    values = {"AP": _mean_present(table.mean(axis=2)), "AP50": _mean_present(table[:, :, 0])}
+    step = max(1, CHUNK // max(1, len(matches.image)))  # all resamples at once fill the memory
+    chunks = [rows[start : start + step] for start in range(0, len(rows), step)]
+    table = np.concatenate([_precision(matches, each) for each in chunks], axis=1)
+    table = np.ma.masked_invalid([table.mean(axis=2), table[:, :, 0]])  # (2, K, R)
+    values = dict(zip(("AP", "AP50"), table.mean(axis=1).filled(np.nan)))
     return {k: float(v[0]) for k, v in values.items()} if weights.ndim == 1 else values
-
-
-def paired_bootstrap(
-    matches_a: Matches, matches_b: Matches, resamples: int = 1000, *, rng: np.random.Generator
-) -> dict[str, float]:
-    """AP of b minus AP of a on the same resampled images, with its 95 % interval: "difference",
-    "low", "high". Raises ValueError where the two were not matched on the same images."""
-    if not np.array_equal(matches_a.image_ids, matches_b.image_ids):
-        raise ValueError("a paired bootstrap needs detections on the same images")
-    counts = bootstrap.whole_and_resamples(len(matches_a.image_ids), resamples, rng)
-    a, b = (average_precision(each, counts)["AP"] for each in (matches_a, matches_b))
-    low, high = bootstrap.interval((b - a)[1:])
-    return {"difference": float(b[0] - a[0]), "low": low, "high": high}
 
 
 def to_coco_results(image_id: int, prediction: dict, category_ids: list[int]) -> list[dict]:
@@ -144,41 +109,23 @@ def encode_mask(mask: np.ndarray) -> dict:
     return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode()}
 
 
-def _private_copies(ground_truth: dict, detections: list[dict], iou_type: str) -> tuple[dict, dict]:
-    """Ground truth and detections as two COCO dicts that evaluators may write to. Ids start at 1:
-    0 means "no match". Areas are those of the geometry that is judged: COCO's own reader takes the
-    box's for the mask's."""
-    strangers = {d["image_id"] for d in detections} - {i["id"] for i in ground_truth["images"]}
-    if strangers:
-        raise ValueError(f"images {sorted(strangers)[:5]} are not in the ground truth")
-    objects = [{"iscrowd": 0, **a, "id": i} for i, a in enumerate(ground_truth["annotations"], 1)]
-    name = GEOMETRY[iou_type]
-    shapes = [each[name] for each in detections]
-    if iou_type == "bbox":
-        areas = [width * height for _, _, width, height in shapes]
-    else:
-        areas = rle.area(shapes).astype(float).tolist() if shapes else []
-    results = [
-        {key: each[key] for key in ("image_id", "category_id", "score", name)}
-        | {"id": i, "area": area, "iscrowd": 0}
-        for i, (each, area) in enumerate(zip(detections, areas), 1)
-    ]
-    shared = {key: ground_truth[key] for key in ("images", "categories")}
-    return {**shared, "annotations": objects}, {**shared, "annotations": results}
+def _evaluate_images(
+    ground_truth: dict, detections: list[dict], iou_type: str
+) -> tuple[list[int], list[dict]]:
+    """The image ids, rising, and pycocotools' matches, category by category, by these images.
 
-
-def _evaluate_images(truth: dict, results: dict, iou_type: str) -> tuple[list[int], list[dict]]:
-    """The image ids, rising, and pycocotools' matches, category by category, by these images;
-    faster-coco-eval keeps its own inside C++."""
+    It writes to what it is given, hence the copies, and takes an id of 0 for no match.
+    """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
+    objects = [{"iscrowd": 0, **a, "id": i} for i, a in enumerate(ground_truth["annotations"], 1)]
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints each step
-        apis = COCO(), COCO()
-        for api, dataset in zip(apis, (truth, results)):
-            api.dataset = dataset
-            api.createIndex()
-        evaluation = COCOeval(*apis, iou_type)
+        truth = COCO()
+        truth.dataset = {**ground_truth, "annotations": objects}
+        truth.createIndex()
+        results = truth.loadRes([dict(each) for each in detections]) if detections else COCO()
+        evaluation = COCOeval(truth, results, iou_type)
         evaluation.params.areaRng = evaluation.params.areaRng[:1]
         evaluation.params.maxDets = [MAX_DETECTIONS]
         evaluation.evaluate()
@@ -187,18 +134,16 @@ def _evaluate_images(truth: dict, results: dict, iou_type: str) -> tuple[list[in
     return list(evaluation.params.imgIds), [each or empty for each in evaluation.evalImgs]
 
 
-def _category_precision(matches: Matches, k: int, weights: np.ndarray) -> np.ndarray:
-    """AP of a category at each IoU threshold, (R, T), under weights (R, I); nan where no object
-    counts."""
-    own = matches.category == k
-    image, positives = matches.image[own], weights @ matches.positives[k]
-    right, counted = matches.true_positive[:, own], ~matches.ignored[:, own]
-    table = np.empty((len(weights), IOU_THRESHOLDS))
-    step = max(1, CHUNK // max(1, len(image)))  # all resamples at once fill the memory
-    for rows in (slice(start, start + step) for start in range(0, len(weights), step)):
-        drawn = weights[rows][:, image]
+def _precision(matches: Matches, weights: np.ndarray) -> np.ndarray:
+    """AP of each category at each IoU threshold, (K, R, T), under weights (R, I); nan where no
+    object counts."""
+    table = np.empty((len(matches.positives), len(weights), IOU_THRESHOLDS))
+    for k, objects in enumerate(matches.positives):
+        own = matches.category == k
+        drawn, positives = weights[:, matches.image[own]], weights @ objects
         for t in range(IOU_THRESHOLDS):
-            table[rows, t] = _threshold_precision(drawn, positives[rows], right[t], counted[t])
+            right, counted = matches.true_positive[t, own], ~matches.ignored[t, own]
+            table[k, :, t] = _threshold_precision(drawn, positives, right, counted)
     return table
 
 
@@ -216,10 +161,3 @@ def _threshold_precision(
     # How many of the 101 recalls each right detection is the first to reach.
     reached = np.diff(np.searchsorted(RECALLS, recall, side="right"), axis=1, prepend=0)
     return np.where(positives > 0, (best * reached).sum(axis=1) / len(RECALLS), np.nan)
-
-
-def _mean_present(values: np.ndarray) -> np.ndarray:
-    """Mean over categories (K, R) -> (R,) without the absent (nan); nan where all are."""
-    present = ~np.isnan(values)
-    with np.errstate(invalid="ignore"):
-        return np.where(present, values, 0).sum(axis=0) / present.sum(axis=0)

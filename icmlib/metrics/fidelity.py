@@ -32,8 +32,7 @@ def psnr(x: Tensor, y: Tensor) -> Tensor:
 
 def ssim(x: Tensor, y: Tensor) -> Tensor:
     """Structural similarity of each image, (B,), at most 1 (Wang et al. 2004): 11x11 Gaussian
-    window of sigma 1.5, inside the image only, mean over channels. Raises ValueError for images
-    smaller than the window."""
+    window of sigma 1.5, inside the image only, mean over channels; at least 11x11 px."""
     _check_pair(x, y, smallest=11)
     # channels last, the depthwise windows take a third of the time
     x, y = (image.float().contiguous(memory_format=torch.channels_last) for image in (x, y))
@@ -43,15 +42,17 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
 def feature_distance(features_x: dict[str, Tensor], features_y: dict[str, Tensor]) -> Tensor:
     """Distance of two sets of feature maps (B, C, H, W): (B,), 0 for equal maps, about 2 for
     unrelated ones. Mean over maps of MSE(map_x, map_y) / variance(map_x), in float32."""
-    return torch.stack([_map_distance(features_x[n], features_y[n]) for n in features_x]).mean(0)
+    distances = []
+    for name in features_x:
+        x, y = features_x[name].float().flatten(1), features_y[name].float().flatten(1)
+        variance = x.var(dim=1, unbiased=False).clamp_min(1e-6)  # a dead map must not divide by 0
+        distances.append((x - y).square().mean(dim=1) / variance)
+    return torch.stack(distances).mean(0)
 
 
 class VGGDistance(torch.nn.Module):
-    """LPIPS on VGG-16 (Zhang et al. 2018, arXiv 1801.03924), version 0.1; lower is closer.
-
-    VGG-16 is torchvision's (528 MB); lpips brings its own part. Raises as
-    `icmlib.downloads.read_state`.
-    """
+    """LPIPS (Zhang et al. 2018, arXiv 1801.03924), version 0.1, on torchvision's VGG-16 (528 MB);
+    lower is closer. Raises as `icmlib.downloads.read_state`."""
 
     def __init__(self, download: bool = False):
         super().__init__()
@@ -71,12 +72,6 @@ class VGGDistance(torch.nn.Module):
         """Distance of each image, (B,), of two batches (B, 3, H, W) in [0, 1], at least 16x16."""
         _check_pair(x, y, smallest=16)  # the fifth stage sees 1/16
         return self.model(2 * x.float() - 1, 2 * y.float() - 1).flatten()  # LPIPS wants [-1, 1]
-
-
-def _map_distance(x: Tensor, y: Tensor) -> Tensor:
-    x, y = x.float().flatten(1), y.float().flatten(1)
-    variance = x.var(dim=1, unbiased=False).clamp_min(1e-6)  # a dead map must not divide by 0
-    return (x - y).square().mean(dim=1) / variance
 
 
 def _check_pair(x: Tensor, y: Tensor, smallest: int = 1) -> None:

@@ -55,8 +55,7 @@ def delta(curves: dict[str, Curve], reference: str, name: str, what: str = "BD-m
     pair = [(curves[each].rates, curves[each].measures[measure]) for each in (reference, name)]
     found = bd.resampled_delta(*pair, of)
     figures = {end: scale * getattr(found, end) for end in ("value", "low", "high")}
-    overlap = found.quality_overlap if of == "rate" else found.rate_overlap
-    return figures | {"reason": found.reason, "overlap": overlap}
+    return figures | {"reason": found.reason, "overlap": found.overlap}
 
 
 def readable(deltas: pd.DataFrame) -> pd.DataFrame:

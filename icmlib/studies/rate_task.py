@@ -85,13 +85,13 @@ def read_points(profile: Profile) -> pd.DataFrame:
 
 def resampled_curves(profile: Profile) -> dict[str, Curve]:
     """Every curve with a bootstrap over the test images: the same resamples for all of them."""
-    truth = datasets.create(profile.data, "test").ground_truth
+    images = len(datasets.create(profile.data, "test"))
     rng = np.random.default_rng(0)
-    counts = bootstrap.whole_and_resamples(len(truth["images"]), profile.evaluation.resamples, rng)
+    counts = bootstrap.whole_and_resamples(images, profile.evaluation.resamples, rng)
     curves = {}
     for curve, points in tqdm(groupby(runs(profile), itemgetter(0)), "curves"):
         measured = [
-            resampled(load_evaluation(run_folder(profile, *run), name, truth), counts)
+            resampled(load_evaluation(run_folder(profile, *run), name), counts)
             for _, _, run, name in points
         ]
         rates, *measures = map(np.stack, zip(*measured))

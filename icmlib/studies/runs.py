@@ -265,7 +265,7 @@ def measure(
         data = datasets.create(profile.data, split)
         evaluations[split] = new = evaluate(codec, task, data, vgg)
         save_evaluation(new, run.folder, split)
-        others[split] = load_evaluation(before, split, data.ground_truth) if before else new
+        others[split] = load_evaluation(before, split) if before else new
         summary[split] = summarize(new, count) | compare(others[split], new, count)
     return evaluations, others, summary
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from icmlib import codecs, datasets
+from icmlib import codecs
 from icmlib.config import FinetuneConfig, replace
 from icmlib.evaluate import Evaluation, compare, load_evaluation
 from icmlib.io import InputError, project_root, read_json
@@ -156,9 +156,8 @@ def paired_rows(profile: Profile, reference: str, names: list[str]) -> pd.DataFr
     """Paired differences on test of finetuned rows against another finetuned row."""
     if not names:
         return pd.DataFrame()
-    truth = datasets.create(profile.data, "test").ground_truth
     folders = {n: run_folder(profile, "finetune", n) for n in [reference, *names]}
-    runs = {name: load_evaluation(folder, "test", truth) for name, folder in folders.items()}
+    runs = {name: load_evaluation(folder, "test") for name, folder in folders.items()}
     base = read_summary(profile, "base_codec", "base")["test"]
     ap = task_measure(base)
     rows = {n: compare(runs[reference], runs[n], profile.evaluation.resamples) for n in names}
@@ -173,7 +172,7 @@ def kept(profile: Profile, evaluation: Evaluation, kind: str) -> dict[str, float
     """How much of the AP on uncompressed test images is left, in %: `kept`, with its paired 95 %
     interval; `kind` is `mask` or `box`."""
     folder = run_folder(profile, "task_network", "given")
-    before = load_evaluation(folder, "test", evaluation.ground_truth)
+    before = load_evaluation(folder, "test")
     whole = detection.average_precision(before.matches[kind])["AP"]
     paired = compare(before, evaluation, profile.evaluation.resamples)
     scale = 100 / whole if whole else np.nan
