@@ -3,14 +3,13 @@
 import dataclasses
 import os
 from dataclasses import field
-from difflib import get_close_matches
 from typing import Annotated, Literal, get_args
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from pydantic_core import to_json
 
-from icmlib.io import InputError
+from icmlib.io import InputError, did_you_mean
 
 STRICT = ConfigDict(extra="forbid", strict=True)  # no text, no bool for a number
 
@@ -177,9 +176,7 @@ def _nearest(kind: type, *path: str) -> str:
     for step in steps:
         kind = get_args(kind)[-1] if get_args(kind) else kind.__dataclass_fields__[step].type
     known = list(kind.__dataclass_fields__)
-    near = get_close_matches(key, known, 1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return f"{hint}; known: {', '.join(known)}"
+    return f"{did_you_mean(key, known)}; known: {', '.join(known)}"
 
 
 def replace(config, changes: dict):

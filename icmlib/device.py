@@ -9,7 +9,6 @@ import contextlib
 import ctypes
 import functools
 import os
-import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 
@@ -62,11 +61,10 @@ def cores() -> int:
 def keep_freed_memory() -> None:
     """From here on glibc keeps what a step frees; to hand it back and to get it again takes up to
     half of a step's time."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):  # another C library
-            libc = ctypes.CDLL("libc.so.6")
-            libc.mallopt(M_MMAP_MAX, 0)
-            libc.mallopt(M_TRIM_THRESHOLD, -1)
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, -1)
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
@@ -117,7 +115,7 @@ def channels_last(*modules: nn.Module) -> Iterator[None]:
 
 def _overruns(layer: nn.Module) -> bool:
     """Whether oneDNN writes past its memory in this layer's gradient if maps are channels-last:
-    https://github.com/uxlfoundation/oneDNN/issues/6035 (cheng2020 has one)."""
-    if not isinstance(layer, nn.Conv2d) or layer.weight.device.type != "cpu":
-        return False
-    return layer.kernel_size == (1, 1) and max(layer.stride) > 1 and layer.in_channels < 16
+    https://github.com/uxlfoundation/oneDNN/issues/6035 (cheng2020 has one). The same on a GPU, so
+    that a checkpoint's moments have the layout of their weights wherever it is resumed."""
+    strided = isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and max(layer.stride) > 1
+    return strided and layer.in_channels < 16

@@ -1,15 +1,13 @@
 """Files: whole or not at all, fingerprints, weights as safetensors, images."""
 
 import contextlib
-import dataclasses
-import errno
 import hashlib
 import json
-import math
 import os
 import struct
 import warnings
 from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,6 +15,7 @@ import numpy as np
 import pillow_heif
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
+from pydantic_core import to_json
 from safetensors.torch import load_file, save_file
 
 
@@ -60,50 +59,31 @@ def fingerprint(*things) -> str:
 
 
 def plain(thing):
-    """Dataclasses, paths and numpy scalars as JSON takes them; numbers that are not finite are
+    """Dataclasses, paths and numpy scalars as JSON has them; numbers that are not finite are
     null."""
-    if dataclasses.is_dataclass(thing):
-        return plain(dataclasses.asdict(thing))
-    if isinstance(thing, dict):
-        return {str(k): plain(v) for k, v in thing.items()}
-    if isinstance(thing, list | tuple):
-        return [plain(v) for v in thing]
-    if isinstance(thing, Path):
-        return str(thing)
-    thing = thing.item() if hasattr(thing, "item") else thing
-    return None if isinstance(thing, float) and not math.isfinite(thing) else thing
+    text = to_json(thing, inf_nan_mode="null", fallback=lambda scalar: scalar.item())
+    return json.loads(text)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """` (did you mean 'steps'?)`, or nothing where no known name is near."""
+    near = get_close_matches(name, known, 1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 @contextlib.contextmanager
 def written(path: Path) -> Iterator[Path]:
-    """A temporary path that becomes `path` only when the block ends well.
-
-    Raises:
-        OSError: no space left; names `path` and what to do.
-    """
+    """A temporary path that becomes `path` only when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(f".{path.name}.{os.getpid()}.half")
     try:
-        with no_space(path):
-            half.touch()
-            mode = half.stat().st_mode
-            yield half
-            half.chmod(mode)  # safetensors puts a file in its place that only its owner can read
-            half.replace(path)
+        half.touch()
+        mode = half.stat().st_mode
+        yield half
+        half.chmod(mode)  # safetensors puts a file in its place that only its owner can read
+        half.replace(path)
     except BaseException:  # Ctrl-C, too
         half.unlink(missing_ok=True)
-        raise
-
-
-@contextlib.contextmanager
-def no_space(path: Path) -> Iterator[None]:
-    """Inside, the error of a full disk names `path` and says what to do."""
-    try:
-        yield
-    except Exception as error:
-        if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
-            message = f"no space left for {path}; free some and run again"
-            raise OSError(errno.ENOSPC, message) from error
         raise
 
 

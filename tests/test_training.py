@@ -70,15 +70,6 @@ def stopped_after(last: int):
         yield
 
 
-def laid_out(state, layout: torch.memory_format):
-    if isinstance(state, dict):
-        return {key: laid_out(value, layout) for key, value in state.items()}
-    if torch.is_tensor(state) and state.dim() == 4:
-        return state.contiguous(memory_format=layout)
-    return state
-
-
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 @pytest.mark.parametrize(
     ("loop", "changes"),
     [
@@ -89,8 +80,8 @@ def laid_out(state, layout: torch.memory_format):
         ("chain", {}),
     ],
 )
-def test_stopped_and_resumed(train, new_run, loop, changes, layout):
-    """Stopped at step 3, resumed from step 1 in any layout: the same bits, the same log."""
+def test_stopped_and_resumed(train, new_run, loop, changes):
+    """Stopped at step 3, resumed from step 1: the same bits, the same log."""
 
     def trained(run: str) -> list[str]:
         machine = tasks.create(TaskConfig()) if loop == "task" else None
@@ -104,8 +95,6 @@ def test_stopped_and_resumed(train, new_run, loop, changes, layout):
     with stopped_after(3):
         trained("stopped")
     assert len(new_run("stopped").logged()) == 4 and len(left("stopped")) == 1
-    checkpoint = new_run("stopped").path("last.pt")
-    torch.save(laid_out(torch.load(checkpoint, weights_only=True), layout), checkpoint)
     assert trained("stopped") == whole
     assert left("stopped") == left("whole") and len(new_run("whole").logged()) == 5
 

@@ -1,6 +1,5 @@
 """Learned codecs by name: those of CompressAI's zoo, and one of stride 8."""
 
-from difflib import get_close_matches
 from pathlib import Path
 
 import torch
@@ -15,7 +14,7 @@ from icmlib import device
 from icmlib.codecs.learned import LearnedCodec
 from icmlib.config import CodecConfig, replace
 from icmlib.downloads import read_state
-from icmlib.io import InputError
+from icmlib.io import InputError, did_you_mean
 
 
 class ScaleHyperpriorS8(ScaleHyperprior):
@@ -43,8 +42,7 @@ MODELS |= {name: model_architectures[key] for name, key in KEYS.items()}
 def create(config: CodecConfig, seed: int = 0) -> LearnedCodec:
     """An untrained codec. Raises ValueError: no such architecture; names the known ones."""
     if config.name not in MODELS:
-        near = get_close_matches(config.name, MODELS, 1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        hint = did_you_mean(config.name, MODELS)
         raise InputError(f"unknown codec {config.name!r}{hint}; known: {', '.join(MODELS)}")
     widths = [config.N] if config.name.startswith("cheng2020") else [config.N, config.M]
     with torch.random.fork_rng():

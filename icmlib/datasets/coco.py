@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from torch.utils.data import Dataset
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
 from icmlib.datasets.annotations import first_few, read_annotations
-from icmlib.io import InputError, files_below, read_image
+from icmlib.io import InputError, did_you_mean, files_below, read_image
 from icmlib.metrics.detection import encode_mask
 
 
@@ -94,14 +93,13 @@ def by_class(coco: dict, classes: dict[str, str], names: Sequence[str]) -> dict:
     """
     theirs = {category["name"]: category["id"] for category in coco["categories"]}
     unknown = [
-        f"{name!r} is no {what}{f' (did you mean {near[0]!r}?)' if near else ''}"
+        f"{name!r} is no {what}{did_you_mean(name, known)}"
         for what, asked, known in (
             ("category of the annotation file", classes, theirs),
             ("class of the network", classes.values(), names),
         )
         for name in dict.fromkeys(asked)
         if name not in known
-        for near in [get_close_matches(name, known, 1)]
     ]
     if unknown:
         raise InputError("\n- ".join(["data.classes does not match:", *unknown]))

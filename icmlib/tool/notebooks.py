@@ -2,14 +2,13 @@
 
 import ast
 import os
-from difflib import get_close_matches
 from pathlib import Path
 
 import nbformat
 import papermill
 import yaml
 
-from icmlib.io import InputError
+from icmlib.io import InputError, did_you_mean
 
 
 def run_notebook(notebook: str | Path, executed: str | Path, parameters: dict) -> None:
@@ -72,9 +71,7 @@ def read_parameters(notebook: str | Path, words: list[str]) -> dict:
         if not equals:
             raise InputError(f"parameter {word!r} is not of the form name=value")
         if name not in defaults:
-            near = get_close_matches(name, defaults, 1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            has = ", ".join(defaults)
+            hint, has = did_you_mean(name, defaults), ", ".join(defaults)
             raise InputError(f"{notebook} has no parameter {name!r}{hint}; it has: {has}")
         parameters[name] = _typed(value, defaults[name], f"{notebook}: {name}")
     return parameters
