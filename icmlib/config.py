@@ -145,12 +145,8 @@ class ChainConfig:
 
 
 def from_dict(kind: type, values: dict, where: str = ""):
-    """A config, or a dict of configs, from plain values.
-
-    Raises:
-        ValueError: unknown keys (with the nearest right name) or values of the wrong type; it
-            starts with `where`, by default the type's name.
-    """
+    """A config, or a dict of configs, from plain values. Raises ValueError: unknown keys (with the
+    nearest right name) or values of the wrong type; starts with `where`, or the type's name."""
     try:  # as JSON: strict pydantic takes no dict for a dataclass otherwise
         return TypeAdapter(kind).validate_json(to_json(values))
     except ValidationError as error:

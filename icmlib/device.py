@@ -1,8 +1,6 @@
 """The device and its processes: which GPU, which process of several, which precision.
 
-Evaluation is float32 in PyTorch's own memory layout. Base training and chain finetuning use
-channels-last maps; trainings run in bf16 if their config asks for it. OMP_NUM_THREADS sets the
-number of threads.
+Evaluation is float32; trainings run in bf16 if their config asks for it.
 """
 
 import contextlib
@@ -16,8 +14,6 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
 from torch import nn
-
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def state() -> PartialState:
@@ -63,8 +59,8 @@ def keep_freed_memory() -> None:
     half of a step's time."""
     with contextlib.suppress(OSError, AttributeError):  # another C library
         libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(M_MMAP_MAX, 0)
-        libc.mallopt(M_TRIM_THRESHOLD, -1)
+        libc.mallopt(-4, 0)  # M_MMAP_MAX of malloc.h
+        libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

@@ -101,10 +101,8 @@ def save_weights(path: str | Path, module: torch.nn.Module) -> None:
 
 
 def load_weights(module: torch.nn.Module, path: str | Path, resizable: tuple = ()) -> None:
-    """Weights from safetensors (half precision is widened).
-
-    Args:
-        resizable: endings of the names of buffers that take their size from the file.
+    """Weights from safetensors (half precision is widened). Buffers whose names end in one of
+    `resizable` take their size from the file.
 
     Raises:
         FileNotFoundError: no such file.
@@ -129,17 +127,14 @@ def load_state(
     for name, buffer in module.named_buffers():
         if name in state and name.endswith(tuple(resizable)):
             buffer.resize_(state[name].shape)
-    own = module.state_dict()
-    for name in sorted(own.keys() | state.keys()):
-        ours = tuple(own[name].shape) if name in own else "no such tensor"
-        theirs = tuple(state[name].shape) if name in state else "no such tensor"
-        if ours != theirs:
-            raise InputError(
-                f"weights {path} are of another architecture than {type(module).__name__}: "
-                f"{name} is {theirs} in the file and {ours} in the network; "
-                f"set the profile's architecture to the one they were trained with"
-            )
-    module.load_state_dict({name: value.to(own[name].dtype) for name, value in state.items()})
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:  # one line for each tensor
+        raise InputError(
+            f"weights {path} are of another architecture than {type(module).__name__} "
+            f"({str(error).splitlines()[-1].strip():.200}); set the profile's architecture to the "
+            f"one they were trained with"
+        ) from error
 
 
 # --- images ---------------------------------------------------------------------------------
@@ -150,26 +145,16 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}  # 
 READABLE = IMAGE_SUFFIXES | {".gif", ".avif", ".heic", ".heif"}
 pillow_heif.register_heif_opener()
 
-# of Pillow: OSError holds UnidentifiedImageError; the last three are of malformed EXIF data
-UNREADABLE = (
-    Image.DecompressionBombError,
-    OSError,
-    SyntaxError,
-    struct.error,
-    TypeError,
-    ValueError,
-)
+UNREADABLE = (OSError, SyntaxError, Image.DecompressionBombError)  # to Pillow
+UNREADABLE += (struct.error, TypeError, ValueError)  # malformed EXIF data
 
 
 def read_image(
     path: str | Path, upright: bool = False, file: BinaryIO | None = None
 ) -> torch.Tensor:
     """(3, H, W) RGB float in [0, 1]; grey-scale, palette and 16-bit images are converted, what is
-    transparent is put on white, and of an animation the first picture is taken.
-
-    Args:
-        upright: turn it as its EXIF orientation says; annotations are of the image as it is stored.
-        file: read it from here; the path is then a name for messages.
+    transparent is put on white, and of an animation the first picture is taken. With `upright` it
+    is turned as its EXIF orientation says; with `file`, which is read, the path only names it.
 
     Raises:
         FileNotFoundError: no such file.
@@ -204,11 +189,8 @@ def _pixels(image: Image.Image) -> np.ndarray:
 
 def files_below(folder: Path, suffixes: Iterable[str] = READABLE) -> list[Path]:
     """All files below a folder that end in one of the suffixes, in order of their paths. Hidden
-    files and folders are passed over, links are followed; a warning counts the other files.
-
-    Raises:
-        FileNotFoundError: no such folder.
-    """
+    files and folders are passed over, links are followed; a warning counts the other files. Raises
+    FileNotFoundError: no such folder."""
     if not folder.is_dir():
         raise FileNotFoundError(f"image folder {folder} does not exist")
     files, seen = [], set()
@@ -221,10 +203,7 @@ def files_below(folder: Path, suffixes: Iterable[str] = READABLE) -> list[Path]:
     others = [file for file in files if file.suffix.lower() not in suffixes]
     if others:
         few = ", ".join(str(file.relative_to(folder)) for file in others[:3])
-        kinds = ", ".join(sorted(suffixes))
-        more = ", ..." * (len(others) > 3)
-        warnings.warn(
-            f"{len(others):,} files below {folder} are skipped: {few}{more} (read are {kinds})",
-            stacklevel=2,
-        )
+        few += ", ..." * (len(others) > 3)
+        message = f"{len(others):,} files below {folder} are skipped: {few} (read are "
+        warnings.warn(f"{message}{', '.join(sorted(suffixes))})", stacklevel=2)
     return [file for file in files if file.suffix.lower() in suffixes]
