@@ -134,13 +134,6 @@ def equal_rate(curves: dict[str, Curve], rate: float) -> pd.DataFrame:
     return table.join(paper, rsuffix="_paper")
 
 
-def kinds(profile: Profile) -> dict[str, str]:
-    """How each curve is drawn: see `icmlib.studies.figures.rate_curves`."""
-    study, main = profile.rate_task, ("T-FT", "C-FT", "J-FT")
-    trained = {name: "main" if name in main else "variant" for name in study.configurations}
-    return {"baseline": "main", **trained, **dict.fromkeys(study.anchors, "anchor")}
-
-
 # --- the bridge --------------------------------------------------------------------------------
 
 
