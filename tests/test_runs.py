@@ -14,7 +14,14 @@ from conftest import Malicious
 from safetensors.torch import save_file
 from torch import nn
 
-from icmlib.io import fingerprint, load_weights, project_root, save_weights, written
+from icmlib.io import (
+    UserError,
+    fingerprint,
+    load_weights,
+    project_root,
+    save_weights,
+    written,
+)
 from icmlib.studies.runs import UNFINISHED, Run
 
 
@@ -97,7 +104,7 @@ def test_the_new_run_holds_its_folder(tmp_path):
     def intrude() -> None:
         try:
             Run(run.folder, {"lr": 0.2}, {}, {})
-        except RuntimeError as error:
+        except UserError as error:
             theirs.send(str(error))
 
     process = multiprocessing.get_context("fork").Process(target=intrude)
