@@ -1,16 +1,15 @@
 """Run folders: resuming, whole files, and errors that say what to do."""
 
 import json
-import multiprocessing
 import os
 import pickle
-import time
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from conftest import Malicious
+from filelock import FileLock, Timeout
 from safetensors.torch import save_file
 from torch import nn
 
@@ -94,23 +93,15 @@ def test_every_run_moved_aside_is_kept(tmp_path):
     assert all((folder / "last.pt").exists() for folder in folders)
 
 
-def test_the_new_run_holds_its_folder(tmp_path):
-    """After the old one was moved aside, another process is kept out of the new one."""
+def test_a_folder_is_of_one_process(tmp_path):
+    """Also that of a new run, after the old one was moved aside."""
+    with FileLock(tmp_path / ".lock"), pytest.raises(UserError, match="another process is at work"):
+        Run(tmp_path, {}, {}, {})
     filled(tmp_path / "a")
     with pytest.warns(UserWarning, match="moved to"):
         run = Run(tmp_path / "a", {"lr": 0.2}, {}, {})
-    ours, theirs = multiprocessing.Pipe()
-
-    def intrude() -> None:
-        try:
-            Run(run.folder, {"lr": 0.2}, {}, {})
-        except UserError as error:
-            theirs.send(str(error))
-
-    process = multiprocessing.get_context("fork").Process(target=intrude)
-    process.start()
-    process.join()
-    assert ours.poll() and f"another process is at work in {run.folder}" in ours.recv()
+    with pytest.raises(Timeout):
+        FileLock(run.path(".lock")).acquire(blocking=False)
 
 
 def test_the_notebook_that_opens_a_run_stays_with_it(tmp_path):
@@ -162,37 +153,6 @@ def test_run_file_tells_where_a_number_comes_from(tmp_path):
     assert json.loads(run.path("run.json").read_text())["end"] >= facts["start"]
     assert json.loads(run.path("summary.json").read_text()) == {"AP": 0.5}
     assert str(run) == "profile t · seed 3"
-
-
-def test_checkpoint_brings_back_every_part(tmp_path):
-    net = layer()
-    optimizer = torch.optim.Adam(net.parameters(), 0.1)
-    net(torch.ones(1, 3)).sum().backward()
-    optimizer.step()
-    run = filled(tmp_path / "a")
-    run.checkpoint(5, net=net, optimizer=optimizer)
-    other = layer(7.0)
-    restored = torch.optim.Adam(other.parameters(), 0.9)
-    assert run.resume(net=other, optimizer=restored) == 5
-    assert fingerprint(other) == fingerprint(net)
-    assert restored.param_groups[0]["lr"] == 0.1
-    torch.testing.assert_close(restored.state_dict(), optimizer.state_dict(), rtol=0, atol=0)
-
-
-def test_half_weights_of_a_killed_process_are_gone(tmp_path):
-    """safetensors gives them a name of its own until they are whole."""
-    weights = nn.Linear(5000, 4000)
-    process = multiprocessing.get_context("fork").Process(
-        target=save_weights, args=(tmp_path / "final.safetensors", weights)
-    )
-    process.start()
-    while not list(tmp_path.glob(".tmp*")):
-        time.sleep(1e-4)
-    process.kill()
-    process.join()
-    assert list(tmp_path.glob(".tmp*"))
-    Run(tmp_path, {}, {}, {})
-    assert {file.name for file in tmp_path.iterdir()} == {".lock", "run.json"}
 
 
 @pytest.mark.parametrize("error", [KeyError, KeyboardInterrupt])
