@@ -138,17 +138,12 @@ def equal_rate(curves: dict[str, Curve], rate: float) -> pd.DataFrame:
 
 
 def bridge(profile: Profile, point: str, row: str, after: dict) -> dict:
-    """What a finetuned decoder gives back of the PSNR that C-FT took, and what the machine pays.
+    """What a finetuned decoder gives back of the PSNR that C-FT took, and what the machine pays, by
+    its summary on test with the paired differences from C-FT.
 
-    Args:
-        row: the bridge, or a control.
-        after: the finetuned codec's summary on test, with its paired differences from C-FT.
-
-    Returns:
-        Measures `<name>_before` and `<name>_after`; `psnr_baseline`: the MSE codec's at the same
-        rate, interpolated (outside its range, that of the same point); `back`: share of the loss
-        between it and C-FT (nan where nothing was lost) and `box_AP_change` (%), both with `_low`
-        and `_high`.
+    Measures `<name>_before` and `<name>_after`; `psnr_baseline`: the MSE codec's at the same rate,
+    interpolated (outside its range, that of the same point); `back`: share of the loss between it
+    and C-FT (nan where nothing was lost) and `box_AP_change` (%), both with `_low` and `_high`.
     """
     before = read_summary(profile, "chain", f"{point}-C-FT")["test"]
     found = {"point": point, "row": row, "bpp": after["bpp"]}
