@@ -76,12 +76,9 @@ def _precision() -> str:
     return value
 
 
-# names of VGG-16's ReLUs in order, by stage and place in it
-VGG16_LAYERS = tuple(
-    f"relu{stage}_{place}"
-    for stage, count in enumerate((2, 2, 3, 3, 3), 1)
-    for place in range(1, count + 1)
-)
+# VGG-16's ReLUs in order, by stage and place in it
+VGG16_LAYERS = ("relu1_1", "relu1_2", "relu2_1", "relu2_2", "relu3_1", "relu3_2", "relu3_3")
+VGG16_LAYERS += ("relu4_1", "relu4_2", "relu4_3", "relu5_1", "relu5_2", "relu5_3")
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -13,14 +13,8 @@ from filelock import FileLock, Timeout
 from safetensors.torch import save_file
 from torch import nn
 
-from icmlib.io import (
-    UserError,
-    fingerprint,
-    load_weights,
-    project_root,
-    save_weights,
-    written,
-)
+from icmlib import io
+from icmlib.io import fingerprint, load_weights, project_root, save_weights, written
 from icmlib.studies.runs import UNFINISHED, Run
 
 
@@ -95,7 +89,7 @@ def test_every_run_moved_aside_is_kept(tmp_path):
 
 def test_a_folder_is_of_one_process(tmp_path):
     """Also that of a new run, after the old one was moved aside."""
-    with FileLock(tmp_path / ".lock"), pytest.raises(UserError, match="another process is at work"):
+    with FileLock(tmp_path / ".lock"), pytest.raises(io.UserError, match="another process is at work"):
         Run(tmp_path, {}, {}, {})
     filled(tmp_path / "a")
     with pytest.warns(UserWarning, match="moved to"):

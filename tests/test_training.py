@@ -99,13 +99,6 @@ def test_stopped_and_resumed(train, new_run, loop, changes):
     assert left("stopped") == left("whole") and len(new_run("whole").logged()) == 5
 
 
-def test_finished_run_is_not_trained_again(train, monkeypatch):
-    first, _ = train("base", "run")
-    monkeypatch.setattr(Journal, "log", lambda *_: pytest.fail("trained again"))
-    again, _ = train("base", "run")
-    assert fingerprint(again) == fingerprint(first)
-
-
 @pytest.mark.parametrize(
     ("architecture", "layers"),
     [("scale_hyperprior_s8", 1), ("mbt2018", 2), ("cheng2020_anchor", 2)],
