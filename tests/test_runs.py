@@ -89,7 +89,8 @@ def test_every_run_moved_aside_is_kept(tmp_path):
 
 def test_a_folder_is_of_one_process(tmp_path):
     """Also that of a new run, after the old one was moved aside."""
-    with FileLock(tmp_path / ".lock"), pytest.raises(io.UserError, match="another process is at work"):
+    busy = pytest.raises(io.UserError, match="another process is at work")
+    with FileLock(tmp_path / ".lock"), busy:
         Run(tmp_path, {}, {}, {})
     filled(tmp_path / "a")
     with pytest.warns(UserWarning, match="moved to"):

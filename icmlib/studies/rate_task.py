@@ -127,7 +127,7 @@ def equal_rate(curves: dict[str, Curve], rate: float) -> pd.DataFrame:
     for name, curve in curves.items():
         ap, psnr = (at_rate(curve, measure, rate) for measure in MEASURES)
         if len(curve["bpp"]) >= bd.MIN_POINTS and np.isfinite(ap[0]):
-            value, low, high = interval(ap, 100).values()
+            value, low, high = interval(100 * ap).values()
             rows[name] = {"bpp": rate, "box_mAP": value, "psnr": psnr[0]}
             rows[name] |= {"box_mAP_low": low, "box_mAP_high": high}
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("configuration")
