@@ -25,6 +25,7 @@ explorer/         one image, every decoder of its bits, in a notebook
 bench/            how fast it is, side by side
 """
 
+import pkgutil
 from importlib.metadata import version
 
 import lazy_loader
@@ -32,43 +33,16 @@ import lazy_loader
 __version__ = version("icmlib")
 
 # lazy: the command line starts without loading PyTorch
+MODULES = {module.name for module in pkgutil.iter_modules(__path__)}
+FUNCTIONS = {
+    "config": "replace",
+    "evaluate": "compare estimated_bpp evaluate load_evaluation load_vgg save_evaluation summarize",
+    "io": "fingerprint",
+    "studies.profile": "load_profile",
+    "studies.runs": "load_decoders load_task measure open_run read_summary run_folder",
+}
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=[
-        "bench",
-        "codecs",
-        "config",
-        "datasets",
-        "device",
-        "discriminator",
-        "explorer",
-        "io",
-        "losses",
-        "metrics",
-        "studies",
-        "tasks",
-        "training",
-    ],
-    submod_attrs={
-        "config": ["replace"],
-        "evaluate": [
-            "compare",
-            "estimated_bpp",
-            "evaluate",
-            "load_evaluation",
-            "load_vgg",
-            "save_evaluation",
-            "summarize",
-        ],
-        "io": ["fingerprint"],
-        "studies.profile": ["load_profile"],
-        "studies.runs": [
-            "load_decoders",
-            "load_task",
-            "measure",
-            "open_run",
-            "read_summary",
-            "run_folder",
-        ],
-    },
+    submodules=MODULES - {"evaluate"},  # which is also a function
+    submod_attrs={module: names.split() for module, names in FUNCTIONS.items()},
 )

@@ -3,14 +3,13 @@
 import dataclasses
 import os
 from dataclasses import field
-from difflib import get_close_matches
 from typing import Annotated, Literal, get_args
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from pydantic_core import to_json
 
-from icmlib.io import InputError
+from icmlib.io import InputError, did_you_mean
 
 STRICT = ConfigDict(extra="forbid", strict=True)  # no text, no bool for a number
 
@@ -77,12 +76,9 @@ def _precision() -> str:
     return value
 
 
-# names of VGG-16's ReLUs in order, by stage and place in it
-VGG16_LAYERS = tuple(
-    f"relu{stage}_{place}"
-    for stage, count in enumerate((2, 2, 3, 3, 3), 1)
-    for place in range(1, count + 1)
-)
+# VGG-16's ReLUs in order, by stage and place in it
+VGG16_LAYERS = ("relu1_1", "relu1_2", "relu2_1", "relu2_2", "relu3_1", "relu3_2", "relu3_3")
+VGG16_LAYERS += ("relu4_1", "relu4_2", "relu4_3", "relu5_1", "relu5_2", "relu5_3")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -146,12 +142,8 @@ class ChainConfig:
 
 
 def from_dict(kind: type, values: dict, where: str = ""):
-    """A config, or a dict of configs, from plain values.
-
-    Raises:
-        ValueError: unknown keys (with the nearest right name) or values of the wrong type; it
-            starts with `where`, by default the type's name.
-    """
+    """A config, or a dict of configs, from plain values. Raises ValueError: unknown keys (with the
+    nearest right name) or values of the wrong type; starts with `where`, or the type's name."""
     try:  # as JSON: strict pydantic takes no dict for a dataclass otherwise
         return TypeAdapter(kind).validate_json(to_json(values))
     except ValidationError as error:
@@ -177,9 +169,7 @@ def _nearest(kind: type, *path: str) -> str:
     for step in steps:
         kind = get_args(kind)[-1] if get_args(kind) else kind.__dataclass_fields__[step].type
     known = list(kind.__dataclass_fields__)
-    near = get_close_matches(key, known, 1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return f"{hint}; known: {', '.join(known)}"
+    return f"{did_you_mean(key, known)}; known: {', '.join(known)}"
 
 
 def replace(config, changes: dict):

@@ -1,15 +1,12 @@
 """The device and its processes: which GPU, which process of several, which precision.
 
-Evaluation is float32 in PyTorch's own memory layout. Base training and chain finetuning use
-channels-last maps; trainings run in bf16 if their config asks for it. OMP_NUM_THREADS sets the
-number of threads.
+Evaluation is float32; trainings run in bf16 if their config asks for it.
 """
 
 import contextlib
 import ctypes
 import functools
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 
@@ -18,8 +15,6 @@ from accelerate import PartialState
 from accelerate.utils import reduce
 from torch import nn
 from torch.utils.data import DataLoader
-
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def state() -> PartialState:
@@ -73,11 +68,10 @@ def on_all_cores(
 def keep_freed_memory() -> None:
     """From here on glibc keeps what a step frees; to hand it back and to get it again takes up to
     half of a step's time."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):  # another C library
-            libc = ctypes.CDLL("libc.so.6")
-            libc.mallopt(M_MMAP_MAX, 0)
-            libc.mallopt(M_TRIM_THRESHOLD, -1)
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(-4, 0)  # M_MMAP_MAX of malloc.h
+        libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
@@ -128,7 +122,7 @@ def channels_last(*modules: nn.Module) -> Iterator[None]:
 
 def _overruns(layer: nn.Module) -> bool:
     """Whether oneDNN writes past its memory in this layer's gradient if maps are channels-last:
-    https://github.com/uxlfoundation/oneDNN/issues/6035 (cheng2020 has one)."""
-    if not isinstance(layer, nn.Conv2d) or layer.weight.device.type != "cpu":
-        return False
-    return layer.kernel_size == (1, 1) and max(layer.stride) > 1 and layer.in_channels < 16
+    https://github.com/uxlfoundation/oneDNN/issues/6035 (cheng2020 has one). The same on a GPU, so
+    that a checkpoint's moments have the layout of their weights wherever it is resumed."""
+    strided = isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and max(layer.stride) > 1
+    return strided and layer.in_channels < 16

@@ -1,15 +1,13 @@
 """Files: whole or not at all, fingerprints, weights as safetensors, images."""
 
 import contextlib
-import dataclasses
-import errno
 import hashlib
 import json
-import math
 import os
 import struct
 import warnings
 from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,6 +15,7 @@ import numpy as np
 import pillow_heif
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
+from pydantic_core import to_json
 from safetensors.torch import load_file, save_file
 
 
@@ -60,50 +59,31 @@ def fingerprint(*things) -> str:
 
 
 def plain(thing):
-    """Dataclasses, paths and numpy scalars as JSON takes them; numbers that are not finite are
+    """Dataclasses, paths and numpy scalars as JSON has them; numbers that are not finite are
     null."""
-    if dataclasses.is_dataclass(thing):
-        return plain(dataclasses.asdict(thing))
-    if isinstance(thing, dict):
-        return {str(k): plain(v) for k, v in thing.items()}
-    if isinstance(thing, list | tuple):
-        return [plain(v) for v in thing]
-    if isinstance(thing, Path):
-        return str(thing)
-    thing = thing.item() if hasattr(thing, "item") else thing
-    return None if isinstance(thing, float) and not math.isfinite(thing) else thing
+    text = to_json(thing, inf_nan_mode="null", fallback=lambda scalar: scalar.item())
+    return json.loads(text)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """` (did you mean 'steps'?)`, or nothing where no known name is near."""
+    near = get_close_matches(name, known, 1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 @contextlib.contextmanager
 def written(path: Path) -> Iterator[Path]:
-    """A temporary path that becomes `path` only when the block ends well.
-
-    Raises:
-        OSError: no space left; names `path` and what to do.
-    """
+    """A temporary path that becomes `path` only when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(f".{path.name}.{os.getpid()}.half")
     try:
-        with no_space(path):
-            half.touch()
-            mode = half.stat().st_mode
-            yield half
-            half.chmod(mode)  # safetensors puts a file in its place that only its owner can read
-            half.replace(path)
+        half.touch()
+        mode = half.stat().st_mode
+        yield half
+        half.chmod(mode)  # safetensors puts a file in its place that only its owner can read
+        half.replace(path)
     except BaseException:  # Ctrl-C, too
         half.unlink(missing_ok=True)
-        raise
-
-
-@contextlib.contextmanager
-def no_space(path: Path) -> Iterator[None]:
-    """Inside, the error of a full disk names `path` and says what to do."""
-    try:
-        yield
-    except Exception as error:
-        if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
-            message = f"no space left for {path}; free some and run again"
-            raise OSError(errno.ENOSPC, message) from error
         raise
 
 
@@ -121,10 +101,8 @@ def save_weights(path: str | Path, module: torch.nn.Module) -> None:
 
 
 def load_weights(module: torch.nn.Module, path: str | Path, resizable: tuple = ()) -> None:
-    """Weights from safetensors (half precision is widened).
-
-    Args:
-        resizable: endings of the names of buffers that take their size from the file.
+    """Weights from safetensors (half precision is widened). Buffers whose names end in one of
+    `resizable` take their size from the file.
 
     Raises:
         FileNotFoundError: no such file.
@@ -149,17 +127,14 @@ def load_state(
     for name, buffer in module.named_buffers():
         if name in state and name.endswith(tuple(resizable)):
             buffer.resize_(state[name].shape)
-    own = module.state_dict()
-    for name in sorted(own.keys() | state.keys()):
-        ours = tuple(own[name].shape) if name in own else "no such tensor"
-        theirs = tuple(state[name].shape) if name in state else "no such tensor"
-        if ours != theirs:
-            raise InputError(
-                f"weights {path} are of another architecture than {type(module).__name__}: "
-                f"{name} is {theirs} in the file and {ours} in the network; "
-                f"set the profile's architecture to the one they were trained with"
-            )
-    module.load_state_dict({name: value.to(own[name].dtype) for name, value in state.items()})
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:  # one line for each tensor
+        raise InputError(
+            f"weights {path} are of another architecture than {type(module).__name__} "
+            f"({str(error).splitlines()[-1].strip():.200}); set the profile's architecture to the "
+            f"one they were trained with"
+        ) from error
 
 
 # --- images ---------------------------------------------------------------------------------
@@ -170,26 +145,16 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}  # 
 READABLE = IMAGE_SUFFIXES | {".gif", ".avif", ".heic", ".heif"}
 pillow_heif.register_heif_opener()
 
-# of Pillow: OSError holds UnidentifiedImageError; the last three are of malformed EXIF data
-UNREADABLE = (
-    Image.DecompressionBombError,
-    OSError,
-    SyntaxError,
-    struct.error,
-    TypeError,
-    ValueError,
-)
+UNREADABLE = (OSError, SyntaxError, Image.DecompressionBombError)  # to Pillow
+UNREADABLE += (struct.error, TypeError, ValueError)  # malformed EXIF data
 
 
 def read_image(
     path: str | Path, upright: bool = False, file: BinaryIO | None = None
 ) -> torch.Tensor:
     """(3, H, W) RGB float in [0, 1]; grey-scale, palette and 16-bit images are converted, what is
-    transparent is put on white, and of an animation the first picture is taken.
-
-    Args:
-        upright: turn it as its EXIF orientation says; annotations are of the image as it is stored.
-        file: read it from here; the path is then a name for messages.
+    transparent is put on white, and of an animation the first picture is taken. With `upright` it
+    is turned as its EXIF orientation says; with `file`, which is read, the path only names it.
 
     Raises:
         FileNotFoundError: no such file.
@@ -224,11 +189,8 @@ def _pixels(image: Image.Image) -> np.ndarray:
 
 def files_below(folder: Path, suffixes: Iterable[str] = READABLE) -> list[Path]:
     """All files below a folder that end in one of the suffixes, in order of their paths. Hidden
-    files and folders are passed over, links are followed; a warning counts the other files.
-
-    Raises:
-        FileNotFoundError: no such folder.
-    """
+    files and folders are passed over, links are followed; a warning counts the other files. Raises
+    FileNotFoundError: no such folder."""
     if not folder.is_dir():
         raise FileNotFoundError(f"image folder {folder} does not exist")
     files, seen = [], set()
@@ -241,10 +203,7 @@ def files_below(folder: Path, suffixes: Iterable[str] = READABLE) -> list[Path]:
     others = [file for file in files if file.suffix.lower() not in suffixes]
     if others:
         few = ", ".join(str(file.relative_to(folder)) for file in others[:3])
-        kinds = ", ".join(sorted(suffixes))
-        more = ", ..." * (len(others) > 3)
-        warnings.warn(
-            f"{len(others):,} files below {folder} are skipped: {few}{more} (read are {kinds})",
-            stacklevel=2,
-        )
+        few += ", ..." * (len(others) > 3)
+        message = f"{len(others):,} files below {folder} are skipped: {few} (read are "
+        warnings.warn(f"{message}{', '.join(sorted(suffixes))})", stacklevel=2)
     return [file for file in files if file.suffix.lower() in suffixes]

@@ -5,10 +5,10 @@ import json
 
 import numpy as np
 import pytest
-from faster_coco_eval.core import mask as rle
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 

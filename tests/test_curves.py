@@ -5,19 +5,16 @@ import pandas as pd
 import pytest
 
 from icmlib.studies import curves, rate_task, verdicts
-from icmlib.studies.curves import Curve
 
 RATES = np.array([0.1, 0.2, 0.4, 0.8])
 
 
-def curve(ap, psnr=(20, 22, 24, 26), rates=RATES, noise: float = 0.0, resamples: int = 50) -> Curve:
+def curve(ap, psnr=(20, 22, 24, 26), rates=RATES, noise: float = 0.0, resamples: int = 50) -> dict:
     """The same noise for every curve of the same size, as paired resamples have it."""
     shift = np.concatenate([[0.0], np.random.default_rng(0).normal(0, 1, resamples)])
     spread = lambda values: np.asarray(values, float)[:, None] + noise * shift  # noqa: E731
-    return Curve(
-        np.repeat(np.asarray(rates, float)[:, None], resamples + 1, 1),
-        {"box_AP": spread(ap), "psnr": spread(psnr)},
-    )
+    rates = np.repeat(np.asarray(rates, float)[:, None], resamples + 1, 1)
+    return {"bpp": rates, "box_AP": spread(ap), "psnr": spread(psnr)}
 
 
 BASELINE = (0.20, 0.30, 0.40, 0.50)

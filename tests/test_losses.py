@@ -86,18 +86,3 @@ def test_discriminator_scores_many_places():
     assert scores.shape == (2, 1, 8, 7)
     moved = discriminator(x.roll(8, dims=-2))
     torch.testing.assert_close(moved[:, :, 3:6], scores[:, :, 2:5])
-
-
-def test_discriminator_is_centred_and_bounded():
-    """Grey is 0 to it, and spectral norm keeps every layer from stretching its input."""
-    torch.manual_seed(0)
-    discriminator = PatchDiscriminator(8)
-    for _ in range(30):  # power iterations
-        discriminator(torch.rand(1, 3, 64, 64))
-    seen = []
-    discriminator[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    discriminator(torch.full((1, 3, 64, 64), 0.5))
-    assert seen[0].abs().max() == 0
-    for layer in list(discriminator)[::2]:
-        norm = torch.linalg.matrix_norm(layer.weight.detach().flatten(1), 2)
-        assert float(norm) == pytest.approx(1, abs=0.05)

@@ -24,6 +24,9 @@ rate_task:
 """
 
 
+MEASURES = dict.fromkeys(["psnr", "box_AP", "ssim", "lpp2", "lpp4", "lpp8", "prms"], 0.0)
+
+
 @pytest.fixture
 def profile(project):
     project(tiny=PROFILE)
@@ -82,26 +85,31 @@ def test_the_bridge_is_judged_at_its_own_rate(profile, finished):
     """The MSE codec gives 20 dB at 0.1 bpp and 26 dB at 0.4, so 23 dB at 0.2; C-FT has 15 dB."""
     finished("mse_codec/q1", test={"bpp": 0.1, "psnr": 20.0})
     finished("mse_codec/q2", test={"bpp": 0.4, "psnr": 26.0})
-    finished("chain/q1-C-FT", test={"psnr": 15.0, "box_AP": 0.5})
-    measured = {"bpp": 0.2, "box_AP_difference": -0.01}
+    finished("chain/q1-C-FT", test=MEASURES | {"psnr": 15.0, "box_AP": 0.5})
+    measured = MEASURES | {"bpp": 0.2, "box_AP_difference": -0.01}
     measured |= {"box_AP_difference_low": -0.02, "box_AP_difference_high": 0.005}
     measured |= {"psnr_difference": 6.0, "psnr_difference_low": 5.0, "psnr_difference_high": 7.0}
-    found = rate_task.bridge(profile, "q1", measured)
+    found = rate_task.bridge(profile, "q1", "control", measured)
+    finished("bridge/q1-control", bridge=found)
+    for run in ("q1-finetuned", "q2-finetuned"):
+        finished(f"bridge/{run}", bridge={})
+    assert rate_task.read_bridges(profile).iloc[1].to_dict() == found
     assert found["psnr_baseline"] == pytest.approx(23)
     assert found["back"] == pytest.approx(6 / 8)
     assert (found["back_low"], found["back_high"]) == pytest.approx((5 / 8, 7 / 8))
     assert found["box_AP_change"] == pytest.approx(-2)
     assert found["box_AP_change_high"] == pytest.approx(1)
-    outside = rate_task.bridge(profile, "q1", measured | {"bpp": 0.05})
+    outside = rate_task.bridge(profile, "q1", "control", measured | {"bpp": 0.05})
     assert (outside["psnr_baseline"], outside["back"]) == (20.0, pytest.approx(6 / 5))
 
 
 def test_nothing_lost_nothing_to_give_back(profile, finished):
     for point in ("q1", "q2"):
         finished(f"mse_codec/{point}", test={"bpp": 0.1, "psnr": 20.0})
-    finished("chain/q1-C-FT", test={"psnr": 21.0, "box_AP": 0.5})
+    finished("chain/q1-C-FT", test=MEASURES | {"psnr": 21.0, "box_AP": 0.5})
     names = [f"{what}_difference{e}" for what in ("psnr", "box_AP") for e in ("", "_low", "_high")]
-    found = rate_task.bridge(profile, "q1", {"bpp": 0.1, **dict.fromkeys(names, 1.0)})
+    after = MEASURES | {"bpp": 0.1, **dict.fromkeys(names, 1.0)}
+    found = rate_task.bridge(profile, "q1", "finetuned", after)
     assert np.isnan(found["back"])
 
 
@@ -120,16 +128,16 @@ def test_resamples_are_of_the_same_images_for_every_measure():
     table = pd.DataFrame({"image_id": [2, 1], "pixels": 4096, "payload_bytes": [512, 1024]})
     evaluation = Evaluation(table.assign(psnr=[30.0, 20.0]), {}, matched(truth, found))
     counts = np.array([[1, 1], [2, 0], [0, 2]])  # of ids 1, 2
-    rates, ap, psnr = rate_task.resampled(evaluation, counts)
-    assert rates.tolist() == [1.5, 2.0, 1.0]
-    assert psnr.tolist() == [25.0, 20.0, 30.0]
-    assert ap == pytest.approx([0.5, 0.0, 1.0], abs=0.01)
+    point = rate_task.resampled(evaluation, counts)
+    assert point["bpp"].tolist() == [1.5, 2.0, 1.0]
+    assert point["psnr"].tolist() == [25.0, 20.0, 30.0]
+    assert point["box_AP"] == pytest.approx([0.5, 0.0, 1.0], abs=0.01)
 
 
 def test_intervals_are_those_of_the_curve():
     """Of the resamples alone; the first figure is that of the whole set."""
     points = pd.DataFrame({"curve": ["a", "b", "a"], "bpp": [0.1, 0.2, 0.3]})
     values = np.concatenate([[[9.0], [8.0]], np.add.outer([0.0, 1.0], np.arange(101.0))], axis=1)
-    table = rate_task.with_intervals(points, {"a": rate_task.Curve(values, {"psnr": values})})
+    table = rate_task.with_intervals(points, {"a": {"box_AP": values, "psnr": values}})
     assert table["psnr_low"].tolist() == pytest.approx([2.5, np.nan, 3.5], nan_ok=True)
     assert table["psnr_high"].tolist() == pytest.approx([97.5, np.nan, 98.5], nan_ok=True)

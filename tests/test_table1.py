@@ -175,10 +175,6 @@ def test_figures_carry_their_intervals(table):
     assert text({"a": 12.34, "a_low": np.nan, "a_high": 20.0}, "a") == "n/a"
 
 
-def test_a_spread_is_from_the_lowest_to_the_highest():
-    assert verdicts.spread(pd.Series([-2.0, 1.0, np.nan]), "%") == "-2 to 1 %"
-
-
 def test_an_effect_speaks_of_the_machine_only_where_it_looked(table):
     start = "removes 95.0 % [92.5, 97.5] of the excess pattern and changes "
     rest = "PSNR by +0.50 dB [+0.30, +0.70] and SSIM by +0.010 [+0.010, +0.010]"

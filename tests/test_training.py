@@ -70,15 +70,6 @@ def stopped_after(last: int):
         yield
 
 
-def laid_out(state, layout: torch.memory_format):
-    if isinstance(state, dict):
-        return {key: laid_out(value, layout) for key, value in state.items()}
-    if torch.is_tensor(state) and state.dim() == 4:
-        return state.contiguous(memory_format=layout)
-    return state
-
-
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 @pytest.mark.parametrize(
     ("loop", "changes"),
     [
@@ -89,8 +80,8 @@ def laid_out(state, layout: torch.memory_format):
         ("chain", {}),
     ],
 )
-def test_stopped_and_resumed(train, new_run, loop, changes, layout):
-    """Stopped at step 3, resumed from step 1 in any layout: the same bits, the same log."""
+def test_stopped_and_resumed(train, new_run, loop, changes):
+    """Stopped at step 3, resumed from step 1: the same bits, the same log."""
 
     def trained(run: str) -> list[str]:
         machine = tasks.create(TaskConfig()) if loop == "task" else None
@@ -104,17 +95,8 @@ def test_stopped_and_resumed(train, new_run, loop, changes, layout):
     with stopped_after(3):
         trained("stopped")
     assert len(new_run("stopped").logged()) == 4 and len(left("stopped")) == 1
-    checkpoint = new_run("stopped").path("last.pt")
-    torch.save(laid_out(torch.load(checkpoint, weights_only=True), layout), checkpoint)
     assert trained("stopped") == whole
     assert left("stopped") == left("whole") and len(new_run("whole").logged()) == 5
-
-
-def test_finished_run_is_not_trained_again(train, monkeypatch):
-    first, _ = train("base", "run")
-    monkeypatch.setattr(Journal, "log", lambda *_: pytest.fail("trained again"))
-    again, _ = train("base", "run")
-    assert fingerprint(again) == fingerprint(first)
 
 
 @pytest.mark.parametrize(
@@ -165,13 +147,6 @@ def test_a_decoder_in_use_reads_what_a_finetuned_encoder_writes(train, make_code
     assert torch.equal(before.decode(bits), codec.decode(bits))
 
 
-def test_a_higher_price_of_bits_gives_fewer_of_them(train, new_run):
-    for run, beta in (("cheap", 0.0), ("dear", 10.0)):
-        train("chain", run, steps=16, lr=1e-2, beta=beta)
-    rates = {name: new_run(name).logged()["rate"].tail(3).mean() for name in ("cheap", "dear")}
-    assert rates["dear"] < 0.9 * rates["cheap"]
-
-
 def test_chain_terms_of_mixed_sizes(codec, task):
     """Bits over all pixels, whatever the images' sizes; the machine sees them in their order."""
     images = [torch.rand(3, *size) for size in ((32, 48), (64, 64), (32, 48))]
@@ -192,15 +167,6 @@ def test_the_machine_is_not_trained(train, task):
     train("finetune", "a", task, lambda_task=0.5)
     train("base", "b", task)
     assert fingerprint(task) == before and all(p.grad is None for p in task.parameters())
-
-
-def test_base_training_reaches_every_part(train, make_codec):
-    """Analysis, synthesis, hyperprior and quantiles all move; the tables are made at the end."""
-    before, (codec, _) = make_codec(), train("base", "run")
-    for (name, old), new in zip(before.named_parameters(), codec.parameters()):
-        assert not torch.equal(old, new), name
-    tables = [each.model.entropy_bottleneck._quantized_cdf for each in (before, codec)]
-    assert not torch.equal(*tables) and codec.fingerprint != before.fingerprint
 
 
 @pytest.mark.parametrize("adversarial", ["hinge", "none"])

@@ -40,10 +40,10 @@ def test_a_row_holds_before_and_after(profile, finished):
     paired = ("box_AP", "mask_AP", "psnr", "ssim")
     after |= {f"{name}_difference{end}": 0.7 for name in paired for end in ends}
     for stage, test in (("zoo_base", before), ("zoo", after)):
-        finished(f"{stage}/plain", test=test, seconds=60, trained_parameters=3)
+        finished(f"{stage}/plain", test=test, label="plain", seconds=60, trained_parameters=3)
     table = zoo.read_rows(profile, "test")
     assert table.index.tolist() == ["plain"]
     row = table.loc["plain"]
-    assert (row["label"], row["layers"], row["bpp"]) == ("cheng2020_anchor, N 6, M 6", 3, 0.5)
+    assert (row["label"], row["layers"], row["bpp"]) == ("plain", 3, 0.5)
     assert (row["prms_before"], row["prms"], row["box_AP_before"], row["box_AP"]) == (2, 1, 2, 1)
     assert (row["psnr_difference_low"], row["mask_AP_change"], row["removed"]) == (0.7, 35, 50)

@@ -1,16 +1,16 @@
 """Speed, side by side: the library's way beside what one would otherwise run, on this machine.
 
 A case builds a `Pair`: two functions that do the same work, ours and theirs, from the same start.
-Theirs is plain PyTorch, CompressAI or pycocotools.
+Theirs is plain PyTorch or CompressAI.
 
 harness.py     measure, operations
 training.py    a generator step; whole steps of every row; base training
-evaluation.py  data sets to bitstreams and back; COCO's figures
+evaluation.py  data sets to bitstreams and back; what measuring them costs
 cost.py        what a profile costs in hours
 """
 # ruff: noqa: F401
 
 from icmlib.bench.cost import cost
-from icmlib.bench.evaluation import coco_evaluation, coding
+from icmlib.bench.evaluation import coding, evaluation
 from icmlib.bench.harness import measure, operations
 from icmlib.bench.training import base_step, base_training, finetuning_step, generator_step

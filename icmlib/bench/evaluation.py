@@ -1,20 +1,15 @@
-"""Coding a data set beside CompressAI; measuring it beside the task network's own predictions;
-COCO's AP beside pycocotools."""
+"""Coding a data set beside CompressAI; measuring it beside the task network's own predictions."""
 
-import contextlib
-import io
 from functools import partial
 
 import numpy as np
 import torch
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from icmlib import codecs
 from icmlib.bench.harness import Pair, largest_difference
 from icmlib.codecs.bitstream import Bitstream
 from icmlib.device import on_all_cores
-from icmlib.metrics import detection
+from icmlib.metrics import checkerboard, detection, fidelity
 
 
 def coding(codec: codecs.LearnedCodec, images) -> dict[str, Pair]:
@@ -79,25 +74,3 @@ def evaluation(codec: codecs.LearnedCodec, task, images) -> Pair:
             detection.average_precision(detection.match(images.ground_truth, results, kind))
 
     return Pair(ours, theirs)
-
-
-def coco_evaluation(images: int, detections: int) -> Pair:
-    """COCO's mask AP and AP50 of made detections; theirs is pycocotools'."""
-    truth, results = made_detections(images, detections)
-
-    def ours() -> np.ndarray:
-        figures = detection.average_precision(detection.match(truth, results, "segm"))
-        return np.array([figures["AP"], figures["AP50"]])
-
-    def theirs() -> np.ndarray:
-        with contextlib.redirect_stdout(io.StringIO()):
-            api = COCO()
-            api.dataset = truth
-            api.createIndex()
-            evaluation = COCOeval(api, api.loadRes([dict(each) for each in results]), kind)
-            evaluation.evaluate()
-            evaluation.accumulate()
-            evaluation.summarize()
-        return evaluation.stats[:2]
-
-    return Pair(ours, theirs, lambda ours, theirs: float(np.abs(ours - theirs).max()))

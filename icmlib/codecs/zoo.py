@@ -14,7 +14,7 @@ from icmlib import device
 from icmlib.codecs.learned import LearnedCodec
 from icmlib.config import CodecConfig, replace
 from icmlib.downloads import read_state
-from icmlib.io import InputError
+from icmlib.io import InputError, did_you_mean
 
 
 class ScaleHyperpriorS8(ScaleHyperprior):
@@ -39,7 +39,8 @@ MODELS |= {name: model_architectures[key] for name, key in KEYS.items()}
 def create(config: CodecConfig, seed: int = 0) -> LearnedCodec:
     """An untrained codec. Raises ValueError: no such architecture."""
     if config.name not in MODELS:
-        raise InputError(f"unknown codec {config.name!r}; known: {', '.join(MODELS)}")
+        hint = did_you_mean(config.name, MODELS)
+        raise InputError(f"unknown codec {config.name!r}{hint}; known: {', '.join(MODELS)}")
     widths = [config.N] if config.name.startswith("cheng2020") else [config.N, config.M]
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -1,19 +1,18 @@
 """One data set class for everything in COCO layout: a folder of images and an instances JSON."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from difflib import get_close_matches
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from faster_coco_eval.core import mask as rle
 from PIL import ExifTags, Image
+from pycocotools import mask as rle
 from torch.utils.data import Dataset
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
 from icmlib.datasets.annotations import first_few, read_annotations
-from icmlib.io import InputError, files_below, read_image
+from icmlib.io import InputError, did_you_mean, files_below, read_image
 from icmlib.metrics.detection import encode_mask
 
 
@@ -80,8 +79,13 @@ def by_class(coco: dict, classes: dict[str, str], names: Sequence[str]) -> dict:
     ValueError where names on either side do not match; says which, and the nearest."""
     theirs = {category["name"]: category["id"] for category in coco["categories"]}
     unknown = [
-        *_unknown(classes, theirs, "category of the annotation file"),
-        *_unknown(dict.fromkeys(classes.values()), names, "class of the network"),
+        f"{name!r} is no {what}{did_you_mean(name, known)}"
+        for what, asked, known in (
+            ("category of the annotation file", classes, theirs),
+            ("class of the network", classes.values(), names),
+        )
+        for name in dict.fromkeys(asked)
+        if name not in known
     ]
     if unknown:
         raise InputError("\n- ".join(["data.classes does not match:", *unknown]))
@@ -91,13 +95,6 @@ def by_class(coco: dict, classes: dict[str, str], names: Sequence[str]) -> dict:
         "annotations": [row | {"category_id": ids[row["category_id"]]} for row in rows],
         "categories": [{"id": i, "name": name} for i, name in enumerate(names, 1)],
     }
-
-
-def _unknown(asked: Iterable[str], known: Iterable[str], what: str) -> Iterator[str]:
-    for name in asked:
-        if name not in known:
-            near = get_close_matches(name, known, 1)
-            yield f"{name!r} is no {what}" + (f" (did you mean {near[0]!r}?)" if near else "")
 
 
 class CocoDataset(Dataset):

@@ -13,7 +13,7 @@ import io
 from dataclasses import dataclass
 
 import numpy as np
-from faster_coco_eval.core import mask as rle
+from pycocotools import mask as rle
 
 # The official thresholds, made the official way: np.arange is off by a bit at some of them.
 RECALLS = np.linspace(0, 1, 101)

@@ -1,7 +1,9 @@
 """Curves of quality over rate, each with a bootstrap: what lies between them, and whether the
-findings of Chamain et al. 2020 hold on them."""
+findings of Chamain et al. 2020 hold on them.
 
-from dataclasses import dataclass
+A curve is `bpp`, `box_AP` and `psnr` of its points on test, each (points, 1 + R): of the whole set,
+then of R resamples of the images, the same for all curves.
+"""
 
 import numpy as np
 import pandas as pd
@@ -10,25 +12,8 @@ from scipy.interpolate import PchipInterpolator
 from icmlib.metrics import bd, bootstrap
 from icmlib.studies.verdicts import FINDING, finding
 
-OFF_THE_SHELF = (
-    "VVC",
-    "HEVC",
-)  # the first that was measured
-
-
-@dataclass
-class Curve:
-    """One configuration or anchor over its rates, on test.
-
-    Attributes:
-        rates: payload bits per pixel, (points, 1 + R): the whole set, then R resamples of images.
-        measures: `box_AP` and `psnr`, each (points, 1 + R), of the same resamples.
-    """
-
-    rates: np.ndarray
-    measures: dict[str, np.ndarray]
-
-
+Curve = dict[str, np.ndarray]
+OFF_THE_SHELF = ("VVC", "HEVC")  # the first that was measured
 DELTA = ["curve", "against", "what", "value", "low", "high", "reason", "overlap"]  # columns
 KINDS = {  # of a delta -> measure, over what, scale
     "BD-rate (%)": ("box_AP", "rate", 1),
@@ -52,15 +37,14 @@ def deltas(curves: dict[str, Curve], reference: str) -> pd.DataFrame:
 def delta(curves: dict[str, Curve], reference: str, name: str, what: str = "BD-mAP") -> dict:
     """One of the figures of `deltas`."""
     measure, of, scale = KINDS[what]
-    pair = [(curves[each].rates, curves[each].measures[measure]) for each in (reference, name)]
+    pair = [(curves[each]["bpp"], curves[each][measure]) for each in (reference, name)]
     found = bd.resampled_delta(*pair, of)
     figures = {end: scale * getattr(found, end) for end in ("value", "low", "high")}
     return figures | {"reason": found.reason, "overlap": found.overlap}
 
 
 def readable(deltas: pd.DataFrame) -> pd.DataFrame:
-    """`deltas` as a page shows them: one line per curve, one column per figure; `value [low,
-    high]`, and why one of them is missing."""
+    """`deltas`, one line per curve: `value [low, high]`, and why one of them is missing."""
     figures = [
         ("" if np.isnan(row.value) else f"{row.value:+.1f} ")
         + (row.reason or f"[{row.low:+.1f}, {row.high:+.1f}]")
@@ -73,8 +57,8 @@ def readable(deltas: pd.DataFrame) -> pd.DataFrame:
 def at_rate(curve: Curve, measure: str, rate: float) -> np.ndarray:
     """A measure at a rate in bpp, (1 + R,), by monotone interpolation over the log of the rate;
     nan outside the curve's own range, of the whole set and of each resample."""
-    values = np.full(curve.rates.shape[1], np.nan)
-    for i, (rates, each) in enumerate(zip(curve.rates.T, curve.measures[measure].T)):
+    values = np.full(curve["bpp"].shape[1], np.nan)
+    for i, (rates, each) in enumerate(zip(curve["bpp"].T, curve[measure].T)):
         rates, order = np.unique(rates, return_index=True)  # of equal rates, the first point
         if len(rates) > 1 and rates[0] <= rate <= rates[-1]:
             values[i] = PchipInterpolator(np.log(rates), each[order])(np.log(rate))
@@ -83,13 +67,13 @@ def at_rate(curve: Curve, measure: str, rate: float) -> np.ndarray:
 
 def lowest_common_rate(curves: dict[str, Curve], names: list[str]) -> float:
     """The lowest rate, bpp, that all of these curves reach in nearly every resample."""
-    return float(max(np.quantile(curves[name].rates.min(0), 0.99) for name in names))
+    return float(max(np.quantile(curves[name]["bpp"].min(0), 0.99) for name in names))
 
 
-def interval(values: np.ndarray, scale: float = 1.0) -> dict[str, float]:
+def interval(values: np.ndarray) -> dict[str, float]:
     """`value` of the whole set and its 95 % interval from (1 + R,); nan resamples are left out."""
     low, high = bootstrap.interval(values[1:])
-    return {"value": scale * values[0], "low": scale * low, "high": scale * high}
+    return {"value": values[0], "low": low, "high": high}
 
 
 def findings(curves: dict[str, Curve]) -> pd.DataFrame:
@@ -111,21 +95,18 @@ def findings(curves: dict[str, Curve]) -> pd.DataFrame:
 
 def _at_lowest_rate(curves: dict[str, Curve]) -> list[dict]:
     """J-FT against the others where all begin, and what the picture pays."""
-    others = ["baseline", "T-FT", "C-FT"]
-    rate = lowest_common_rate(curves, [*others, "J-FT"])
-    where = f"at {rate:.3f} bpp"
-    ap, psnr = (
-        {name: at_rate(curves[name], measure, rate) for name in [*others, "J-FT"]}
-        for measure in ("box_AP", "psnr")
-    )
-    over_best = interval(ap["J-FT"] - np.max([ap[name] for name in others], axis=0), 100)
-    over_task = interval(ap["J-FT"] / ap["T-FT"] - 1, 100)
+    names = ["baseline", "T-FT", "C-FT", "J-FT"]
+    rate = lowest_common_rate(curves, names)
+    ap = {name: 100 * at_rate(curves[name], "box_AP", rate) for name in names}
+    psnr = {name: at_rate(curves[name], "psnr", rate) for name in names}
+    best = np.max([ap[name] for name in names if name != "J-FT"], axis=0)
     beats = "J-FT beats T-FT at the lowest rate (the paper: +4.6 %)"
-    found = [
-        finding("J-FT is best at the lowest rate", f"mAP over the best other, {where}", over_best),
-        finding(beats, f"% of mAP, {where}", over_task),
+    falls, below = "PSNR falls as the task gains", "dB below the baseline"
+    claims = [
+        ("J-FT is best at the lowest rate", "mAP over the best other", ap["J-FT"] - best),
+        (beats, "% of mAP", 100 * (ap["J-FT"] / ap["T-FT"] - 1)),
+        (f"{falls}, C-FT", below, psnr["baseline"] - psnr["C-FT"]),
+        (f"{falls}, J-FT", below, psnr["baseline"] - psnr["J-FT"]),
     ]
-    for name in ("C-FT", "J-FT"):
-        text, drop = f"PSNR falls as the task gains, {name}", psnr["baseline"] - psnr[name]
-        found.append(finding(text, f"dB below the baseline, {where}", interval(drop)))
-    return found
+    where = f"at {rate:.3f} bpp"
+    return [finding(text, f"{what}, {where}", interval(values)) for text, what, values in claims]

@@ -5,6 +5,7 @@ Panels are given as measure -> axis label.
 """
 
 import textwrap
+from collections.abc import Iterable
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -64,15 +65,13 @@ def gallery(
     return figure
 
 
-def detections(
-    images: list[torch.Tensor], predictions: list[dict], names: list[str], min_score: float = 0.5
-) -> Figure:
-    """Images with their instances: mask, box, class name and score."""
+def detections(images: list[torch.Tensor], predictions: list[dict], names: list[str]) -> Figure:
+    """Images with their instances (of a score of 0.5 or more): mask, box, class name and score."""
     figure, axes = _pictures(images, 4, 2.6)
     for axis, prediction in zip(axes, predictions):
         for i, label in enumerate(prediction["labels"].tolist()):
             score = prediction["scores"][i] if "scores" in prediction else None
-            if score is None or score >= min_score:  # annotations have none
+            if score is None or score >= 0.5:  # annotations have none
                 text = names[label - 1] + ("" if score is None else f" {score:.2f}")
                 _instance(axis, prediction, i, text)
     return figure
@@ -120,13 +119,13 @@ def differing_crop(a: torch.Tensor, b: torch.Tensor, size: int) -> tuple[int, in
     return *divmod(int(sums.argmax()), sums.shape[-1]), size
 
 
-def training_curves(log: pd.DataFrame, columns: list[str], window: int = 25) -> Figure:
+def training_curves(log: pd.DataFrame, columns: list[str]) -> Figure:
     """One panel for each column of log.csv: every step faintly, a running median on top."""
     present = [c for c in columns if c in log]
     figure, axes = _panels(1, len(present), 2.9, 2.3)
     for axis, column in zip(axes[0], present):
         axis.plot(log["step"], log[column], color=OTHER, lw=0.4, alpha=0.5)
-        median = log[column].rolling(window, min_periods=1, center=True).median()
+        median = log[column].rolling(25, min_periods=1, center=True).median()
         axis.plot(log["step"], median, color=FINETUNED, lw=1.5)
         axis.set(xlabel="step", title=column)
         if (log[column] > 0).all():
@@ -153,15 +152,6 @@ def spectra(pooled: dict[str, np.ndarray]) -> Figure:
     return figure
 
 
-def rate_check(per_image: pd.DataFrame) -> Figure:
-    """Estimated against real rate, one dot per image."""
-    figure, axes = _panels(1, 1, 3.4, 3.2)
-    sns.scatterplot(per_image, x="bpp_estimate", y="bpp", color=FINETUNED, alpha=0.6, ax=axes[0, 0])
-    axes[0, 0].axline([per_image["bpp"].median()] * 2, slope=1, color="0.4", lw=0.8)
-    axes[0, 0].set(xlabel="estimate from likelihoods (bpp)", ylabel="real bytes (bpp)")
-    return figure
-
-
 def forest(table: pd.DataFrame, panels: dict[str, str]) -> Figure:
     """One line per row of the table, which has a `label`; one panel per measure."""
     height = max(1.8, 0.26 * len(table) + 0.8)
@@ -173,53 +163,6 @@ def forest(table: pd.DataFrame, panels: dict[str, str]) -> Figure:
         axis.axvline(0, color="0.4", lw=0.8)
         axis.set(xlabel=label)
         axis.set_yticks(y, [f"{name} ({row})" for name, row in table["label"].items()], size=7)
-    return figure
-
-
-def against_paper(table: pd.DataFrame, measures: dict[str, str]) -> Figure:
-    """Changes against each one's own base codec: here (`<measure>`) and in the paper
-    (`<measure>_paper`), side by side; rows have a `label`."""
-    figure, axes = _panels(1, len(measures), 3, 0.34 * len(table) + 1, sharey=True)
-    for axis, (measure, label) in zip(axes[0], measures.items()):
-        pair = table.set_index("label")[[f"{measure}_paper", measure]].iloc[::-1]
-        pair.columns = ["Le et al.", "here"]
-        pair.plot.barh(ax=axis, color=[SECOND, FINETUNED], legend=False, width=0.75)
-        axis.axvline(0, color="0.3", lw=0.8)
-        axis.set(xlabel=label, ylabel="")
-    axes[0, -1].legend(fontsize=7, reverse=True)
-    return figure
-
-
-def growth(table: pd.DataFrame) -> Figure:
-    """What a step costs as the image, the number of patches and their size grow: columns
-    `grows`, `value`, `ours`, `theirs` (s), `ours_operations` and `theirs_operations`."""
-    groups = table.sort_values("value").groupby("grows", sort=False)
-    figure, axes = _panels(1, len(groups), 2.8, 2.6, grid=False)
-    for axis, (panel, rows) in zip(axes[0], groups):
-        for side, colour in (("theirs", BASE), ("ours", FINETUNED)):
-            seconds, operations = rows[side], rows[f"{side}_operations"]
-            rate = (seconds / operations).median()  # the line has the operations' shape alone
-            axis.plot(rows["value"], 1e3 * seconds, "o", color=colour, label=side)
-            axis.plot(rows["value"], 1e3 * rate * operations, "--", color=colour, lw=1)
-        axis.set(xlabel=panel, xscale="log", yscale="log")
-        axis.set_xticks(rows["value"], [f"{value:g}" for value in rows["value"]])
-        axis.minorticks_off()
-    axes[0, 0].set_ylabel("ms per step (dashed: operations)")
-    axes[0, 0].legend(frameon=False, fontsize=8)
-    return figure
-
-
-def ratios(table: pd.DataFrame) -> Figure:
-    """How many times faster: a bar for each row (`what`, `ratio`), with its `aim` as a tick."""
-    figure, axes = _panels(1, 1, 6.4, 0.32 * len(table) + 0.8, grid=False)
-    axis = axes[0, 0]
-    bars = axis.barh(table["what"], table["ratio"], color=FINETUNED, height=0.6)
-    axis.bar_label(bars, fmt="{:.1f}", padding=4)
-    axis.plot(table["aim"], table["what"], "|", color="black", ms=12, label="aim")
-    axis.invert_yaxis()
-    axis.set(xscale="log", xlim=(None, 1.5 * table[["ratio", "aim"]].max().max()))
-    axis.set(xlabel="times faster than what one would otherwise run")
-    axis.legend(frameon=False, fontsize=8)
     return figure
 
 
@@ -241,20 +184,21 @@ def knob(table: pd.DataFrame, panels: dict[str, str]) -> Figure:
     return figure
 
 
-def rate_curves(points: pd.DataFrame, panels: dict[str, str], kinds: dict[str, str]) -> Figure:
-    """Measures over the rate (`bpp`), one line per `curve`, one panel per measure. `kinds`: curve
-    -> `main` (bold, with its interval), `variant` (dashed) or `anchor` (grey)."""
+def rate_curves(
+    points: pd.DataFrame, panels: dict[str, str], main: list[str], anchors: Iterable[str]
+) -> Figure:
+    """Measures over the rate (`bpp`), one line per `curve`, one panel per measure: those of `main`
+    are bold, with their interval, `anchors` are grey."""
     figure, axes = _panels(1, len(panels), 4.2, 3.6)
+    colours = [colour for colour in COLOURS if colour != OTHER]
     for axis, (measure, text) in zip(axes[0], panels.items()):
-        drawn = zip(kinds.items(), [c for c in COLOURS if c != OTHER] * 2, "oDs^vP*X<>hdp" * 2)
-        for (name, kind), colour, marker in drawn:
-            rows = points[points["curve"] == name].sort_values("bpp")
-            if rows.empty:  # an anchor that was not measured
-                continue
-            line, width = {"main": ("-", 1.8), "variant": ("--", 1), "anchor": (":", 1)}[kind]
-            style = {"color": "0.45" if kind == "anchor" else colour, "marker": marker, "ms": 4}
-            axis.plot(rows["bpp"], rows[measure], line, lw=width, label=name, **style)
-            if kind == "main":
+        drawn = zip(points.groupby("curve", sort=False), colours * 2, "oDs^vP*X<>hdp" * 2)
+        for (name, rows), colour, marker in drawn:
+            rows = rows.sort_values("bpp")
+            style = {"color": "0.45" if name in anchors else colour, "marker": marker, "ms": 4}
+            style |= {"ls": "-", "lw": 1.8} if name in main else {"ls": "--", "lw": 1}
+            axis.plot(rows["bpp"], rows[measure], label=name, **style)
+            if name in main:
                 bounds = _bounds(rows, measure)
                 axis.fill_between(rows["bpp"], *bounds, color=colour, alpha=0.15, lw=0)
         axis.set(xscale="log", xlabel="rate (bpp)", ylabel=text)

@@ -57,16 +57,14 @@ def table(
     """One row for the base codec, the two finetuned rows and each evaluation (of a way and a
     place): all measures, and paired differences from the base codec with their 95 % intervals;
     `way` is knob, blend or the low-impact row, `place` 0 to 1 (none for that row)."""
-    rows = {
-        "base": ("knob", 0.0, read_summary(profile, "base_codec", "base")["test"]),
-        human: ("knob", 1.0, read_summary(profile, "finetune", human)["test"]),
-        low_impact: (low_impact, None, read_summary(profile, "finetune", low_impact)["test"]),
-    }
+    rows = {"base": {"way": "knob", "place": 0.0}, human: {"way": "knob", "place": 1.0}}
+    rows[low_impact] = {"way": low_impact, "place": None}
+    for name, stage in {"base": "base_codec", human: "finetune", low_impact: "finetune"}.items():
+        rows[name] |= read_summary(profile, stage, name)["test"]
     resamples = profile.evaluation.resamples
     for (way, place), each in evaluations.items():
         measured = summarize(each, resamples) | compare(base, each, resamples)
-        rows[f"{way} {place:g}"] = (way, place, measured)
-    rows = {name: {"way": way, "place": at} | found for name, (way, at, found) in rows.items()}
+        rows[f"{way} {place:g}"] = {"way": way, "place": place} | measured
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("row")
 
 

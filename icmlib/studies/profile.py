@@ -20,7 +20,6 @@ from icmlib.config import (
     FinetuneConfig,
     TaskConfig,
     from_dict,
-    replace,
 )
 from icmlib.io import InputError, project_root
 
@@ -178,8 +177,8 @@ def lookup(what: str, name: str, known: dict):
 
 
 def from_scratch(profile: Profile) -> Profile:
-    """The profile without its weights files: notebooks 01 and 02 train task network and base codec.
-    Published weights, which have a name and no file, stay."""
+    """The profile without its weights files, which notebooks 01 and 02 then train; published
+    weights, which have a name and no file, stay."""
     given = (profile.task.weights or "").endswith(".safetensors")
     task = dataclasses.replace(profile.task, weights=None) if given else profile.task
     name = f"{profile.name}-scratch"
@@ -189,14 +188,13 @@ def from_scratch(profile: Profile) -> Profile:
 def with_seed(profile: Profile, seed: int) -> Profile:
     """The profile with another seed of its trainings, the base codec's included; the data and the
     task network stay."""
-
-    def seeded(config, *stages: str, **changes):
-        changes |= {each: replace(getattr(config, each), {"seed": seed}) for each in stages}
-        return dataclasses.replace(config, **changes)
-
     facts = {"name": f"{profile.name}-seed{seed}", "seed": seed, "base_weights": None}
-    study = seeded(profile.rate_task, "base", "chain", "bridge")
-    return seeded(profile, "base", "finetune", rate_task=study, **facts)
+    values = dataclasses.asdict(profile) | facts
+    study = values["rate_task"]
+    trained = [values["base"], values["finetune"]]
+    for stage in trained + [study[name] for name in ("base", "chain", "bridge")]:
+        stage["seed"] = seed
+    return from_dict(Profile, values)
 
 
 def load_profile(name: str | Path) -> Profile:

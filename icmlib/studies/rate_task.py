@@ -94,27 +94,27 @@ def resampled_curves(profile: Profile) -> dict[str, Curve]:
             resampled(load_evaluation(run_folder(profile, *run), name), counts)
             for _, _, run, name in points
         ]
-        rates, *measures = map(np.stack, zip(*measured))
-        curves[curve] = Curve(rates, dict(zip(MEASURES, measures)))
+        curves[curve] = {name: np.stack([each[name] for each in measured]) for name in measured[0]}
     return curves
 
 
-def resampled(evaluation: Evaluation, counts: np.ndarray) -> tuple[np.ndarray, ...]:
-    """bpp, box AP and PSNR of each resample, (1 + R,), by how often it has each image."""
+def resampled(evaluation: Evaluation, counts: np.ndarray) -> Curve:
+    """A point of a curve: `bpp`, `box_AP` and `psnr` of each resample, (1 + R,), by its counts of
+    the images."""
     matches = evaluation.matches["box"]  # their images are sorted, the data set's need not be
     table = evaluation.per_image.set_index("image_id").loc[list(matches.image_ids)]
-    pixels = counts @ table["pixels"].to_numpy(float)
-    rates = counts @ (8.0 * table["payload_bytes"].to_numpy()) / pixels
+    bits, pixels = counts @ (8.0 * table["payload_bytes"]), counts @ table["pixels"].to_numpy(float)
     ap = detection.average_precision(matches, counts)["AP"]
-    return rates, ap, counts @ table["psnr"].to_numpy() / counts.sum(1)
+    psnr = counts @ table["psnr"].to_numpy() / counts.sum(1)
+    return {"bpp": bits / pixels, "box_AP": ap, "psnr": psnr}
 
 
 def with_intervals(points: pd.DataFrame, curves: dict[str, Curve]) -> pd.DataFrame:
     """The points with `<measure>_low` and `<measure>_high`, 95 % over the resamples."""
     points = points.copy()
     for name, curve in curves.items():
-        for measure, values in curve.measures.items():
-            bounds = [bootstrap.interval(draws) for draws in values[:, 1:]]
+        for measure in MEASURES:
+            bounds = [bootstrap.interval(draws) for draws in curve[measure][:, 1:]]
             points.loc[points["curve"] == name, [f"{measure}_low", f"{measure}_high"]] = bounds
     return points
 
@@ -126,61 +126,47 @@ def equal_rate(curves: dict[str, Curve], rate: float) -> pd.DataFrame:
     rows = {}
     for name, curve in curves.items():
         ap, psnr = (at_rate(curve, measure, rate) for measure in MEASURES)
-        if len(curve.rates) >= bd.MIN_POINTS and np.isfinite(ap[0]):
-            value, low, high = interval(ap, 100).values()
+        if len(curve["bpp"]) >= bd.MIN_POINTS and np.isfinite(ap[0]):
+            value, low, high = interval(100 * ap).values()
             rows[name] = {"bpp": rate, "box_mAP": value, "psnr": psnr[0]}
             rows[name] |= {"box_mAP_low": low, "box_mAP_high": high}
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("configuration")
     return table.join(paper, rsuffix="_paper")
 
 
-def kinds(profile: Profile) -> dict[str, str]:
-    """How each curve is drawn: see `icmlib.studies.figures.rate_curves`."""
-    study, main = profile.rate_task, ("T-FT", "C-FT", "J-FT")
-    trained = {name: "main" if name in main else "variant" for name in study.configurations}
-    return {"baseline": "main", **trained, **dict.fromkeys(study.anchors, "anchor")}
-
-
 # --- the bridge --------------------------------------------------------------------------------
 
 
-def bridge(profile: Profile, point: str, measured: dict) -> dict:
-    """What a finetuned decoder gives back of the PSNR that C-FT took, and what the machine pays.
+def bridge(profile: Profile, point: str, row: str, after: dict) -> dict:
+    """What a finetuned decoder gives back of the PSNR that C-FT took, and what the machine pays, by
+    its summary on test with the paired differences from C-FT.
 
-    Args:
-        measured: the finetuned codec's summary on test, with its paired differences from C-FT.
-
-    Returns:
-        `psnr_baseline`: the MSE codec's at the same rate, interpolated (outside its range, that of
-        the same point); `psnr_before`: C-FT's; `back`: share of the loss between them (nan where
-        nothing was lost) and `box_AP_change` (%), both with `_low` and `_high`.
+    Measures `<name>_before` and `<name>_after`; `psnr_baseline`: the MSE codec's at the same rate,
+    interpolated (outside its range, that of the same point); `back`: share of the loss between it
+    and C-FT (nan where nothing was lost) and `box_AP_change` (%), both with `_low` and `_high`.
     """
-    start = read_summary(profile, "chain", f"{point}-C-FT")["test"]
+    before = read_summary(profile, "chain", f"{point}-C-FT")["test"]
+    found = {"point": point, "row": row, "bpp": after["bpp"]}
+    for measure in ("psnr", "box_AP", "ssim", "lpp2", "lpp4", "lpp8", "prms"):
+        found |= {f"{measure}_before": before[measure], f"{measure}_after": after[measure]}
     names = profile.rate_task.points
-    points = {name: read_summary(profile, "mse_codec", name)["test"] for name in names}
-    rates, psnr = (np.array([[p[key]] for p in points.values()]) for key in ("bpp", "psnr"))
-    (best,) = at_rate(Curve(rates, {"psnr": psnr}), "psnr", measured["bpp"])
-    best = points[point]["psnr"] if np.isnan(best) else best
-    lost = float(best - start["psnr"])
-    found = {"psnr_baseline": float(best), "psnr_before": start["psnr"]}
+    points = pd.DataFrame({n: read_summary(profile, "mse_codec", n)["test"] for n in names}).T
+    curve = {name: points[[name]].to_numpy(float) for name in ("bpp", "psnr")}
+    (best,) = at_rate(curve, "psnr", after["bpp"])
+    best = points.loc[point, "psnr"] if np.isnan(best) else best
+    lost = best - before["psnr"]
+    found["psnr_baseline"] = float(best)
     for end in ("", "_low", "_high"):
-        found[f"back{end}"] = measured[f"psnr_difference{end}"] / lost if lost > 0 else np.nan
-        change = measured[f"box_AP_difference{end}"]
-        found[f"box_AP_change{end}"] = 100 * change / start["box_AP"] if start["box_AP"] else np.nan
+        found[f"back{end}"] = after[f"psnr_difference{end}"] / lost if lost > 0 else np.nan
+        change = 100 * after[f"box_AP_difference{end}"]
+        found[f"box_AP_change{end}"] = change / before["box_AP"] if before["box_AP"] else np.nan
     return found
 
 
 def read_bridges(profile: Profile) -> pd.DataFrame:
     """One row for each finetuning of a C-FT codec's decoder, controls too: before, and after."""
-    rows = []
-    for point, name in profile.rate_task.bridges():
-        before = read_summary(profile, "chain", f"{point}-C-FT")["test"]
-        after = read_summary(profile, "bridge", f"{point}-{name}")["test"]
-        row = {"point": point, "row": name, "bpp": after["bpp"]}
-        for measure in ("psnr", "box_AP", "ssim", "lpp2", "lpp4", "lpp8", "prms"):
-            row |= {f"{measure}_before": before[measure], f"{measure}_after": after[measure]}
-        rows.append(row | bridge(profile, point, after))
-    return pd.DataFrame(rows)
+    runs = ["-".join(each) for each in profile.rate_task.bridges()]
+    return pd.DataFrame([read_summary(profile, "bridge", run)["bridge"] for run in runs])
 
 
 def bridge_findings(table: pd.DataFrame, back: float, change: float) -> pd.DataFrame:

@@ -44,26 +44,14 @@ from icmlib.tasks import TaskNetwork
 from icmlib.training.journal import Journal
 
 UNFINISHED = "notebook.unfinished.ipynb"  # see icmlib.tool.notebooks.run_notebook
-PACKAGES = ("torch", "torchvision", "compressai", "numpy", "faster-coco-eval")
-
-
-class BusyError(UserError, RuntimeError):
-    """Another process is at work in a run folder."""
+PACKAGES = ("torch", "torchvision", "compressai", "numpy", "pycocotools")
 
 
 class Run(Journal):
-    """One run folder, locked until the run is finished. With the same parameters and inputs it
-    resumes; a folder with others is moved aside, to `<name>.old-<n>`, with a warning that says what
-    differs.
-
-    Args:
-        parameters: configs and values that decide the result.
-        inputs: fingerprints of what goes in (data, weights).
-        provenance: short facts for figures and tables: profile, seed, data.
-
-    Raises:
-        RuntimeError: another process is at work in the folder.
-    """
+    """One run folder, locked until the run is finished. With the same parameters (configs and
+    values) and inputs (fingerprints of data and weights) it resumes; a folder with others is moved
+    aside, to `<name>.old-<n>`, with a warning that says what differs. `provenance` are short facts
+    for figures and tables. Raises UserError: another process is at work in the folder."""
 
     def __init__(self, folder: str | Path, parameters: dict, inputs: dict, provenance: dict):
         super().__init__(folder)
@@ -99,7 +87,7 @@ class Run(Journal):
             self._lock.acquire(blocking=False)
         except Timeout:
             busy = f"another process is at work in {self.folder}; wait for its end, or end it"
-            raise BusyError(f"{busy}, and run again") from None
+            raise UserError(f"{busy}, and run again") from None
         for pattern in (".*.half", ".tmp*"):  # left by a killed process; .tmp* by safetensors
             for half in self.folder.rglob(pattern):
                 half.unlink()
@@ -156,8 +144,8 @@ def _changes(old: dict, new: dict) -> str:
         pd.json_normalize({key: each.get(key) for key in new}).to_dict("records")[0]
         for each in (old, new)
     )
-    values = {name: (before.get(name), after.get(name)) for name in {**before, **after}}
-    return ", ".join(f"{name}: {a} -> {b}" for name, (a, b) in values.items() if a != b)
+    names = [name for name in before | after if before.get(name) != after.get(name)]
+    return ", ".join(f"{name}: {before.get(name)} -> {after.get(name)}" for name in names)
 
 
 def _now() -> str:
@@ -166,15 +154,11 @@ def _now() -> str:
 
 def git_state() -> dict:
     """`commit` of the code, and whether it was `dirty`: changed since. None without git."""
-
-    def git(*words: str) -> str:
-        options = {"capture_output": True, "text": True, "check": True}
-        return subprocess.run(
-            ["git", *words], cwd=Path(__file__).parents[1], **options
-        ).stdout.strip()
-
+    git = {"cwd": Path(__file__).parents[1], "stderr": subprocess.DEVNULL, "text": True}
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "-s", "--", "."))}
+        commit = subprocess.check_output(["git", "rev-parse", "HEAD"], **git).strip()
+        changes = subprocess.check_output(["git", "status", "--short", "--", "."], **git)
+        return {"commit": commit, "dirty": bool(changes)}
     return {"commit": None, "dirty": None}
 
 
@@ -192,17 +176,14 @@ def open_run(
 
 
 def read_summary(profile: Profile, stage: str, name: str) -> dict:
-    """summary.json of a finished run, where null among the measures of a split is nan.
-
-    Raises:
-        FileNotFoundError: that run is not finished.
-    """
+    """summary.json of a finished run, where null among measures is nan. Raises FileNotFoundError:
+    that run is not finished."""
     path = run_folder(profile, stage, name) / "summary.json"
     if not path.exists():
         raise FileNotFoundError(f"run {stage}/{name} is not finished ({path}); run its notebook")
     summary = json.loads(path.read_text("utf-8"))
-    for measures in (summary.get(split) for split in ("val", "test")):
-        measures and measures.update({k: np.nan for k, v in measures.items() if v is None})
+    for measures in [each for each in summary.values() if isinstance(each, dict)]:
+        measures.update({k: np.nan for k, v in measures.items() if v is None})
     return summary
 
 
@@ -221,15 +202,10 @@ def load_codec(
 
 
 def load_decoders(weights: str | Path | None = None) -> Decoders:
-    """A trained codec and the decoders that read its bits.
-
-    Args:
-        weights: a file of decoders, or a run of notebooks 02 or 03: its folder, or that below
-            `results` (`quick/finetune/p3x64`); by default the shipped ones of profile `quick`.
-
-    Raises:
-        FileNotFoundError, ValueError: no such file or run; broken; not of one codec.
-    """
+    """A trained codec and the decoders that read its bits, from a file of decoders, or a run of
+    notebooks 02 or 03: its folder, or that below `results` (`quick/finetune/p3x64`); by default the
+    shipped ones of profile `quick`. Raises FileNotFoundError, ValueError: no such file or run;
+    broken; not of one codec."""
     path = Path(weights or SHIPPED)
     if path.suffix == ".safetensors":
         return codecs.read_decoders(path)
@@ -253,12 +229,9 @@ def measure(
     before: Path | None = None,
     vgg: VGGDistance | None = None,
 ) -> tuple[dict[str, Evaluation], dict[str, Evaluation], dict[str, dict]]:
-    """Evaluate a codec on val and test, and save what was measured in its run.
-
-    Returns:
-        By split: its evaluations; those of the run folder `before` (or its own); summaries, with
-        the paired differences.
-    """
+    """Evaluate a codec on val and test, and save what was measured in its run. Returns, by split,
+    its evaluations; those of the run folder `before` (or its own); summaries, with the paired
+    differences."""
     resamples = {"val": profile.evaluation.resamples_val, "test": profile.evaluation.resamples}
     evaluations, others, summary = {}, {}, {}
     for split, count in resamples.items():

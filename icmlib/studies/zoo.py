@@ -1,12 +1,11 @@
 """The codec zoo: what PatchGAN finetuning does to codecs of other architectures."""
 
 import pandas as pd
-import torch
 
 from icmlib.config import BaseTrainingConfig, CodecConfig, FinetuneConfig, replace
 from icmlib.studies import table1
 from icmlib.studies.profile import Profile, lookup
-from icmlib.studies.runs import load_codec, read_summary, run_folder
+from icmlib.studies.runs import read_summary, run_folder
 
 BEFORE, AFTER = "zoo_base", "zoo"  # stages of the runs: the base codec, and the finetuned one
 BOTH = ("box_AP", "mask_AP", "psnr", "ssim", "lpp2", "lpp4", "lpp8", "prms", "excess_prms")
@@ -28,24 +27,10 @@ def read_rows(profile: Profile, split: str) -> pd.DataFrame:
     rows = {}
     for name in profile.zoo.codecs:
         if (run_folder(profile, AFTER, name) / "summary.json").exists():
-            architecture, _, finetune = settings(profile, name)
             before, after = (read_summary(profile, stage, name) for stage in (BEFORE, AFTER))
             table = table1.relative(pd.DataFrame({"base": before[split], name: after[split]}).T)
-            row = {"label": label(architecture), "layers": finetune.layers}
+            row = {"label": before["label"], "layers": settings(profile, name)[2].layers}
             row |= {f"{each}_before": before[split][each] for each in BOTH if each in table}
             row |= table.loc[name].to_dict() | {"seconds_base": before["seconds"]}
             rows[name] = row | {fact: after[fact] for fact in ("seconds", "trained_parameters")}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("codec")
-
-
-def label(config: CodecConfig) -> str:
-    """A codec's name in tables, from its architecture."""
-    return f"{config.name}, N {config.N}, M {config.M}"
-
-
-def pictures(profile: Profile, codec: str, x: torch.Tensor) -> dict[str, torch.Tensor]:
-    """An image (3, H, W), and what `base` and `finetuned` decoder of a codec make of its bits."""
-    architecture, _, _ = settings(profile, codec)
-    names = {"base": BEFORE, "finetuned": AFTER}
-    variants = {n: load_codec(profile, stage, codec, architecture) for n, stage in names.items()}
-    return table1.pictures(x, variants)

@@ -2,7 +2,6 @@
 
 import ast
 import os
-from difflib import get_close_matches
 from pathlib import Path
 
 import nbformat
@@ -12,7 +11,7 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from pydantic import TypeAdapter
 
-from icmlib.io import InputError, UserError
+from icmlib.io import InputError, UserError, did_you_mean
 
 
 def run_notebook(notebook: str | Path, executed: str | Path, parameters: dict) -> None:
@@ -81,9 +80,7 @@ def read_parameters(notebook: str | Path, words: list[str]) -> dict:
         if not equals:
             raise InputError(f"parameter {word!r} is not of the form name=value")
         if name not in defaults:
-            near = get_close_matches(name, defaults, 1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            has = ", ".join(defaults)
+            hint, has = did_you_mean(name, defaults), ", ".join(defaults)
             raise InputError(f"{notebook} has no parameter {name!r}{hint}; it has: {has}")
         parameters[name] = _typed(value, defaults[name], f"{notebook}: {name}")
     return parameters

@@ -1,16 +1,14 @@
 """What a training leaves in its folder: log, checkpoint, weights."""
 
-import csv
 import io
 import time
 from pathlib import Path
 
 import pandas as pd
 import torch
-from torch.optim import Optimizer
 
 from icmlib import device
-from icmlib.io import InputError, no_space, save_weights, written
+from icmlib.io import InputError, save_weights, written
 
 CHECKPOINT_EVERY = 250  # steps
 
@@ -32,9 +30,11 @@ class Journal:
     def path(self, name: str) -> Path:
         return self.folder / name
 
-    def step(self, step: int, steps: int, terms: dict[str, torch.Tensor], parts: dict) -> None:
-        """A step is done: its terms go to the log; at times `parts` go to the checkpoint. Raises
-        FloatingPointError: names the terms that are not finite."""
+    def step(self, step: int, steps: int, terms: dict, parts: dict) -> None:
+        """A step is done: its terms go to the log, without those that are no tensors (they are
+        off); at times `parts` go to the checkpoint. Raises FloatingPointError: names the terms that
+        are not finite."""
+        terms = {name: value for name, value in terms.items() if torch.is_tensor(value)}
         bad = {name: value.item() for name, value in terms.items() if not torch.isfinite(value)}
         if bad:
             raise FloatingPointError(
@@ -52,14 +52,8 @@ class Journal:
         if not device.main():
             return
         row = {"step": step, **dict(zip(terms, map("{:.6g}".format, values.tolist())))}
-        with (
-            no_space(self.path("log.csv")),
-            self.path("log.csv").open("a", encoding="utf-8", newline="") as file,
-        ):
-            writer = csv.DictWriter(file, row, lineterminator="\n")
-            if file.tell() == 0:
-                writer.writeheader()
-            writer.writerow(row)
+        log = self.path("log.csv")
+        pd.DataFrame([row]).to_csv(log, mode="a", index=False, header=not log.exists())
 
     def logged(self) -> pd.DataFrame:
         return pd.read_csv(self.path("log.csv"))
@@ -92,8 +86,6 @@ class Journal:
                 f"checkpoint {path} is damaged, or of other networks than these; delete it and "
                 f"run again: the run then starts from its first step"
             ) from error
-        for optimizer in (part for part in parts.values() if isinstance(part, Optimizer)):
-            _lay_out(optimizer)
         self.seconds = state["seconds"]
         self._drop_rows_from(state["step"])
         return state["step"]
@@ -101,7 +93,9 @@ class Journal:
     @device.main_only
     def _drop_rows_from(self, step: int) -> None:
         log = self.path("log.csv")
-        if log.exists():
+        if step == 0:
+            log.unlink(missing_ok=True)
+        elif log.exists():
             rows = pd.read_csv(log, dtype=str, on_bad_lines="skip").dropna()
             rows = rows[pd.to_numeric(rows["step"], errors="coerce") < step]
             with written(log) as half:
@@ -112,12 +106,3 @@ class Journal:
         if device.main():
             save_weights(self.path(f"{name}.safetensors"), module)
         device.state().wait_for_everyone()
-
-
-def _lay_out(optimizer: Optimizer) -> None:
-    """Moments get the memory layout of their weights, which fused optimisers rely on; a checkpoint
-    may come from a device with another layout."""
-    for weight, state in optimizer.state.items():
-        for name, value in state.items():
-            if value.shape == weight.shape:
-                state[name] = torch.empty_like(weight).copy_(value)

@@ -39,41 +39,23 @@ def finetune_decoder(
     decode: Callable | None = None,
 ) -> None:
     """Finetune the first layers of the codec's decoder, in place; its weights go to `journal`.
-
-    Args:
-        latents: y_hat (M, h, w) of every image of the data set.
-        task: the frozen machine, for its features or its own loss (which needs targets).
-        decode: as `icmlib.codecs.patches.patch_decoder` makes it, the default.
-    """
-    here = device.current()
-    codec.to(here).eval().requires_grad_(False)
-    task.to(here).requires_grad_(False)
-    generator = nn.ModuleList(decoder_layers(codec.g_s)[: config.layers]).requires_grad_(True)
-    with seeded(config.seed, -1):
-        discriminator = PatchDiscriminator().to(here)
-    decode, adversarial = decode or patch_decoder(codec.g_s), config.adversarial != "none"
-    autocast = device.autocast(here, config.precision)
-
-    g_optimizer = Adam(generator.parameters(), config.lr, (0.5, 0.99), fused=True)
-    d_optimizer = Adam(discriminator.parameters(), config.lr_discriminator, (0.5, 0.99), fused=True)
-    schedule = LambdaLR(g_optimizer, lambda s: learning_rate(config.schedule, s / config.steps))
-    parts = {"g_s": codec.g_s, "discriminator": discriminator, "g_schedule": schedule}
-    parts |= {"g_optimizer": g_optimizer, "d_optimizer": d_optimizer}
+    `latents` has y_hat (M, h, w) of every image. `task`, frozen, gives features or its own loss
+    (which needs targets). `decode` is by default that of `patch_decoder`."""
+    generator, discriminator, parts = set_up(codec, task, config)
+    g_optimizer, d_optimizer = parts["g_optimizer"], parts["d_optimizer"]
+    autocast = device.autocast(codec.device, config.precision)
+    decode, score = autocast(decode or patch_decoder(codec.g_s)), autocast(discriminator.forward)
     start = journal.resume(**parts)
-
     for step, batch in batches(dataset.image, len(dataset), config, start, "finetuning"):
         with seeded(config.seed, step):
-            # originals (P, 3, s, s); y_hat of the image of each, and where each lies in it
-            x, y_hat, corners = sample_patches(batch, latents, config, step)
-            with autocast:
-                x_hat = decode(y_hat, corners, x.shape[-2:]).float()  # (P, 3, s, s)
+            x, y_hat, corners = sample_patches(batch, latents, config, step)  # x: (P, 3, s, s)
+            x_hat = decode(y_hat, corners, x.shape[-2:]).float()  # (P, 3, s, s)
             d_loss = g_loss = feature = lattice = task_term = 0.0  # those that are off
 
             # discriminator step: tell patches of originals from decoded ones
-            if adversarial:
+            if config.adversarial != "none":
                 discriminator.requires_grad_(True)
-                with autocast:
-                    real, fake = discriminator(x), discriminator(x_hat.detach())
+                real, fake = score(x), score(x_hat.detach())
                 d_loss = losses.discriminator_loss(config.adversarial, real, fake)
                 d_optimizer.zero_grad()
                 d_loss.backward()
@@ -83,9 +65,8 @@ def finetune_decoder(
 
             # generator step: close to the original, taken for an original, good for the machine
             mse = mse_loss(x_hat, x)
-            if adversarial:
-                with autocast:
-                    g_loss = losses.generator_loss(config.adversarial, discriminator(x_hat))
+            if config.adversarial != "none":
+                g_loss = losses.generator_loss(config.adversarial, score(x_hat))
             if config.lambda_feature:
                 feature = task_feature_distance(task, x, x_hat, config.precision)
             if config.lambda_lattice:
@@ -103,14 +84,29 @@ def finetune_decoder(
             loss.backward()
             average_gradients(generator.parameters())
             g_optimizer.step()
-            schedule.step()
-
+            parts["g_schedule"].step()
         terms = {"loss": loss, "mse": mse, "discriminator": d_loss, "adversarial": g_loss}
         terms |= {"feature": feature, "lattice": lattice, "task": task_term}
-        terms = {name: term for name, term in terms.items() if torch.is_tensor(term)}
         journal.step(step, config.steps, terms, parts)
-    codec.requires_grad_(False)
-    journal.save_weights(codec)
+    journal.save_weights(codec.requires_grad_(False))
+
+
+def set_up(
+    codec: LearnedCodec, task: TaskNetwork, config: FinetuneConfig
+) -> tuple[nn.ModuleList, PatchDiscriminator, dict]:
+    """The decoder layers that are trained (all else is frozen), a new discriminator, and what a
+    checkpoint holds."""
+    codec.to(device.current()).eval().requires_grad_(False)
+    task.to(codec.device).requires_grad_(False)
+    generator = nn.ModuleList(decoder_layers(codec.g_s)[: config.layers]).requires_grad_(True)
+    with seeded(config.seed, -1):
+        discriminator = PatchDiscriminator().to(codec.device)
+    g_optimizer = Adam(generator.parameters(), config.lr, (0.5, 0.99), fused=True)
+    d_optimizer = Adam(discriminator.parameters(), config.lr_discriminator, (0.5, 0.99), fused=True)
+    schedule = LambdaLR(g_optimizer, lambda s: learning_rate(config.schedule, s / config.steps))
+    parts = {"g_s": codec.g_s, "discriminator": discriminator, "g_schedule": schedule}
+    parts |= {"g_optimizer": g_optimizer, "d_optimizer": d_optimizer}
+    return generator, discriminator, parts
 
 
 def sample_patches(

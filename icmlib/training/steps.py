@@ -15,17 +15,17 @@ from icmlib import device
 from icmlib.io import InputError
 
 
-@functools.lru_cache(2)
-def _order(epoch: int, size: int, seed: int) -> list[int]:
-    generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
-    return torch.randperm(size, generator=generator).tolist()
-
-
 def batch_indices(step: int, size: int, batch: int, seed: int) -> list[int]:
     """The items of a step's batch: a new permutation for each epoch. They depend on the step alone,
     so that a resumed run sees the same ones."""
     positions = range(step * batch, (step + 1) * batch)
     return [_order(position // size, size, seed)[position % size] for position in positions]
+
+
+@functools.lru_cache(2)
+def _order(epoch: int, size: int, seed: int) -> list[int]:
+    generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
+    return torch.randperm(size, generator=generator).tolist()
 
 
 def _items(read: Callable[[int], object], indices: list[int]) -> list[tuple[int, object]]:
@@ -86,6 +86,4 @@ def learning_rate(schedule: str, progress: float) -> float:
 
 def late_decay(progress: float) -> float:
     """Learning rate over progress 0..1: constant, then a cosine to a hundredth from half way."""
-    if progress < 0.5:
-        return 1.0
-    return 0.01 + 0.99 * (1 + math.cos(2 * math.pi * (progress - 0.5))) / 2
+    return 1.0 if progress < 0.5 else 0.01 + 0.99 * learning_rate("cosine", 2 * progress - 1)
