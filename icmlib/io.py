@@ -82,8 +82,10 @@ def written(path: Path) -> Iterator[Path]:
         yield half
         half.chmod(mode)  # safetensors puts a file in its place that only its owner can read
         half.replace(path)
-    except BaseException:  # Ctrl-C, too
+    except BaseException as error:  # Ctrl-C, too
         half.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # of a full disk Python does not say on what
         raise
 
 

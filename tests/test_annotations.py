@@ -86,7 +86,7 @@ def write(folder, coco) -> str:
         (
             "annotations.0.segmentation",
             [[1, 2, 10**400, 4, 5, 6]],
-            "segmentation reaches far outside",
+            "segmentation is neither polygons",
         ),
         ("annotations.0.segmentation", "cat", "segmentation is neither polygons"),
         ("annotations.1.segmentation", run_lengths(64, 48, True), r"another size .*\(ids 11\)"),

@@ -176,7 +176,7 @@ def test_what_cannot_be_done_is_one_line_and_changes_no_file(
 def test_full_disk(icm, file, tmp_path):
     (tmp_path / f".full.png.{os.getpid()}.half").symlink_to("/dev/full")
     result = icm("decode", file, tmp_path / "full.png")
-    assert_error(result, f"no space left for {tmp_path / 'full.png'}; free some")
+    assert_error(result, f"No space left on device: '{tmp_path / 'full.png'}'")
     assert not (tmp_path / "full.png").exists()
 
 
