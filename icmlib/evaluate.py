@@ -34,7 +34,8 @@ class Evaluation:
     """What was measured on a data set."""
 
     per_image: pd.DataFrame  # one row per image: rate, fidelity, hash of the bitstream
-    spectra: dict[str, np.ndarray]  # decoded, original and residual, each (images, N, N)
+    spectra: dict[str, np.ndarray]  # decoded and original (images, 6, K): checkerboard.at_lattice
+    pooled: dict[str, np.ndarray]  # decoded and original, (N, N): mean over images and R, G, B
     detections: list[dict] | None  # COCO results on the decoded images; None without a machine
     ground_truth: dict  # COCO dict of the images; without annotations there is no mAP
 
@@ -72,7 +73,7 @@ def evaluate(
     images, sizes = dataset.ground_truth["images"], dataset.sizes()
     tile = min(_named(row, checkerboard.tile_size, [size]) for row, size in zip(images, sizes))
     tables, detections = [], [] if task is not None else None
-    spectra = {"decoded": [], "original": [], "residual": []}
+    spectra, pooled = {"decoded": [], "original": []}, {"decoded": 0.0, "original": 0.0}
     for indices in tqdm(_batches(sizes), "evaluate", disable=not progress):
         x = torch.stack([dataset.image(i) for i in indices])
         rows = [images[i] for i in indices]
@@ -86,14 +87,16 @@ def evaluate(
             table["feature"] = fidelity.feature_distance(features, features_hat).tolist()
             for row, prediction in zip(rows, task.predict(x_hat, features_hat)):
                 detections += detection.to_coco_results(row["id"], prediction, dataset.category_ids)
-        for image, decoded in zip(x, x_hat):
-            luma, luma_hat = checkerboard.luma(image), checkerboard.luma(decoded)
-            for name, plane in zip(spectra, (luma_hat, luma, luma_hat - luma)):
-                spectra[name].append(checkerboard.welch_spectrum(plane, tile))
+        for name, batch in (("decoded", x_hat), ("original", x)):
+            for image in batch:
+                power = checkerboard.welch_spectrum(checkerboard.planes(image), tile)
+                spectra[name].append(checkerboard.at_lattice(power))
+                pooled[name] += power[:3].mean(0) / len(images)
         tables.append(pd.DataFrame(table))
     return Evaluation(
         pd.concat(tables, ignore_index=True),
         {name: np.stack(each) for name, each in spectra.items()},
+        pooled,
         detections,
         dataset.ground_truth,
     )
@@ -160,25 +163,26 @@ def summarize(evaluation: Evaluation, resamples: int = 1000, seed: int = 0) -> d
     for name in ("psnr", "ssim", "vgg", "feature"):
         if name in table:
             row[name] = float(table[name].mean())
-    row |= _pattern(evaluation.spectra, resamples, seed)
+    row |= _pattern(evaluation, resamples, seed)
     for prefix, matches in evaluation.matches.items():
         row |= {f"{prefix}_{k}": v for k, v in detection.average_precision(matches).items()}
     return row
 
 
-def _pattern(spectra: dict[str, np.ndarray], resamples: int, seed: int) -> dict:
-    """LPP and PRMS of the decoded images, their excess over the originals', the residual's PRMS."""
-    row = {}
-    for name, prefix in (("decoded", ""), ("original", "original_"), ("residual", "residual_")):
-        reading = checkerboard.read_pattern(spectra[name])
-        row |= {f"{prefix}{k}": value for k, value in reading.items()}
-    row["excess_prms"] = float(checkerboard.excess_prms(row["prms"], row["original_prms"]))
-    draws, original = (  # the same images are drawn for both: paired
-        checkerboard.bootstrap_pattern(spectra[name], resamples, rng=np.random.default_rng(seed))
-        for name in ("decoded", "original")
-    )
-    draws["excess_prms"] = checkerboard.excess_prms(draws["prms"], original["prms"])
-    for name, values in draws.items():
+def _pattern(evaluation: Evaluation, resamples: int, seed: int) -> dict:
+    """LPP and PRMS of the decoded and of the original images, and the excess of PRMS."""
+    readings, draws = {}, {}
+    tile = evaluation.pooled["original"].shape[0]
+    for name, spectra in evaluation.spectra.items():  # of both the same images are drawn: paired
+        readings[name] = checkerboard.read_pattern(spectra, tile)
+        rng = np.random.default_rng(seed)
+        draws[name] = checkerboard.bootstrap_pattern(spectra, tile, resamples, rng=rng)
+    for found in (readings, draws):
+        decoded, original = found["decoded"], found["original"]
+        for name in [each for each in decoded if each.startswith("prms")]:
+            decoded[f"excess_{name}"] = checkerboard.excess_prms(decoded[name], original[name])
+    row = readings["decoded"] | {f"original_{k}": v for k, v in readings["original"].items()}
+    for name, values in draws["decoded"].items():
         row[f"{name}_low"], row[f"{name}_high"] = bootstrap.interval(values)
     return row
 
@@ -223,7 +227,8 @@ def save_evaluation(evaluation: Evaluation, folder: str | Path, split: str) -> N
         for name, array in vars(each).items()
     }
     spectra = {k: v.mean(0, keepdims=True) for k, v in evaluation.spectra.items()}
-    for name, arrays in {"matches": matches, "spectra": spectra}.items():
+    arrays = {"matches": matches, "spectra": spectra, "pooled": evaluation.pooled}
+    for name, arrays in arrays.items():
         with written(folder / f"{split}_{name}.npz") as half, half.open("wb") as stream:
             np.savez(stream, **arrays)
 
@@ -233,7 +238,7 @@ def load_evaluation(folder: str | Path, split: str, ground_truth: dict) -> Evalu
     folder = Path(folder)
     evaluation = Evaluation(
         pd.read_csv(folder / f"{split}_per_image.csv", dtype={"file_name": str}),
-        dict(np.load(folder / f"{split}_spectra.npz")),
+        *(dict(np.load(folder / f"{split}_{name}.npz")) for name in ("spectra", "pooled")),
         json.loads((folder / f"{split}_detections.json").read_text("utf-8")),
         ground_truth,
     )

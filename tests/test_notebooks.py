@@ -157,7 +157,10 @@ def test_a_report_is_whole_in_any_locale(notebook, tmp_path):
     paths = {"PYTHONPATH": os.pathsep.join(sys.path), "JUPYTER_PATH": f"{sys.prefix}/share/jupyter"}
     variables = os.environ | ascii_alone | paths
     done = subprocess.run(
-        [*command, tmp_path / "report.html", notebook], env=variables, capture_output=True, text=True
+        [*command, tmp_path / "report.html", notebook],
+        env=variables,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert "Größe · 測定" in (tmp_path / "report.html").read_text("utf-8")
