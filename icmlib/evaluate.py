@@ -227,8 +227,8 @@ def save_evaluation(evaluation: Evaluation, folder: str | Path, split: str) -> N
         for name, array in vars(each).items()
     }
     spectra = {k: v.mean(0, keepdims=True) for k, v in evaluation.spectra.items()}
-    arrays = {"matches": matches, "spectra": spectra, "pooled": evaluation.pooled}
-    for name, arrays in arrays.items():
+    files = {"matches": matches, "spectra": spectra, "pooled": evaluation.pooled}
+    for name, arrays in files.items():
         with written(folder / f"{split}_{name}.npz") as half, half.open("wb") as stream:
             np.savez(stream, **arrays)
 

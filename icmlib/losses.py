@@ -39,8 +39,8 @@ def lattice_power(x: torch.Tensor, x_hat: torch.Tensor, period: int = 8) -> torc
 
     The Hann-windowed residual of patches (P, 3, s, s) in [0, 1], at the multiples of 1/`period`
     cycles per pixel without DC, scaled as `icmlib.metrics.checkerboard` scales spectra: the mean
-    over patches and over R, G and B, in squared grey levels (of 255). Raises ValueError where s is not a
-    multiple of the period.
+    over patches and over R, G and B, in squared grey levels (of 255). Raises ValueError where s is
+    not a multiple of the period.
     """
     size = x.shape[-1]
     if size % period:
