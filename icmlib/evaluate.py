@@ -59,12 +59,14 @@ def evaluate(
     task: TaskNetwork | None,
     dataset,
     vgg: fidelity.VGGDistance | None = None,
+    vgg_images: int | None = None,
     progress: bool = True,
 ) -> Evaluation:
     """Code and measure every image of a `CocoDataset`, on this process's GPU if it has one.
 
     `codec` is anything with `encode(image) -> Bitstream` and `decode(bitstream) -> image`. Without
-    a task network there are no detections and no feature distance.
+    a task network there are no detections and no feature distance. VGG-16 is slow: the distance is
+    taken of the first `vgg_images` images (by default of all), whole batches.
     """
     where = device.current()
     for network in (codec, task, vgg):
@@ -81,7 +83,9 @@ def evaluate(
         bitstreams = [Bitstream.from_bytes(data) for data in files]
         decoded = [_named(row, codec.decode, each) for row, each in zip(rows, bitstreams)]
         x_hat = fidelity.to_8bit(torch.stack(decoded).float().clamp(0, 1))
-        table = _table(rows, files, bitstreams, x.to(where), x_hat.to(where), vgg)
+        table = _table(rows, files, bitstreams, x.to(where), x_hat.to(where))
+        if vgg and (vgg_images is None or indices[0] < vgg_images):
+            table["vgg"] = vgg(x.to(where), x_hat.to(where)).tolist()
         if task is not None:
             features, features_hat = task.features(x), task.features(x_hat)
             table["feature"] = fidelity.feature_distance(features, features_hat).tolist()
@@ -116,10 +120,11 @@ def _batches(sizes: list[tuple[int, int]]) -> list[list[int]]:
     return [each[i : i + BATCH] for each in groups for i in range(0, len(each), BATCH)]
 
 
-def load_vgg(download: bool) -> tuple[fidelity.VGGDistance | None, str]:
-    """The VGG distance, or None and the reason why its column reads "n/a"."""
+def load_vgg() -> tuple[fidelity.VGGDistance | None, str]:
+    """The VGG distance and where its weights come from, or None and why there is none."""
     try:
-        return fidelity.VGGDistance(download), ""
+        vgg = fidelity.VGGDistance()
+        return vgg, vgg.source
     except WeightsUnavailable as error:
         return None, f"n/a: {error}"
 
@@ -135,7 +140,7 @@ def estimated_bpp(codec: LearnedCodec, dataset) -> list[float]:
     return rates
 
 
-def _table(rows, files: list[bytes], bitstreams: list[Bitstream], x, x_hat, vgg) -> dict:
+def _table(rows, files: list[bytes], bitstreams: list[Bitstream], x, x_hat) -> dict:
     """Columns of one batch: rate and fidelity."""
     return {
         "image_id": [row["id"] for row in rows],
@@ -146,7 +151,7 @@ def _table(rows, files: list[bytes], bitstreams: list[Bitstream], x, x_hat, vgg)
         "sha256": [hashlib.sha256(data).hexdigest() for data in files],
         "psnr": fidelity.psnr(x, x_hat).tolist(),
         "ssim": fidelity.ssim(x, x_hat).tolist(),
-        "vgg": vgg(x, x_hat).tolist() if vgg else float("nan"),
+        "vgg": float("nan"),  # where it is not taken
     }
 
 
@@ -194,12 +199,16 @@ def compare(base: Evaluation, other: Evaluation, resamples: int = 1000, seed: in
         raise ValueError("the two evaluations are of different images; nothing to pair")
     result = {}
     counts = bootstrap.resample_counts(len(base.per_image), resamples, np.random.default_rng(seed))
-    for name in ("psnr", "ssim", "feature"):
+    for name in ("psnr", "ssim", "vgg", "feature"):
         if name in base.per_image and name in other.per_image:
             before, after = base.per_image[name].to_numpy(), other.per_image[name].to_numpy()
+            known = ~(np.isnan(before) | np.isnan(after))  # of VGG, the first images alone
+            if not known.any():
+                continue
+            drawn, before, after = counts[:, known], before[known], after[known]
             with np.errstate(invalid="ignore"):  # of lossless images: inf - inf, 0 * inf
                 difference = np.where(before == after, 0.0, after - before)
-                low, high = bootstrap.interval(counts @ difference / len(difference))
+                low, high = bootstrap.interval(drawn @ difference / drawn.sum(1))
             result |= _difference(name, difference.mean(), low, high)
     for prefix in [each for each in base.matches if each in other.matches]:
         pair = base.matches[prefix], other.matches[prefix]

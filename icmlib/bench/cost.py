@@ -68,7 +68,7 @@ def _rows(profile: Profile, data: CocoDataset, folder: Path) -> Iterator[dict]:
             latents = inputs[1][0].nbytes * count(profile, "train")
             shared[stage, architecture] = {"stage": stage, "images": 0, "GB": latents / 1e9}
         if getattr(config, "proxy", "task") == "vgg16":
-            inputs[1] = proxies.VGG16(config.vgg16_layers, weights=None)
+            inputs[1] = proxies.VGG16(config.vgg16_layers, trained=False)
         call = partial(_train, loop, inputs, config)
         like = {k: v for k, v in asdict(config).items() if k not in ("steps", "beta")}
         kept = KEPT * 4e-9 * sum(p.numel() for module in modules for p in module.parameters())

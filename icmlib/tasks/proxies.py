@@ -6,9 +6,8 @@ import torch
 from torch import nn
 from torchvision.models import VGG16_Weights, vgg16
 
+from icmlib import downloads
 from icmlib.config import VGG16_LAYERS, BaseTrainingConfig
-from icmlib.downloads import read_state
-from icmlib.metrics.fidelity import VGG_URL
 
 
 def create(config: BaseTrainingConfig, task: nn.Module) -> nn.Module:
@@ -17,20 +16,21 @@ def create(config: BaseTrainingConfig, task: nn.Module) -> nn.Module:
 
 
 class VGG16(nn.Module):
-    """torchvision's VGG-16 with its ImageNet weights (IMAGENET1K_V1; None: untrained), frozen; the
-    features are the outputs of `layers`, such as `relu1_2`. Raises as
-    `icmlib.downloads.read_state`: the weights (528 MB) are downloaded at first use."""
+    """torchvision's VGG-16, frozen; the features are the outputs of `layers`, such as `relu1_2`.
 
-    def __init__(self, layers: list[str], weights: str | None = "IMAGENET1K_V1"):
+    Args:
+        trained: its ImageNet weights, by `icmlib.downloads.vgg16` (raises as that does).
+    """
+
+    def __init__(self, layers: list[str], trained: bool = True):
         super().__init__()
-        state = read_state(VGG_URL, f"VGG-16 {weights}") if weights else None
-        with torch.device("meta" if state else "cpu"):  # no first weights before the file's
-            network = vgg16(weights=None)
-        if state:
-            network.load_state_dict(state, assign=True)
-        relus = [i for i, each in enumerate(network.features) if isinstance(each, nn.ReLU)]
+        with torch.device("meta" if trained else "cpu"):  # no first weights before the file's
+            network = vgg16(weights=None).features
+        if trained:
+            network.load_state_dict(downloads.vgg16()[0], assign=True)
+        relus = [i for i, each in enumerate(network) if isinstance(each, nn.ReLU)]
         self.ends = {i: name for i, name in zip(relus, VGG16_LAYERS) if name in layers}
-        self.layers = network.features[: max(self.ends) + 1]
+        self.layers = network[: max(self.ends) + 1]
         preset = VGG16_Weights.IMAGENET1K_V1.transforms()
         for name in ("mean", "std"):
             value = torch.tensor(getattr(preset, name)).view(3, 1, 1)
