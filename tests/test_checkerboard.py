@@ -1,18 +1,21 @@
 import numpy as np
 import pytest
 import scipy.signal
+import skimage
 import torch
 from PIL import Image
 
 from icmlib.metrics.checkerboard import (
+    PLANES,
+    at_lattice,
     excess_prms,
-    luma,
+    planes,
     read_pattern,
     tile_size,
     welch_spectrum,
 )
 
-# PAPERS.md, "the 6 in data/paper_samples": LPP at S = 2 / 4 / 8 (dB), PRMS (grey levels).
+# PAPERS.md, "the 6 in data/paper_samples": LPP of luma at S = 2 / 4 / 8 (dB), PRMS (grey levels).
 PUBLISHED = {
     "base": (15.5, 22.2, 15.4, 3.80),
     "finetuned_low_impact": (14.2, 21.5, 14.8, 2.99),
@@ -26,19 +29,19 @@ def read(path):
     return torch.tensor(np.asarray(Image.open(path)) / 255).permute(2, 0, 1)
 
 
-def spectra_of(paths):
-    planes = [luma(read(path)) for path in paths]
-    tile = tile_size(plane.shape for plane in planes)
-    return np.stack([welch_spectrum(plane, tile) for plane in planes])
+def spectra_of(images, tile=128):
+    return np.stack([at_lattice(welch_spectrum(planes(image), tile)) for image in images])
 
 
-def pattern_of(planes):
-    """The pooled reading of planes of one size."""
-    return read_pattern(np.stack([welch_spectrum(plane, plane.shape[0]) for plane in planes]))
+def pattern_of(images):
+    """The pooled reading of images (n, N, N), grey, or (n, 3, N, N)."""
+    images = torch.as_tensor(images)
+    colour = images if images.ndim == 4 else images[:, None].expand(-1, 3, -1, -1)
+    return read_pattern(spectra_of(colour, images.shape[-1]), images.shape[-1])
 
 
-def lpp_of(pattern):
-    return [pattern[f"lpp{S}"] for S in (2, 4, 8)]
+def lpp_of(pattern, plane=""):
+    return [pattern[f"lpp{S}{plane}"] for S in (2, 4, 8)]
 
 
 def noise(rng, n=20, size=128, level=8):
@@ -53,10 +56,13 @@ def grid(scale, size=128):
     return np.tile(wave, (size // scale, size // scale))
 
 
-def test_luma_is_bt601():
-    image = torch.zeros(3, 4, 5)
-    image[0], image[2] = 1.0, 0.5
-    assert np.allclose(luma(image), 0.299 + 0.057)
+def test_planes_are_rgb_and_bt601():
+    image = torch.rand(3, 4, 5)
+    with_offset = skimage.color.rgb2ycbcr(image.double().permute(1, 2, 0).numpy()).T
+    y, cb, cr = (with_offset - [[[16]], [[128]], [[128]]]) / [[[219]], [[224]], [[224]]]
+    made = dict(zip(PLANES, planes(image), strict=True))
+    assert np.allclose([made["R"], made["G"], made["B"]], image)
+    assert np.allclose([made["Y"], made["Cb"], made["Cr"]], np.stack([y, cb, cr]).mT, atol=1e-5)
 
 
 def test_spectrum_is_scipys_welch_along_an_axis(rng):
@@ -68,6 +74,13 @@ def test_spectrum_is_scipys_welch_along_an_axis(rng):
     )
     # The Hann window across the rows gathers a constant's power: N * 4/6 of it at its bin.
     assert np.allclose(P[0], expected * 128 * 2 / 3)
+
+
+@pytest.mark.parametrize("tile", [16, 48, 128])
+def test_spectrum_sums_to_the_variance(rng, tile):
+    planes = noise(rng, 10, 256)
+    sums = [welch_spectrum(p, tile).sum() / tile**2 for p in planes]
+    assert np.mean(sums) == pytest.approx(planes.var(), rel=0.02)
 
 
 def test_spectrum_is_the_mean_over_tiles_from_the_corner(rng):
@@ -85,6 +98,23 @@ def test_a_made_pattern_is_recovered(rng, scale, amplitude, size):
     assert pattern["prms"] == pytest.approx(amplitude, rel=0.1)
     assert all(pattern[f"lpp{S}"] < 1 for S in (2, 4, 8) if S > scale)  # coarser lattices are empty
     assert pattern[f"lpp{scale}"] > 3
+
+
+@pytest.mark.parametrize("plane", PLANES)
+def test_a_made_pattern_is_recovered_in_its_plane(rng, plane):
+    """And the headline is the root mean square of R, G and B."""
+    shift = torch.zeros(6, dtype=torch.float64)
+    shift[PLANES.index(plane)] = 2.0
+    r, g, b, y, cb, cr = shift.tolist()
+    ycc = [y + 1.402 * cr, y - 0.344136 * cb - 0.714136 * cr, y + 1.772 * cb]
+    rgb = np.array([r, g, b]) + ycc
+    image = noise(rng, 40, level=1)[:, None] + rgb[:, None, None] / 255 * grid(4)
+    pattern = pattern_of(image)
+    assert pattern[f"prms_{plane}"] == pytest.approx(2, rel=0.1)
+    assert pattern["prms"] == pytest.approx(np.sqrt((rgb**2).mean()), rel=0.1)
+    assert pattern["lpp4"] == max(pattern[f"lpp4_{each}"] for each in "RGB") > 3
+    if plane in ("Cb", "Cr"):  # luma is blind to it
+        assert pattern["prms_Y"] < 0.1 and abs(pattern["lpp4_Y"]) < 1
 
 
 def test_lpp_by_hand(rng):
@@ -115,24 +145,29 @@ def test_flat_images_read_nothing():
 
 
 def test_photographs_read_zero_decibels(shared):
-    pattern = read_pattern(spectra_of(sorted((shared / "kodak").glob("*.png"))))
-    # PAPERS.md: -0.1 / 0.1 / 0.0 dB and 0.42 grey levels.
-    assert lpp_of(pattern) == pytest.approx([-0.1, 0.1, 0.0], abs=0.06)
-    assert pattern["prms"] == pytest.approx(0.42, abs=0.006)
+    paths = sorted((shared / "kodak").glob("*.png"))
+    pattern = read_pattern(spectra_of(map(read, paths)), 128)
+    # PAPERS.md, of luma: -0.1 / 0.1 / 0.0 dB and 0.42 grey levels.
+    assert lpp_of(pattern, "_Y") == pytest.approx([-0.1, 0.1, 0.0], abs=0.06)
+    assert pattern["prms_Y"] == pytest.approx(0.42, abs=0.006)
+    assert all(abs(pattern[f"lpp{S}_{plane}"]) < 0.5 for S in (4, 8) for plane in PLANES)
+    # Photo CD, where they come from, stores chroma at half the resolution
+    assert pattern["lpp2_Cb"] > 10 and pattern["prms_Cb"] < 0.2
 
 
 @pytest.fixture(scope="module")
 def published(shared):
     folder = shared / "paper_samples"
-    return {v: spectra_of(sorted(folder.glob(f"*/{v}.png"))) for v in PUBLISHED}
+    paths = {v: sorted(folder.glob(f"*/{v}.png")) for v in PUBLISHED}
+    tile = tile_size(read(each[0]).shape[1:] for each in paths.values())
+    return {v: read_pattern(spectra_of(map(read, each), tile), tile) for v, each in paths.items()}
 
 
 @pytest.mark.parametrize("variant", PUBLISHED)
 def test_published_crops_read_as_published(published, variant):
-    pattern = read_pattern(published[variant])
     *lpp, prms = PUBLISHED[variant]
-    assert lpp_of(pattern) == pytest.approx(lpp, abs=0.051)  # to the printed digit
-    assert pattern["prms"] == pytest.approx(prms, abs=0.0051)
+    assert lpp_of(published[variant], "_Y") == pytest.approx(lpp, abs=0.051)  # to the printed digit
+    assert published[variant]["prms_Y"] == pytest.approx(prms, abs=0.0051)
 
 
 def test_excess():
@@ -142,13 +177,12 @@ def test_excess():
 
 
 def test_bootstrap_reads_what_resampled_images_read(rng):
-    spectra = np.stack([welch_spectrum(p, 32) for p in noise(rng, 5, 32)])
+    spectra = spectra_of(torch.rand(5, 3, 32, 32), 32)
     counts = rng.multinomial(5, [0.2] * 5, size=10)
-    sample = read_pattern(spectra, counts)
+    sample = read_pattern(spectra, 32, counts)
     for r, count in enumerate(counts):
-        pattern = read_pattern(np.repeat(spectra, count, axis=0))
-        assert sample["prms"][r] == pytest.approx(pattern["prms"])
-        assert [each[r] for each in lpp_of(sample)] == pytest.approx(lpp_of(pattern))
+        pattern = read_pattern(np.repeat(spectra, count, axis=0), 32)
+        assert {name: each[r] for name, each in sample.items()} == pytest.approx(pattern)
 
 
 def test_tile_size():
@@ -160,6 +194,8 @@ def test_tile_size():
 
 
 def test_bad_input_is_refused():
+    with pytest.raises(ValueError, match="60x64 px; a tile of 64x64 does not fit"):
+        welch_spectrum(np.zeros((64, 60)), 64)
     for value, message in ((255, "255"), (-0.1, r"need \[0, 1\]"), (float("nan"), "nan")):
         with pytest.raises(ValueError, match=message):
-            luma(torch.full((3, 64, 64), value))
+            planes(torch.full((3, 64, 64), value))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import Malicious
 
-from icmlib import tasks
+from icmlib import downloads, tasks
 from icmlib.config import BaseTrainingConfig, TaskConfig
 from icmlib.downloads import WeightsUnavailable, read_pickled_arrays, read_state
 from icmlib.metrics.fidelity import VGGDistance
@@ -115,7 +115,7 @@ def test_a_file_in_the_cache_is_read(hub):
     ("load", "url"),
     [
         (lambda: tasks.create(FASTER_RCNN), f"{MODELS}{FASTER_RCNN.name}-fb6a3cc7.pth"),
-        (lambda: VGGDistance(download=True), f"{MODELS}vgg16-397923af.pth"),
+        (VGGDistance, f"{MODELS}vgg16-397923af.pth"),
         (
             lambda: proxies.create(BaseTrainingConfig(proxy="vgg16"), None),
             f"{MODELS}vgg16-397923af.pth",
@@ -123,10 +123,9 @@ def test_a_file_in_the_cache_is_read(hub):
     ],
     ids=["detector", "distance", "proxy"],
 )
-def test_no_network_says_what_to_put_where(hub, load, url):
+def test_no_network_says_what_to_put_where(hub, load, url, monkeypatch):
     """Never a network with other weights."""
+    monkeypatch.setattr(downloads, "VGG_PACKAGE", "not-installed")
     with pytest.raises(WeightsUnavailable, match="no route to host") as offline:
         load()
     assert url in str(offline.value) and str(hub / url.rsplit("/", 1)[1]) in str(offline.value)
-    with pytest.raises(WeightsUnavailable, match="the file is missing"):
-        VGGDistance(download=False)

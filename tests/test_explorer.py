@@ -72,8 +72,9 @@ def test_the_bits_are_written_once_and_read_by_every_decoder(decoders):
 def test_readings_are_those_of_the_metrics(decoders):
     x = random_image(40, 56)
     image = CodedImage(decoders, x)
-    row, plane = image.measure(image.machine), checkerboard.luma(image.machine)
-    pattern = checkerboard.read_pattern(checkerboard.welch_spectrum(plane, 32)[None])
+    row, planes = image.measure(image.machine), checkerboard.planes(image.machine)
+    spectra = checkerboard.at_lattice(checkerboard.welch_spectrum(planes, 32))
+    pattern = checkerboard.read_pattern(spectra[None], 32)
     assert row["psnr"] == fidelity.psnr(x[None], image.machine[None]).item()
     assert (row["lpp4"], row["prms"]) == (pattern["lpp4"], pattern["prms"])
     assert not image.residual_spectrum(x).any() and image.residual_spectrum(image.machine).any()

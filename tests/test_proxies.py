@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchvision.models import VGG16_Weights, vgg16
 
-from icmlib import training
+from icmlib import downloads, training
 from icmlib.config import VGG16_LAYERS, BaseTrainingConfig
 from icmlib.io import fingerprint
 from icmlib.tasks import proxies
@@ -32,7 +32,8 @@ def made() -> dict[str, torch.Tensor]:
 @pytest.fixture
 def state(publish, monkeypatch):
     state = made()
-    monkeypatch.setattr(proxies, "VGG_URL", publish(state))
+    monkeypatch.setattr(downloads, "VGG_PACKAGE", "not-installed")
+    monkeypatch.setattr(downloads, "VGG_URL", publish(state))
     return state
 
 

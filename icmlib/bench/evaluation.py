@@ -67,9 +67,8 @@ def evaluation(codec: codecs.LearnedCodec, task, images) -> Pair:
     def ours() -> None:
         for batch in batches:
             fidelity.psnr(*batch), fidelity.ssim(*batch)
-        for luma, luma_hat in (map(checkerboard.luma, pair) for pair in zip(x, x_hat)):
-            for plane in (luma, luma_hat, luma_hat - luma):
-                checkerboard.welch_spectrum(plane, tile)
+        for image in (*x, *x_hat):
+            checkerboard.welch_spectrum(checkerboard.planes(image), tile)
         for kind in ("segm", "bbox"):
             detection.average_precision(detection.match(images.ground_truth, results, kind))
 

@@ -26,7 +26,6 @@ class CodedImage:
         height, width = x.shape[-2:]
         self.decoders, self.x = decoders, x
         self.tile = checkerboard.tile_size([(height, width)])
-        self.luma = checkerboard.luma(x)
         self.bitstream = decoders.codec.encode(x)
         self.file = bytes(self.bitstream)
         self.bpp = 8 * self.bitstream.payload_bytes / (height * width)
@@ -50,9 +49,10 @@ class CodedImage:
     def pattern(self, image: torch.Tensor) -> dict[str, float]:
         """LPP at periods 2, 4, 8 (dB) and PRMS (grey levels) of an image of this size; noisier
         than over a whole test set."""
-        spectrum = checkerboard.welch_spectrum(checkerboard.luma(image), self.tile)
-        return checkerboard.read_pattern(spectrum[None])
+        spectra = checkerboard.welch_spectrum(checkerboard.planes(image), self.tile)
+        return checkerboard.read_pattern(checkerboard.at_lattice(spectra)[None], self.tile)
 
     def residual_spectrum(self, x_hat: torch.Tensor) -> np.ndarray:
-        """(N, N) Welch spectrum of what the codec added to the luma."""
-        return checkerboard.welch_spectrum(checkerboard.luma(x_hat) - self.luma, self.tile)
+        """(N, N) Welch spectrum of what the codec added, mean over R, G and B."""
+        residual = (x_hat - self.x).double().numpy()
+        return checkerboard.welch_spectrum(residual, self.tile).mean(0)

@@ -1,7 +1,7 @@
 """What a decoded image costs, how it looks, and what a machine sees in it.
 
     fidelity.py      x, x_hat -> PSNR, SSIM, VGG distance (LPIPS), task-feature distance
-    checkerboard.py  luma -> pooled Welch spectrum -> LPP (dB) and PRMS (grey levels)
+    checkerboard.py  R, G, B, Y, Cb, Cr -> pooled Welch spectra -> LPP (dB) and PRMS (grey levels)
     detection.py     ground truth, detections -> the COCO figures; AP on any resample of images
     bd.py            two rate-quality curves -> BD-rate, BD-quality, with overlap and interval
     bootstrap.py     which images are drawn, and the 95 % interval of what they read

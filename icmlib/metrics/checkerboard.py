@@ -3,22 +3,27 @@
 A decoder that upsamples by S leaves a pattern of period S: lines in the power spectrum at multiples
 of 1/S. The spectrum around each line says how much power the picture itself would have there.
 
-    P(f)      Welch power of the luma (BT.601, in [0, 1]): tiles of N x N from the top left corner,
-              hop N/2, mean removed, periodic Hann window, scaled so that sum P / N^2 is the
-              variance
+    planes    R, G, B and BT.601's Y, Cb, Cr of the picture; the pattern may be in any of them
+    P(f)      Welch power of a plane in [0, 1]: tiles of N x N from the top left corner, hop N/2,
+              mean removed, periodic Hann window, scaled so that sum P / N^2 is the variance
     Lambda_S  the lattice points (k/S, l/S), without DC and without those of Lambda_{S/2}
     B(f)      median of P over the 11x11 neighbourhood without its inner 3x3; on an axis (k = 0 or
               l = 0) only the neighbours along that axis, where pictures have most of their power
     LPP_S     lattice-peak prominence (dB): mean over Lambda_S of 10 log10(P / B).
               How detectable the pattern is; pooled photographs read 0 +- 0.5 dB
+              (Kodak's, stored with chroma of half the resolution, 16 dB at period 2 in Cb and Cr)
     PRMS      pattern RMS (grey levels of 255): 255 sqrt(sum over Lambda_2, 4, 8 of
               2.25 max(P - B, 0) / N^2). How strong it is; 2.25 is what the Hann window takes off
               the peak of a sinusoid
 
-Report both: blurring lowers PRMS and leaves LPP. Average P over tiles and images, then read: one
-noisy tile alone reads about 1 grey level. Pooled floors are 0.07 for white noise of 8 grey levels
-and 0.2 to 0.4 on photographs; `excess_prms` takes the originals' off. Below N = 64 neighbourhoods
-of the S = 8 lattice hold lines of their own: compare such readings only with each other.
+The headline is of the RGB picture: `lpp<S>` is the largest of R, G and B, `prms` the root of the
+mean of their squares. `lpp<S>_<plane>` and `prms_<plane>` are those of one plane. Report LPP and
+PRMS: blurring lowers PRMS and leaves LPP. Average P over the tiles of an image and over the images,
+then read: one noisy tile alone reads about 1 grey level. Pooled floors are 0.07 for white noise of
+8 grey levels and 0.2 to 0.4 on photographs; `excess_prms` takes the originals' off.
+
+Below N = 64 the neighbourhoods of the S = 8 lattice hold lines of their own: compare such readings
+only with each other.
 """
 
 from collections.abc import Iterable
@@ -27,19 +32,23 @@ from functools import lru_cache
 import numpy as np
 from torch import Tensor
 
-from icmlib.io import LUMA, InputError
+from icmlib.io import InputError
 
 SCALES = (2, 4, 8)
+PLANES = ("R", "G", "B", "Y", "Cb", "Cr")
 # Far under the power of 8-bit rounding (1.3e-6): keeps a flat tile at 0 dB, changes no picture.
 POWER_FLOOR = 1e-12
+_Y, (_R, _, _B) = np.array([0.299, 0.587, 0.114]), np.eye(3)
+_FROM_RGB = np.array([*np.eye(3), _Y, (_B - _Y) / 1.772, (_R - _Y) / 1.402])  # (6, 3)
 
 
-def luma(image: Tensor) -> np.ndarray:
-    """BT.601 luma (H, W), float64, of an RGB image (3, H, W); ValueError: not in [0, 1]."""
+def planes(image: Tensor) -> np.ndarray:
+    """`PLANES` of an RGB image (3, H, W): (6, H, W), float64; Cb and Cr are 0 for grey. Raises
+    ValueError: not in [0, 1]."""
     image = image.detach().cpu().double().numpy()
     if not (image.min() >= 0 and image.max() <= 1):  # so phrased, NaN fails too
         raise ValueError(f"values run from {image.min():.4g} to {image.max():.4g}; need [0, 1]")
-    return np.tensordot(LUMA, image, axes=1)
+    return np.tensordot(_FROM_RGB, image, axes=1)
 
 
 def tile_size(shapes: Iterable[tuple[int, int]]) -> int:
@@ -51,31 +60,48 @@ def tile_size(shapes: Iterable[tuple[int, int]]) -> int:
     return min(128, min(height, width) // 16 * 16)
 
 
-def welch_spectrum(plane: np.ndarray, tile: int) -> np.ndarray:
-    """Welch power spectrum P of a luma, or of a difference of two, (H, W): (tile, tile), float64,
-    DC at [0, 0]; the tile has to fit."""
+def welch_spectrum(planes: np.ndarray, tile: int) -> np.ndarray:
+    """Welch power spectra P of planes, or of differences of two, (..., H, W): (..., N, N), float64,
+    DC at [0, 0]; N is the tile's side. Raises ValueError where the tile does not fit."""
+    height, width = planes.shape[-2:]
+    if min(height, width) < tile:
+        raise ValueError(f"image is {width}x{height} px; a tile of {tile}x{tile} does not fit")
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(tile) / tile)
     window = np.outer(hann, hann) / (hann**2).sum()
-    windows = np.lib.stride_tricks.sliding_window_view(plane, (tile, tile))
-    windows = windows[:: tile // 2, :: tile // 2]  # (rows, columns, N, N)
-    power = np.zeros((tile, tile))
-    for row in windows:  # all tiles of a large photograph at once would fill the memory
-        row = row - row.mean(axis=(-2, -1), keepdims=True)
-        power += (np.abs(np.fft.fft2(row * window)) ** 2).sum(axis=0)
-    return power / np.prod(windows.shape[:2])
+    windows = np.lib.stride_tricks.sliding_window_view(planes, (tile, tile), axis=(-2, -1))
+    tiles = windows[..., :: tile // 2, :: tile // 2, :, :]  # (..., rows, columns, N, N)
+    rows, columns = tiles.shape[-4:-2]
+    power = np.zeros((*planes.shape[:-2], tile, tile))
+    for row in range(rows):  # all tiles of a large photograph at once would fill the memory
+        each = tiles[..., row, :, :, :]
+        each = each - each.mean(axis=(-2, -1), keepdims=True)
+        power += (np.abs(np.fft.fft2(each * window)) ** 2).sum(axis=-3)
+    return power / (rows * columns)
 
 
-def read_pattern(spectra: np.ndarray, counts: np.ndarray | None = None) -> dict:
-    """The reading of the pooled spectra (n, N, N) of n images: "lpp2", "lpp4", "lpp8" in dB and
-    "prms" in grey levels of 255.
+def at_lattice(spectra: np.ndarray) -> np.ndarray:
+    """The frequencies of spectra (..., N, N) that are read, (..., K): those of the lattice and
+    their neighbours, of f and -f one."""
+    tile = spectra.shape[-1]
+    return spectra.reshape(*spectra.shape[:-2], -1)[..., _frequencies(tile)]
+
+
+def read_pattern(spectra: np.ndarray, tile: int, counts: np.ndarray | None = None) -> dict:
+    """The reading of the pooled spectra of n images, (n, 6, K) by `at_lattice`: "lpp2", "lpp4",
+    "lpp8" in dB and "prms" in grey levels of 255, and the same of each plane ("lpp2_Cb").
 
     With `counts` (R, n), how often each image is drawn in each resample, values are (R,). Noise
     raises PRMS near its floor, where an interval can lie above the reading itself. With equal
     counts, `excess_prms` of decoded and original "prms" is the bootstrap of the excess.
     """
-    if counts is None:
-        return {k: float(v[0]) for k, v in _read(spectra, np.ones((1, len(spectra)))).items()}
-    return _read(spectra, counts)
+    weights = np.ones((1, len(spectra))) if counts is None else counts
+    weights = weights / len(spectra)
+    planes = [_read(weights @ spectra[:, k], tile) for k in range(len(PLANES))]
+    reading = {name: np.max([plane[name] for plane in planes[:3]], axis=0) for name in planes[0]}
+    reading["prms"] = np.sqrt(np.mean([plane["prms"] ** 2 for plane in planes[:3]], axis=0))
+    for plane, own in zip(PLANES, planes):
+        reading |= {f"{name}_{plane}": values for name, values in own.items()}
+    return {k: float(v[0]) for k, v in reading.items()} if counts is None else reading
 
 
 def excess_prms(decoded, original):
@@ -84,28 +110,38 @@ def excess_prms(decoded, original):
     return np.sqrt(np.maximum(np.square(decoded) - np.square(original), 0))
 
 
-def _read(spectra: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
-    """Of spectra (n, N, N), pooled by how often each counts (R, n); each value is (R,)."""
-    images, tile, _ = spectra.shape
-    flat, weights = spectra.reshape(images, -1), counts / images
-    reading, power = {}, 0.0
+def _read(pooled: np.ndarray, tile: int) -> dict[str, np.ndarray]:
+    """Of pooled spectra (R, K) of one plane; each value is (R,)."""
+    pooled, reading, power = np.maximum(pooled, POWER_FLOOR), {}, 0.0
     for scale in SCALES:
-        peak, background = [], []
-        for points, neighbours in _lattice(tile, scale):  # only these frequencies are pooled
-            around = np.tensordot(weights, flat[:, neighbours], axes=1)
-            peak.append(np.maximum(weights @ flat[:, points], POWER_FLOOR))
-            background.append(np.median(np.maximum(around, POWER_FLOOR), axis=-1))
-        peak, background = np.concatenate(peak, axis=1), np.concatenate(background, axis=1)
+        pairs = _lattice(tile, scale)
+        peak = np.concatenate([pooled[:, points] for points, _ in pairs], axis=1)
+        around = [np.median(pooled[:, neighbours], axis=-1) for _, neighbours in pairs]
+        background = np.concatenate(around, axis=1)
         reading[f"lpp{scale}"] = 10 * np.log10(peak / background).mean(axis=1)
         power = power + 2.25 * np.maximum(peak - background, 0).sum(axis=1) / tile**2
     return reading | {"prms": 255 * np.sqrt(power)}
 
 
 @lru_cache
-def _lattice(tile: int, scale: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+def _frequencies(tile: int) -> np.ndarray:
+    """Flat indices into an (N, N) spectrum, sorted."""
+    indices = [each.ravel() for scale in SCALES for pair in _points(tile, scale) for each in pair]
+    return np.unique(np.concatenate(indices))
+
+
+@lru_cache
+def _lattice(tile: int, scale: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Lambda_S as places among `_frequencies`: pairs (points, their neighbours)."""
+    known = _frequencies(tile)
+    return [tuple(np.searchsorted(known, each) for each in pair) for pair in _points(tile, scale)]
+
+
+def _points(tile: int, scale: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Lambda_S as flat indices into an (N, N) spectrum: pairs (points, their neighbours).
 
-    Points off the axes have 112 neighbours, points on an axis 8, hence one pair for each kind.
+    Points off the axes have 112 neighbours, points on an axis 8, hence one pair for each kind. A
+    spectrum is the same at f and -f; of the two, the smaller index.
     """
     near = [(i, j) for i in range(-5, 6) for j in range(-5, 6) if max(abs(i), abs(j)) > 1]
     kinds = {
@@ -118,6 +154,7 @@ def _lattice(tile: int, scale: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]
     pairs = []
     for kind, offsets in kinds.items():
         points = np.array([(k, m) for k, m in steps if (k > 0, m > 0) == kind]) * tile // scale
-        around = (points[:, None] + np.array(offsets)) % tile  # (points, neighbours, 2)
-        pairs.append((points @ (tile, 1), around @ (tile, 1)))
-    return tuple(pairs)
+        around = points[:, None] + np.array(offsets)  # (points, neighbours, 2)
+        flat = [(sign * each % tile) @ (tile, 1) for each in (points, around) for sign in (1, -1)]
+        pairs.append((np.minimum(*flat[:2]), np.minimum(*flat[2:])))
+    return pairs

@@ -10,9 +10,7 @@ import torch
 from pytorch_msssim import ssim as msssim_ssim
 from torch import Tensor
 
-from icmlib.downloads import read_state
-
-VGG_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"  # torchvision's
+from icmlib import downloads
 
 
 def to_8bit(x: Tensor) -> Tensor:
@@ -51,20 +49,22 @@ def feature_distance(features_x: dict[str, Tensor], features_y: dict[str, Tensor
 
 
 class VGGDistance(torch.nn.Module):
-    """LPIPS (Zhang et al. 2018, arXiv 1801.03924), version 0.1, on torchvision's VGG-16 (528 MB);
-    lower is closer. Raises as `icmlib.downloads.read_state`."""
+    """LPIPS on VGG-16 (Zhang et al. 2018, arXiv 1801.03924), version 0.1; lower is closer.
 
-    def __init__(self, download: bool = False):
+    lpips brings its linear layers, `icmlib.downloads.vgg16` the rest; `source` says from where.
+    """
+
+    def __init__(self):
         super().__init__()
-        state = read_state(VGG_URL, "VGG-16", download)
+        state, self.source = downloads.vgg16()
         import lpips  # here, since it takes seconds and most runs never ask for it
 
         # keep the caller's random state; lpips calls torchvision by an old name and hears about it
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # random weights: its way to VGG-16's would unpickle
             self.model = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
-        names = self.model.net.state_dict()  # sliceK.N.weight is VGG-16's features.N.weight
-        self.model.net.load_state_dict({k: state[f"features.{k.split('.', 1)[1]}"] for k in names})
+        names = self.model.net.state_dict()  # sliceK.N.weight is N.weight of VGG-16's features
+        self.model.net.load_state_dict({k: state[k.split(".", 1)[1]] for k in names})
         self.eval().requires_grad_(False)
 
     @torch.no_grad()

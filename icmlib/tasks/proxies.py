@@ -8,9 +8,8 @@ from torchvision.models import vgg16
 from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.transforms.functional import normalize
 
+from icmlib import downloads
 from icmlib.config import VGG16_LAYERS, BaseTrainingConfig
-from icmlib.downloads import read_state
-from icmlib.metrics.fidelity import VGG_URL
 
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])  # mean and standard deviation
 
@@ -21,20 +20,21 @@ def create(config: BaseTrainingConfig, task: nn.Module) -> nn.Module:
 
 
 class VGG16(nn.Module):
-    """torchvision's VGG-16 with its ImageNet weights (IMAGENET1K_V1; None: untrained), frozen; the
-    features are the outputs of `layers`, such as `relu1_2`. Raises as
-    `icmlib.downloads.read_state`: the weights (528 MB) are downloaded at first use."""
+    """torchvision's VGG-16, frozen; the features are the outputs of `layers`, such as `relu1_2`.
 
-    def __init__(self, layers: list[str], weights: str | None = "IMAGENET1K_V1"):
+    Args:
+        trained: its ImageNet weights, by `icmlib.downloads.vgg16` (raises as that does).
+    """
+
+    def __init__(self, layers: list[str], trained: bool = True):
         super().__init__()
-        state = read_state(VGG_URL, f"VGG-16 {weights}") if weights else None
-        with torch.device("meta" if state else "cpu"):  # no first weights before the file's
-            network = vgg16(weights=None)
-        if state:
-            network.load_state_dict(state, assign=True)
-        relus = [i for i, each in enumerate(network.features) if isinstance(each, nn.ReLU)]
+        with torch.device("meta" if trained else "cpu"):  # no first weights before the file's
+            network = vgg16(weights=None).features
+        if trained:
+            network.load_state_dict(downloads.vgg16()[0], assign=True)
+        relus = [i for i, each in enumerate(network) if isinstance(each, nn.ReLU)]
         wanted = {str(i): name for i, name in zip(relus, VGG16_LAYERS) if name in layers}
-        self.layers = create_feature_extractor(network.features, wanted)
+        self.layers = create_feature_extractor(network, wanted)
         self.eval().requires_grad_(False)
 
     def features(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
