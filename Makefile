@@ -22,9 +22,10 @@ reproduce: .venv/ready  ## Table 1, pictures and report; PROFILE=, STUDY=all or 
 	@$(REPRODUCE) --study $(STUDY)
 	@echo "report: $(CURDIR)/results/$(NAME)/report.html"
 
-seeds:  ## the same with other seeds (SEEDS="1 2"), then again: findings count in how many they hold
-	for seed in $(SEEDS); do $(MAKE) reproduce PROFILE=$(PROFILE)-seed$$seed || exit 1; done
-	$(MAKE) reproduce
+seeds: STUDY = finetuning
+seeds:  ## all of study 1 (or STUDY=) with other seeds (SEEDS="1 2"), then again: in how many findings hold
+	for seed in $(SEEDS); do $(MAKE) reproduce PROFILE=$(PROFILE)-seed$$seed STUDY=$(STUDY) || exit 1; done
+	$(MAKE) reproduce STUDY=$(STUDY)
 
 bench: .venv/ready  ## how fast it is beside what one would otherwise run
 	@$(REPRODUCE) --target results/$(NAME)/speed/side_by_side/notebook.ipynb

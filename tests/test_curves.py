@@ -100,7 +100,8 @@ def test_findings_without_the_configurations():
 @pytest.mark.parametrize(
     ("low", "high", "said"),
     [
-        (0.0, 2.0, "holds"),
+        (0.1, 2.0, "holds"),
+        (0.0, 2.0, "undecided"),
         (-1.0, 2.0, "undecided"),
         (-2.0, -0.1, "does not hold"),
         (np.nan, np.nan, "cannot be said"),
@@ -120,5 +121,5 @@ def test_bridge_findings_follow_the_aims():
     found = rate_task.bridge_findings(pd.DataFrame([row]), back=50, change=-2)
     assert list(found["verdict"]) == ["holds", "undecided"]
     assert found["finding"][0] == "bridge q1-finetuned: at least 50 % of the lost PSNR back"
-    assert list(rate_task.bridge_findings(pd.DataFrame([row]), 80, -5)["verdict"])[1] == "holds"
+    assert list(rate_task.bridge_findings(pd.DataFrame([row]), 80, -6)["verdict"])[1] == "holds"
     assert rate_task.bridge_findings(pd.DataFrame(), 50, -2).empty

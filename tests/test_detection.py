@@ -208,7 +208,9 @@ def test_bootstrap_sees_a_difference_and_its_sign():
     truth, good = random_case(4, images=40)
     bad = [d for i, d in enumerate(good) if i % 3]
     table = pd.DataFrame({"image_id": range(40)})
-    a, b = (Evaluation(table, {}, {"box": match(truth, found, "bbox")}) for found in (bad, good))
+    a, b = (
+        Evaluation(table, {}, {}, {"box": match(truth, found, "bbox")}) for found in (bad, good)
+    )
     difference, low, high = compare(a, b, 300).values()
     ap = ap_of(truth, good)[0] - ap_of(truth, bad)[0]
     assert difference == pytest.approx(ap) and 0 < low < ap < high

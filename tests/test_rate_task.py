@@ -126,7 +126,7 @@ def test_resamples_are_of_the_same_images_for_every_measure():
     }
     found = [objects[0] | {"score": 0.9}]
     table = pd.DataFrame({"image_id": [2, 1], "pixels": 4096, "payload_bytes": [512, 1024]})
-    evaluation = Evaluation(table.assign(psnr=[30.0, 20.0]), {}, matched(truth, found))
+    evaluation = Evaluation(table.assign(psnr=[30.0, 20.0]), {}, {}, matched(truth, found))
     counts = np.array([[1, 1], [2, 0], [0, 2]])  # of ids 1, 2
     point = rate_task.resampled(evaluation, counts)
     assert point["bpp"].tolist() == [1.5, 2.0, 1.0]

@@ -61,6 +61,12 @@ def test_an_aim_holds_where_its_whole_interval_does(table):
     }
     verdicts = table1.aims(table, "low_impact", change=0, feature=0)["verdict"].tolist()
     assert verdicts == ["undecided", "holds", "holds", "holds"]
+    vgg = table.assign(vgg_difference=0.1, vgg_difference_low=0.05, vgg_difference_high=0.2)
+    added = table1.aims(vgg, "low_impact", change=0, vgg=0).iloc[1]
+    assert added[["finding", "verdict"]].tolist() == [
+        "low_impact: VGG distance not up",
+        "does not hold",
+    ]
     assert table1.aims(table, "best", change=0)["verdict"].tolist()[1] == "does not hold"
 
 
@@ -117,9 +123,10 @@ def test_findings_are_counted_over_seeds(project):
     seeds = verdicts.across_seeds(load_profile("tiny"), found, "aims")
     assert seeds["holds"].tolist() == ["2 of 3", "1 of 3"]
     assert seeds["seed 0"].tolist() == [1.0, 2.0]
+    assert seeds["spread"].tolist() == pytest.approx([4.5 * 2**0.5, 9 * 2**0.5])
     assert seeds["seed 2"].tolist() == pytest.approx([np.nan, 20.0], nan_ok=True)
     alone = verdicts.across_seeds(load_profile("tiny-seed1"), found, "aims")
-    assert alone.columns.tolist() == ["finding", "holds", "seed 1"]
+    assert alone.columns.tolist() == ["finding", "holds", "spread", "seed 1"]
 
 
 def test_beside_paper_compares_signs_row_by_row(table):
@@ -131,6 +138,17 @@ def test_beside_paper_compares_signs_row_by_row(table):
     ours.loc["p3x64", "psnr_difference"] = -0.1
     assert table1.beside_paper(ours)["agrees"].tolist() == ["not in psnr", "yes"]
     assert table1.beside_paper(ours.loc[["base"]]).empty
+    measured = ours.assign(psnr_difference=0.5, vgg_difference=0.1)  # the paper: +0.002, -0.026
+    assert table1.beside_paper(measured)["agrees"].tolist() == ["yes", "not in vgg"]
+
+
+def test_every_row_is_judged_by_the_same_claims(table):
+    claims = table1.claims(table.drop(index=["best", "gaussian"]))
+    seeds = claims.assign(holds=claims["verdict"].map({"holds": "1 of 1"}).fillna("0 of 1"))
+    judged = table1.by_row(seeds)
+    assert judged.loc["extra"].tolist() == ["1 of 1"] * 5
+    assert judged.loc["blurry", "no lattice peak above 5 dB"] == "0 of 1"
+    assert judged.loc["low_impact", "at least 90 % of the excess pattern removed"] == "0 of 1"
 
 
 def test_label_names_what_differs():

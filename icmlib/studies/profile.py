@@ -101,7 +101,7 @@ class EvaluationConfig:
 
     resamples: int = 1000  # bootstrap, test split
     resamples_val: int = 100  # val only chooses
-    vgg: bool = False  # allow a download of VGG-16 (528 MB) for the VGG distance
+    vgg_images: int | None = None  # of the test split that get a VGG distance (slow); 0: none
     image_dir: str | None = None  # photographs for 06_figures; none: those of scikit-image
 
 

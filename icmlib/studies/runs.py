@@ -34,11 +34,11 @@ from icmlib.evaluate import (
     compare,
     evaluate,
     load_evaluation,
+    load_vgg,
     save_evaluation,
     summarize,
 )
 from icmlib.io import InputError, UserError, plain, project_root, read_json, written
-from icmlib.metrics.fidelity import VGGDistance
 from icmlib.studies.profile import Profile, load_profile
 from icmlib.tasks import TaskNetwork
 from icmlib.training.journal import Journal
@@ -227,16 +227,22 @@ def measure(
     codec,
     task: TaskNetwork,
     before: Path | None = None,
-    vgg: VGGDistance | None = None,
+    with_vgg: bool = False,
 ) -> tuple[dict[str, Evaluation], dict[str, Evaluation], dict[str, dict]]:
     """Evaluate a codec on val and test, and save what was measured in its run. Returns, by split,
     its evaluations; those of the run folder `before` (or its own); summaries, with the paired
-    differences."""
+    differences. `with_vgg`: the VGG distance, too, on test; the summary's `vgg` says from where,
+    or why not."""
     resamples = {"val": profile.evaluation.resamples_val, "test": profile.evaluation.resamples}
-    evaluations, others, summary = {}, {}, {}
+    vgg, limit, said = None, profile.evaluation.vgg_images, "n/a: switched off"
+    if with_vgg and limit != 0:
+        vgg, said = load_vgg()
+    evaluations, others, summary = {}, {}, {"vgg": said}
     for split, count in resamples.items():
         data = datasets.create(profile.data, split)
-        evaluations[split] = new = evaluate(codec, task, data, vgg)
+        evaluations[split] = new = evaluate(
+            codec, task, data, vgg if split == "test" else None, limit
+        )
         save_evaluation(new, run.folder, split)
         others[split] = load_evaluation(before, split) if before else new
         summary[split] = summarize(new, count) | compare(others[split], new, count)

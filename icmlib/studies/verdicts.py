@@ -30,17 +30,19 @@ def finding(text: str, measure: str, found: dict, **bound: float) -> dict:
 def verdict(
     low: float, high: float, at_least: float | None = None, at_most: float | None = None
 ) -> str:
-    """A claim `holds` where the whole 95 % interval says so, `does not hold` where all of it says
-    the opposite, and is `undecided` in between. Without an interval it `cannot be said`."""
+    """A claim `holds` where the whole 95 % interval lies beyond the bound, `does not hold` where
+    all of it lies on the other side, and is `undecided` in between; an interval that touches the
+    bound is no proof. Without an interval it `cannot be said`."""
     if at_most is not None:
         low, high, at_least = -high, -low, -at_most
     if not np.isfinite(low + high):
         return "cannot be said"
-    return "holds" if low >= at_least else "does not hold" if high < at_least else "undecided"
+    return "holds" if low > at_least else "does not hold" if high < at_least else "undecided"
 
 
 def across_seeds(profile: Profile, found: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Each finding's value by seed, and in how many seeds it `holds`: `2 of 3`.
+    """Each finding's value by seed, in how many seeds it `holds` (`2 of 3`), and the `spread` of
+    the values: their standard deviation over trainings.
 
     Args:
         found: findings of this profile.
@@ -53,6 +55,7 @@ def across_seeds(profile: Profile, found: pd.DataFrame, name: str) -> pd.DataFra
     each = pd.concat(tables, axis=1).reindex(found["finding"])
     held = (each.xs("verdict", axis=1, level=1) == "holds").sum(axis=1)
     seeds = each.xs("value", axis=1, level=1)
+    seeds.insert(0, "spread", seeds.std(axis=1))
     seeds.insert(0, "holds", [f"{count} of {len(tables)}" for count in held])
     return seeds.reset_index()
 

@@ -23,6 +23,7 @@ TABLES = {  # file of a reference -> its title in results/README.md
     "aims_seeds.csv": "Aims of study 1 by seed",
     "photographs.csv": "Photographs",
     "knob_findings.csv": "One bitstream, two decoders: beside the low-impact model",
+    "rate_task_anchors.csv": "Conventional codecs: encoder, preset, chroma format",
     "zoo.csv": "Other codecs",
     "zoo_aims.csv": "Aims for other codecs",
     "rate_task_equal_rate.csv": "Rate against task: every curve at one rate",

@@ -114,7 +114,8 @@ CAPTION = (
 LEGEND = (
     "Intervals bound 95 % of a bootstrap over the test images, paired with the base codec; they "
     "say nothing about another training. PRMS is the amplitude of the checkerboard pattern in grey "
-    "levels, LPP how far it stands out of the spectrum around it (dB; photographs read 0). "
+    "levels, LPP how far it stands out of the spectrum around it (dB; photographs read 0); both of "
+    "the RGB picture. "
     "*removed*: the share of the excess over the originals' PRMS that is gone."
 )
 
@@ -127,14 +128,17 @@ def main_rows(table: pd.DataFrame, all_rows: bool = False) -> pd.DataFrame:
     names = ["base", "p3x64", "low_impact", "l2", *beyond, "bilateral"]
     changes = table[[f"{ap}_change{end}" for end in ("", "_low", "_high")]].to_numpy()
     lpp = table[["lpp2", "lpp4", "lpp8"]].to_numpy()
+    prms = table[["prms_Y", "prms_Cb", "prms_Cr"]].to_numpy()
     columns = {
         "": table["label"],
         ap.replace("_", " "): table[ap].map("{:.3f}".format),
         "against base (%)": ["{:+.1f} [{:+.1f}, {:+.1f}]".format(*each) for each in changes],
         "PSNR (dB)": table["psnr"].map("{:.2f}".format),
         "SSIM": table["ssim"].map("{:.3f}".format),
+        "VGG": table["vgg"].map("{:.3f}".format),
         "LPP 2/4/8 (dB)": ["{:.1f} / {:.1f} / {:.1f}".format(*each) for each in lpp],
         "PRMS": table["prms"].map("{:.2f}".format),
+        "PRMS Y/Cb/Cr": ["{:.2f} / {:.2f} / {:.2f}".format(*each) for each in prms],
         "removed (%)": table["removed"].map("{:.0f}".format),
         "bpp": table["bpp"].map("{:.3f}".format),
     }
