@@ -26,7 +26,8 @@ class VVC(ConventionalCodec):
 
     Quality is VVenC's QP, 0 (finest) to 63, without perceptual optimisation; presets are "faster",
     "fast", "medium", "slow", "slower". Parameter sets belong to the container. Raises NotMeasured:
-    the FFmpeg at hand has no VVenC.
+    the FFmpeg at hand has no VVenC; when encoding, ValueError: FFmpeg takes no stream of more than
+    8 bits per pixel, which a low QP can need.
     """
 
     def __init__(self, quality: int, preset: str = "medium", container: bool = True):
@@ -41,22 +42,25 @@ class VVC(ConventionalCodec):
         super().__init__("VVC", options, container, chroma="4:2:0", version=version)
 
     def _write(self, pixels: np.ndarray) -> bytes:
-        height, width = self._coded_size(*pixels.shape[:2])
+        height, width = _coded_size(*pixels.shape[:2])
         room = ((0, height - pixels.shape[0]), (0, width - pixels.shape[1]), (0, 0))
         picture = conventional.written_pixels(np.pad(pixels, room, "edge"), "PPM")
-        return _encoded(picture, **self.options).stdout
+        try:
+            return _encoded(picture, **self.options).stdout
+        except RuntimeError as error:
+            how = "if it takes more than 8 bits per pixel, take a higher QP"
+            raise InputError(f"{self.label} cannot code the image; {how}: {error}") from error
 
     def _read(self, file: bytes, height: int, width: int) -> np.ndarray:
         command = ["-f", "vvc", "-i", "-", "-vf", TO_RGB, "-f", "image2pipe", "-c:v", "ppm", "-"]
         picture = _ffmpeg(command, file).stdout
-        pixels = conventional.read_pixels(picture, "PPM", *self._coded_size(height, width))
+        pixels = conventional.read_pixels(picture, "PPM", *_coded_size(height, width))
         return pixels[:height, :width]
 
-    def _coded_size(self, height: int, width: int) -> tuple[int, int]:
-        """The last row and column are repeated: 4:2:0 needs even sides, and FFmpeg a pixel of room
-        for each byte of the stream, which of noise at the finest QP has more than two."""
-        height, width = (max(side + side % 2, SMALLEST) for side in (height, width))
-        return height * (3 if self.options["quality"] < 24 else 1), width
+
+def _coded_size(height: int, width: int) -> tuple[int, int]:
+    """Last row and column are repeated: 4:2:0 needs even sides."""
+    return max(height + height % 2, SMALLEST), max(width + width % 2, SMALLEST)
 
 
 def _encoded(picture: bytes, quality: int, preset: str, log: str = "error"):
