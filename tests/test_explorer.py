@@ -1,11 +1,14 @@
 """The explorer without a browser: what a change of each control shows anew, and what it leaves."""
 
 import hashlib
+import io
 import re
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from icmlib.codecs import Bitstream, Decoders, bitstream
 from icmlib.explorer import CodedImage, Explorer, widget
@@ -143,3 +146,29 @@ def test_another_image_is_shown_whole(explorer):
     assert divider.before == widget.png(explorer.images["second"])
     assert divider.after == widget.png(explorer.coded.decode(0.5))
     assert explorer.bits.value != bits and explorer.coded.sha256[:16] in explorer.bits.value
+
+
+def upload(explorer: Explorer, name: str, content: bytes) -> None:
+    given = {"name": name, "type": "image/png", "size": len(content), "content": content}
+    explorer.upload.value = [given | {"last_modified": datetime.now(UTC)}]
+
+
+def test_an_own_file_is_shown_the_way_up_that_the_camera_noted(explorer):
+    turned, content = Image.Exif(), io.BytesIO()
+    turned[0x0112] = 6  # to be turned by 90 degrees clockwise
+    Image.new("RGB", (48, 40), "red").save(content, "PNG", exif=turned)
+    upload(explorer, "mine.png", content.getvalue())
+    assert explorer.image.value == "mine.png" and explorer.upload.value == ()
+    assert (explorer.divider.width, explorer.divider.height) == (40, 48)
+    explorer.image.value = "first"
+    assert explorer.images["mine.png"].shape == (3, 48, 40)
+
+
+@pytest.mark.parametrize(("size", "reason"), [((9, 9), "9x9 px"), (None, "cannot be read")])
+def test_an_own_file_of_no_use_leaves_what_is_shown(explorer, size, reason):
+    content, shown = io.BytesIO(b"<html>"), explorer.divider.after
+    if size:
+        Image.new("RGB", size).save(content, "PNG")
+    upload(explorer, "<b>.png", content.getvalue())
+    assert reason in explorer.error.value and "<b>.png" not in explorer.error.value
+    assert explorer.divider.after == shown and explorer.image.value == "first"

@@ -1,6 +1,7 @@
 """The explorer's controls, and what a change of each shows."""
 
 import io
+from html import escape
 from pathlib import Path
 
 import anywidget
@@ -16,6 +17,7 @@ from matplotlib.figure import Figure
 from icmlib.codecs import Decoders
 from icmlib.codecs.decoders import HUMAN, MACHINE
 from icmlib.explorer.coded import CodedImage
+from icmlib.io import READABLE, read_image
 from icmlib.studies import figures
 from icmlib.tasks import TaskNetwork
 
@@ -64,11 +66,12 @@ class Explorer(widgets.VBox):
         self.decoders, self.task, self.images, self.names = decoders, task, images, names
         self.divider = Divider().add_class("icm-divider")
         self.spectrum = widgets.Image()
-        self.bits, self.table = widgets.HTML(), widgets.HTML()
+        self.bits, self.table, self.error = (widgets.HTML() for _ in range(3))
         super().__init__(self._controls())
         self.add_class("icm-explorer")
         self._take()
         self.image.observe(self._take, "value")
+        self.upload.observe(self._take_own, "value")
         for control in (self.before, self.decoder, self.knob, self.detections):
             control.observe(self._show, "value")
 
@@ -84,14 +87,31 @@ class Explorer(widgets.VBox):
             min=0, max=1, step=0.01, description=MACHINE, readout=False, layout={"width": "440px"}
         )
         self.detections = widgets.Checkbox(description="detections", disabled=self.task is None)
+        self.upload = widgets.FileUpload(
+            accept=",".join(sorted(READABLE)), description="own file", tooltip="up to 10 MB"
+        )
         facts = widgets.VBox([self.bits, self.table], layout={"flex": "1 1 420px"})
         rows = [
-            [self.image, self.before],
+            [self.image, self.upload, self.before, self.error],
             [self.knob, widgets.HTML(HUMAN), self.decoder, self.detections],
             [self.divider, self.spectrum, facts],
         ]
         layout = {"flex_flow": "row wrap", "align_items": "flex-start", "grid_gap": "4px 16px"}
         return [widgets.Box(row, layout=layout) for row in rows]
+
+    def _take_own(self, change) -> None:
+        """Add an uploaded image to the choice, and choose it."""
+        for file in change["new"]:
+            try:
+                x = read_image(file["name"], upright=True, file=io.BytesIO(file["content"]))
+                CodedImage(self.decoders, x)
+            except (ValueError, MemoryError) as error:
+                self.error.value = f"<b>{escape(str(error) or 'out of memory')}</b>"
+            else:
+                self.error.value, self.images = "", {**self.images, file["name"]: x}
+                self.image.options = list(self.images)
+                self.image.value = file["name"]
+        self.upload.value = ()  # the same file may come again
 
     def _take(self, _=None) -> None:
         """Code the chosen image."""
