@@ -93,7 +93,8 @@ def spread(values: pd.Series, unit: str = "") -> str:
 def claim(found) -> str:
     """A finding as a clause: what is claimed, the verdict, and the figure or why there is none."""
     figure = "{value:+.3g} {measure} [{low:+.3g}, {high:+.3g}]".format(**found)
-    return f"{found['finding']}: {found['verdict']} ({found['reason'] or figure})"
+    why = found["reason"] or (figure if np.isfinite(found["value"]) else "no figure")
+    return f"{found['finding']}: {found['verdict']} ({why})"
 
 
 def listed(found: pd.DataFrame) -> str:
