@@ -23,7 +23,7 @@ reproduce: .venv/ready  ## Table 1, pictures and report; PROFILE=, STUDY=all or 
 	@echo "report: $(CURDIR)/results/$(NAME)/report.html"
 
 seeds: STUDY = finetuning
-seeds:  ## all of study 1 (or STUDY=) with other seeds (SEEDS="1 2"), then again: in how many findings hold
+seeds:  ## study 1 (or STUDY=) with other seeds (SEEDS="1 2"), then itself: counts in how many findings hold
 	for seed in $(SEEDS); do $(MAKE) reproduce PROFILE=$(PROFILE)-seed$$seed STUDY=$(STUDY) || exit 1; done
 	$(MAKE) reproduce STUDY=$(STUDY)
 

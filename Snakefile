@@ -172,7 +172,7 @@ use rule notebook as speed with:
     threads: workflow.cores
 
 use rule notebook as knob with:
-    input: lib("studies"), expand(rules.finetune.output, row=KNOB), notebook="notebooks/08_one_bitstream_two_decoders.ipynb"
+    input: lib("studies"), sorted(glob(f"results/{PROFILE}-seed*/knob_findings.csv")), expand(rules.finetune.output, row=KNOB), notebook="notebooks/08_one_bitstream_two_decoders.ipynb"
     output: update(book("knob/p3x64"))
     log: book("knob/p3x64", ".unfinished")
     threads: workflow.cores

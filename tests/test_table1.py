@@ -149,6 +149,8 @@ def test_every_row_is_judged_by_the_same_claims(table):
     assert judged.loc["extra"].tolist() == ["1 of 1"] * 5
     assert judged.loc["blurry", "no lattice peak above 5 dB"] == "0 of 1"
     assert judged.loc["low_impact", "at least 90 % of the excess pattern removed"] == "0 of 1"
+    alone = table1.claims(table.loc[["base"]])
+    assert table1.by_row(alone.assign(holds="")).empty
 
 
 def test_label_names_what_differs():

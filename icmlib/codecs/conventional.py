@@ -63,8 +63,8 @@ class ConventionalCodec:
         if not self.container:
             file = _with_container(self.format, file, _template(self, *size))
         if zlib.crc32(file) != bitstream.symbols_crc:
-            what = f"payload of {len(file)} bytes is damaged, or of other library versions"
-            raise BitstreamError(f"{what} (checksum differs): transfer it again")
+            what = f"payload of {len(file)} bytes is damaged (checksum differs): transfer it again"
+            raise BitstreamError(f"{what}, or decode with the encoder's library versions")
         try:
             pixels = self._read(file, *size)
         except Exception as error:  # each library has errors of its own

@@ -4,6 +4,7 @@ codec by name.
 A build of the reference software VTM runs through CompressAI's `compressai.utils.bench.codecs.VTM`.
 """
 
+import inspect
 import re
 import subprocess
 from functools import lru_cache
@@ -70,9 +71,11 @@ def _encoded(picture: bytes, quality: int, preset: str, log: str = "error"):
 
 @lru_cache
 def _version(program: str) -> str:
-    """VVenC states its version when it encodes."""
+    """VVenC states its version when it encodes. Raises RuntimeError: no encoder, or no decoder."""
     picture = conventional.written_pixels(np.zeros((SMALLEST, SMALLEST, 3), np.uint8), "PPM")
-    said = _encoded(picture, 63, "faster", log="info").stderr.decode(errors="replace")
+    coded = _encoded(picture, 63, "faster", log="info")
+    _ffmpeg(["-f", "vvc", "-i", "-", "-f", "null", "-"], coded.stdout)
+    said = coded.stderr.decode(errors="replace")
     return "VVenC " + "".join(re.findall(r"libvvenc version: (\S+)", said))
 
 
@@ -94,4 +97,7 @@ def anchor(name: str, **options) -> ConventionalCodec:
     Raises ValueError: an unknown name; NotMeasured: the codec cannot run here."""
     if name not in ANCHORS:
         raise InputError(f"unknown anchor {name!r}; known: {', '.join(ANCHORS)}")
+    known = inspect.signature(ANCHORS[name]).parameters
+    if unknown := ", ".join(options.keys() - known.keys()):
+        raise InputError(f"{name} has no option {unknown}; known: {', '.join(known)}")
     return ANCHORS[name](**options)

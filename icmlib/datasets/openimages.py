@@ -107,9 +107,10 @@ def _read_rows(files: dict[str, Path], images: Path) -> pd.DataFrame:
         "classes_not_in_table": rows.category.isna(),
         "images_not_listed": ~rows.ImageID.isin(listed),
         "missing_images": ~rows.ImageID.isin([path.stem for path in images.glob("*.jpg")]),
-        "duplicate_masks": rows.duplicated("MaskPath"),
     }
     rows["reason"] = np.select(list(wrong.values()), list(wrong), "")
+    usable = rows[rows.reason == ""]
+    rows.loc[usable.index[usable.duplicated("MaskPath")], "reason"] = "duplicate_masks"
     return rows
 
 

@@ -70,9 +70,7 @@ def average_precision(matches: Matches, weights: np.ndarray | None = None) -> di
     """
     weights = np.ones(len(matches.image_ids)) if weights is None else np.asarray(weights)
     rows = np.atleast_2d(weights).astype(float)
-    step = max(1, CHUNK // max(1, len(matches.image)))  # all resamples at once fill the memory
-    chunks = [rows[start : start + step] for start in range(0, len(rows), step)]
-    table = np.concatenate([_precision(matches, each) for each in chunks], axis=1)
+    table = np.stack([_precision(matches, k, rows) for k in range(len(matches.positives))])
     table = np.ma.masked_invalid([table.mean(axis=2), table[:, :, 0]])  # (2, K, R)
     values = dict(zip(("AP", "AP50"), table.mean(axis=1).filled(np.nan)))
     return {k: float(v[0]) for k, v in values.items()} if weights.ndim == 1 else values
@@ -134,16 +132,18 @@ def _evaluate_images(
     return list(evaluation.params.imgIds), [each or empty for each in evaluation.evalImgs]
 
 
-def _precision(matches: Matches, weights: np.ndarray) -> np.ndarray:
-    """AP of each category at each IoU threshold, (K, R, T), under weights (R, I); nan where no
-    object counts."""
-    table = np.empty((len(matches.positives), len(weights), IOU_THRESHOLDS))
-    for k, objects in enumerate(matches.positives):
-        own = matches.category == k
-        drawn, positives = weights[:, matches.image[own]], weights @ objects
+def _precision(matches: Matches, k: int, weights: np.ndarray) -> np.ndarray:
+    """AP of a category at each IoU threshold, (R, T), under weights (R, I); nan where no object
+    counts."""
+    own = matches.category == k
+    image, positives = matches.image[own], weights @ matches.positives[k]
+    right, counted = matches.true_positive[:, own], ~matches.ignored[:, own]
+    table = np.empty((len(weights), IOU_THRESHOLDS))
+    step = max(1, CHUNK // max(1, len(image)))  # all resamples at once fill the memory
+    for rows in (slice(start, start + step) for start in range(0, len(weights), step)):
+        drawn = weights[rows][:, image]
         for t in range(IOU_THRESHOLDS):
-            right, counted = matches.true_positive[t, own], ~matches.ignored[t, own]
-            table[k, :, t] = _threshold_precision(drawn, positives, right, counted)
+            table[rows, t] = _threshold_precision(drawn, positives[rows], right[t], counted[t])
     return table
 
 

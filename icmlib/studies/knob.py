@@ -41,7 +41,7 @@ def same_pattern(turn: Callable[[float], object], excess: float, data, halvings:
     parts = 2**halvings
 
     def weak_enough(part: int) -> bool:
-        measured = evaluate(turn(part / parts), None, data)
+        measured = evaluate(turn(part / parts), None, data, progress=False)
         return summarize(measured, resamples=2)["excess_prms"] <= excess
 
     return bisect_left(range(parts), True, key=weak_enough) / parts

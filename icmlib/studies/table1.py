@@ -130,8 +130,9 @@ def claims(test: pd.DataFrame) -> pd.DataFrame:
 
 def by_row(seeds: pd.DataFrame) -> pd.DataFrame:
     """`across_seeds` of `claims`: one line per row, one column per claim, such as `2 of 3`."""
-    names = seeds["finding"].str.split(": ", expand=True).set_axis(["row", "claim"], axis=1)
-    return names.join(seeds["holds"]).pivot(index="row", columns="claim", values="holds")
+    pairs = [each.split(": ") for each in seeds["finding"]]
+    table = seeds.assign(row=[row for row, _ in pairs], claim=[claim for _, claim in pairs])
+    return table.pivot(index="row", columns="claim", values="holds")
 
 
 def paper() -> pd.DataFrame:

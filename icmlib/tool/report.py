@@ -112,11 +112,11 @@ CAPTION = (
     "same bits; below, the same crop enlarged."
 )
 LEGEND = (
-    "Intervals bound 95 % of a bootstrap over the test images, paired with the base codec; they "
-    "say nothing about another training. PRMS is the amplitude of the checkerboard pattern in grey "
-    "levels, LPP how far it stands out of the spectrum around it (dB; photographs read 0); both of "
-    "the RGB picture. "
-    "*removed*: the share of the excess over the originals' PRMS that is gone."
+    "Intervals bound 95 % of a bootstrap over the test images; changes are paired with the base "
+    "codec. They say nothing about another training. PRMS is the amplitude of the checkerboard "
+    "pattern in grey levels, LPP how far it stands out of the spectrum around it (dB; photographs "
+    "read 0); both are of the RGB picture. *removed*: the share of the excess over the originals' "
+    "PRMS that is gone."
 )
 
 
@@ -135,7 +135,7 @@ def main_rows(table: pd.DataFrame, all_rows: bool = False) -> pd.DataFrame:
         "against base (%)": ["{:+.1f} [{:+.1f}, {:+.1f}]".format(*each) for each in changes],
         "PSNR (dB)": table["psnr"].map("{:.2f}".format),
         "SSIM": table["ssim"].map("{:.3f}".format),
-        "VGG": table["vgg"].map("{:.3f}".format),
+        "VGG": table["vgg"].map("{:.3f}".format).replace("nan", "n/a"),
         "LPP 2/4/8 (dB)": ["{:.1f} / {:.1f} / {:.1f}".format(*each) for each in lpp],
         "PRMS": table["prms"].map("{:.2f}".format),
         "PRMS Y/Cb/Cr": ["{:.2f} / {:.2f} / {:.2f}".format(*each) for each in prms],
