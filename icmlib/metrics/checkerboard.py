@@ -71,12 +71,13 @@ def welch_spectrum(planes: np.ndarray, tile: int) -> np.ndarray:
     windows = np.lib.stride_tricks.sliding_window_view(planes, (tile, tile), axis=(-2, -1))
     tiles = windows[..., :: tile // 2, :: tile // 2, :, :]  # (..., rows, columns, N, N)
     rows, columns = tiles.shape[-4:-2]
-    power = np.zeros((*planes.shape[:-2], tile, tile))
+    power = np.zeros((*planes.shape[:-2], tile, tile // 2 + 1))
     for row in range(rows):  # all tiles of a large photograph at once would fill the memory
         each = tiles[..., row, :, :, :]
         each = each - each.mean(axis=(-2, -1), keepdims=True)
-        power += (np.abs(np.fft.fft2(each * window)) ** 2).sum(axis=-3)
-    return power / (rows * columns)
+        power += (np.abs(np.fft.rfft2(each * window)) ** 2).sum(axis=-3)
+    mirrored = power[..., -np.arange(tile), :][..., tile // 2 - 1 : 0 : -1]  # P(f) = P(-f)
+    return np.concatenate([power, mirrored], axis=-1) / (rows * columns)
 
 
 def at_lattice(spectra: np.ndarray) -> np.ndarray:
