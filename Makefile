@@ -40,8 +40,8 @@ test: .venv/ready  ## the tests, without the slow ones
 test-all: .venv/ready  ## all tests
 	$(BIN)/python -m pytest
 
-lab: .venv/ready  ## the notebooks in JupyterLab
-	$(BIN)/jupyter lab
+lab: .venv/ready  ## the notebooks in JupyterLab; LAB=--allow-root in a container
+	$(BIN)/jupyter lab $(LAB)
 
 lint: .venv/ready  ## style of code and notebooks, direction of imports
 	$(BIN)/ruff check icmlib tests && $(BIN)/ruff format --check icmlib tests

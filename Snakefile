@@ -46,10 +46,10 @@ def book(name, state=""):  # the executed notebook of a run
     return f"{OUT}/{name}/notebook{state}.ipynb"
 
 
-TASK, CODEC = lib("datasets", "tasks"), lib("codecs")
-METRICS = lib("evaluate.py", "metrics")
+TASK, CODEC, METRICS = lib("datasets", "tasks"), lib("codecs"), lib("evaluate.py", "metrics")
 PATCHGAN = [*loop("patchgan"), *lib("discriminator.py")]
 FILES = [each for each in (profile.task.weights, profile.base_weights) if each and "." in each]
+ANNOTATIONS = [each for split in profile.data.splits.values() for each in glob(f"{profile.data.root}/{split.get('annotations')}")]
 ICM = shlex.quote(sys.executable) + " -m icmlib.tool.cli"
 common = section(profile.data, profile.task, profile.evaluation)
 
@@ -68,7 +68,7 @@ rule notebook:  # what all below share; never run itself
         + shlex.quote(PROFILE) + " {params.given} > /dev/null"
 
 use rule notebook as data with:
-    input: lib("datasets"), notebook="notebooks/00_data.ipynb"
+    input: lib("datasets"), ANNOTATIONS, notebook="notebooks/00_data.ipynb"
     output: update(book("data/scenes"))
     log: book("data/scenes", ".unfinished")
     params: section(profile.data)

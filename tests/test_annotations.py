@@ -237,6 +237,18 @@ def test_backslashes_are_hinted_at(folder):
         CocoDataset(folder, folder / "instances.json").image(0)
 
 
+def test_images_that_do_not_fit_are_named_at_the_door(folder):
+    """Of another size than stated, or none at all; a size that is not stated always fits."""
+    write(folder, change("images.2.height", 63))
+    with pytest.raises(ValueError, match=r"1 of 3 images cannot be read, or are not of the size"):
+        datasets.check(profile_data(folder))
+    write(folder, change("images.2.height", None))
+    datasets.check(profile_data(folder))
+    next(folder.rglob("*.png")).write_bytes(b"<html>")
+    with pytest.raises(ValueError, match=r"1 of 3 images cannot be read"):
+        datasets.check(profile_data(folder))
+
+
 # --- sound files, changed at random ----------------------------------------------------------
 
 NUMBERS = st.integers(-(10**12), 10**12) | st.floats() | st.sampled_from([0, 1, -1, 1e308, 10**30])

@@ -135,7 +135,7 @@ def test_images_of_other_kinds_have_the_bits_of_what_they_show(icm, tmp_path, ki
 KNOWN = "these weights have: machine, human, other, or a number from 0 (machine) to 1 (human)"
 WRONG = {
     "encode photo.icm out.icm": "photo.icm cannot be read",
-    "encode small.png out.icm": "small.png: image is 5x3 px; the codec needs",
+    "encode small.png out.icm": "small.png: image is 3x5 px; the codec needs",
     "encode photo.png photo.png": "its name has to end in .icm",  # else it were overwritten
     "encode photo.png out.icm --weights photo.png": "no codec was trained in",
     "encode photo.png photo.png/out.icm": "File exists: 'photo.png'",
@@ -226,7 +226,7 @@ def test_broken_files_are_named_and_the_others_go_on(icm, album, tmp_path):
     assert result.exit_code == 1 and "coded: 3 images" in result.stdout
     errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 2 and "broken.png cannot be read" in errors[0]
-    assert "small.png: image is 5x3 px" in errors[1] and below(coded) == CODED
+    assert "small.png: image is 3x5 px" in errors[1] and below(coded) == CODED
 
 
 def test_info(icm, decoders, file, other_weights):

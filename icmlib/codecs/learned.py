@@ -97,7 +97,7 @@ class LearnedCodec(nn.Module):
         (height, width), stride = x.shape[-2:], self.model.downsampling_factor
         if min(height, width) < (least := stride // 4):  # what one latent covers
             needs = f"the codec needs at least {least}x{least}"
-            raise InputError(f"image is {height}x{width} px; {needs}")
+            raise InputError(f"image is {width}x{height} px; {needs}")
         return F.pad(x, (0, -width % stride, 0, -height % stride), mode="replicate")
 
     def train(self, mode: bool = True) -> "LearnedCodec":

@@ -69,10 +69,10 @@ def photographs(folder: str | Path | None = None) -> CocoDataset:
 
 
 def check(config: DataConfig, num_classes: int | None = None) -> None:
-    """Looks for every file that the three splits of a profile need; images are not read.
+    """Looks for every file that the three splits of a profile need; of images, headers are read.
 
-    Raises ValueError: names everything that is missing or empty, and splits that have not the
-    `num_classes` of the task network.
+    Raises ValueError: names everything that is missing, empty or of another size than the
+    annotations say, and splits that have not the `num_classes` of the task network.
     """
     if config.name != "coco":
         return
@@ -107,3 +107,6 @@ def _problems(config: DataConfig, split: str, num_classes: int | None) -> Iterat
     if bad and folder.is_dir():
         hint = "; names hold backslashes, write /" if any("\\" in path for path in bad) else ""
         yield f"{len(bad):,} of {len(paths):,} images are missing or empty: {first_few(bad)}{hint}"
+    elif misfits := data.misfits():
+        what = "cannot be read, or are not of the size that the annotations state"
+        yield f"{len(misfits):,} of {len(paths):,} images {what}: {first_few(misfits)}"

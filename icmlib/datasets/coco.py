@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
 from icmlib.datasets.annotations import first_few, read_annotations
-from icmlib.io import InputError, did_you_mean, files_below, read_image
+from icmlib.io import UNREADABLE, InputError, did_you_mean, files_below, read_image
 from icmlib.metrics.detection import encode_mask
 
 
@@ -166,6 +166,20 @@ class CocoDataset(Dataset):
         are of the image as it is stored: that is how it is read."""
         names = [image["file_name"] for image in self.ground_truth["images"]]
         return [name for k, name in enumerate(names) if _orientation(self.path(k)) > 1]
+
+    def misfits(self) -> list[str]:
+        """Files that are no images, or not of the size that the annotations state; of each, the
+        header is read."""
+        names = []
+        for index, image in enumerate(self.ground_truth["images"]):
+            try:
+                with Image.open(self.path(index)) as file:
+                    fits = image.get("height", file.height), image.get("width", file.width)
+                    fits = fits == (file.height, file.width)
+            except UNREADABLE:
+                fits = False
+            names += [] if fits else [image["file_name"]]
+        return names
 
     def _size(self, index: int) -> tuple[int, int]:
         image = self.ground_truth["images"][index]

@@ -50,7 +50,8 @@ class CodedImage:
         """LPP at periods 2, 4, 8 (dB) and PRMS (grey levels) of an image of this size; noisier
         than over a whole test set."""
         spectra = checkerboard.welch_spectrum(checkerboard.planes(image), self.tile)
-        return checkerboard.read_pattern(checkerboard.at_lattice(spectra)[None], self.tile)
+        reading = checkerboard.read_pattern(checkerboard.at_lattice(spectra)[None], self.tile)
+        return {name: reading[name] for name in checkerboard.HEADLINE}
 
     def residual_spectrum(self, x_hat: torch.Tensor) -> np.ndarray:
         """(N, N) Welch spectrum of what the codec added, mean over R, G and B."""

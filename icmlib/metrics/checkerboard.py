@@ -36,6 +36,7 @@ from icmlib.io import InputError
 
 SCALES = (2, 4, 8)
 PLANES = ("R", "G", "B", "Y", "Cb", "Cr")
+HEADLINE = ("lpp2", "lpp4", "lpp8", "prms")  # of the RGB picture
 # Far under the power of 8-bit rounding (1.3e-6): keeps a flat tile at 0 dB, changes no picture.
 POWER_FLOOR = 1e-12
 _Y, (_R, _, _B) = np.array([0.299, 0.587, 0.114]), np.eye(3)

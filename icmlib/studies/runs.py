@@ -169,8 +169,12 @@ def run_folder(profile: Profile, stage: str, name: str) -> Path:
 def open_run(
     profile: Profile, stage: str, name: str, parameters: dict, inputs: dict | None = None
 ) -> Run:
-    """The run folder of a notebook. A parameter `seed` goes into the provenance."""
+    """The run folder of a notebook. A parameter `seed` goes into the provenance; the annotations
+    that 00_data found are an input of every run."""
     device.keep_freed_memory()
+    data = read_json(run_folder(profile, "data", "scenes") / "summary.json")
+    if stage != "data" and "fingerprints" in data:
+        inputs = {**(inputs or {}), "annotations": data["fingerprints"]}
     provenance = profile.provenance | {"seed": parameters.get("seed", profile.seed)}
     return Run(run_folder(profile, stage, name), parameters, inputs or {}, provenance)
 

@@ -113,6 +113,8 @@ def _code(code, codec, source: Path, target: Path, kinds: tuple, force: bool) ->
 
     from icmlib.tool import files
 
+    if not source.exists():
+        raise FileNotFoundError(f"{source} does not exist")
     if not source.is_dir():
         click.echo(f"{target}: {_rate([code(codec, source, target)])}")
         return

@@ -14,8 +14,9 @@ from icmlib.tool.report import LEGEND, heading, main_rows
 
 ANSWERS = "answers.json"  # in a reference: notebook -> its answer, commit, date
 ANSWERED = (  # runs whose answers are published
-    "base_codec/base", "finetune/p3x64", "post_filter/bilateral", "ablations/table1",
-    "zoo_table/all", "rate_task/curves", "figures/photographs", "speed/side_by_side", "knob/p3x64",
+    "task_network/given", "base_codec/base", "finetune/p3x64", "post_filter/bilateral",
+    "ablations/table1", "zoo_table/all", "rate_task/curves", "figures/photographs",
+    "speed/side_by_side", "knob/p3x64",
 )  # fmt: skip
 TABLES = {  # file of a reference -> its title in results/README.md
     "table1.csv": "Table 1: decoder finetuning, test split",
