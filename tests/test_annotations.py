@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -237,8 +238,9 @@ def test_backslashes_are_hinted_at(folder):
         CocoDataset(folder, folder / "instances.json").image(0)
 
 
-def test_images_that_do_not_fit_are_named_at_the_door(folder):
+def test_images_that_do_not_fit_are_named_at_the_door(folder, tmp_path):
     """Of another size than stated, or none at all; a size that is not stated always fits."""
+    folder = shutil.copytree(folder, tmp_path / "mine")
     write(folder, change("images.2.height", 63))
     with pytest.raises(ValueError, match=r"1 of 3 images cannot be read, or are not of the size"):
         datasets.check(profile_data(folder))
