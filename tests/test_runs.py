@@ -15,7 +15,8 @@ from torch import nn
 
 from icmlib import io
 from icmlib.io import fingerprint, load_weights, project_root, save_weights, written
-from icmlib.studies.runs import UNFINISHED, Run
+from icmlib.studies.profile import load_profile
+from icmlib.studies.runs import UNFINISHED, Run, open_run
 
 
 def layer(value: float = 1.0) -> nn.Linear:
@@ -72,6 +73,15 @@ def test_a_run_of_other_parameters_or_inputs_is_moved_aside(tmp_path, parameters
     assert files(tmp_path / "a.old-1") == old
     assert run.resume(net=layer()) == 0
     assert set(files(folder)) == {"run.json"}
+
+
+def test_other_annotations_are_another_input(project, finished):
+    """Those that 00_data found, of every run but its own."""
+    project(tiny="")
+    finished("data/scenes", fingerprints={"train": "a"})
+    run = open_run(load_profile("tiny"), "finetune", "p3x64", {}, {"base": "b"})
+    facts = json.loads(run.path("run.json").read_text())
+    assert facts["inputs"] == {"base": "b", "annotations": {"train": "a"}}
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
