@@ -4,7 +4,7 @@ coded.py      an image coded once: decoded at any place of the knob, measured
 widget.py     the controls, and what they show (divider.js, explorer.css)
 """
 
-from icmlib.explorer.coded import CodedImage
+from icmlib.explorer.coded import CodedImage, examples
 from icmlib.explorer.widget import Explorer
 
-__all__ = ["CodedImage", "Explorer"]
+__all__ = ["CodedImage", "Explorer", "examples"]

@@ -5,9 +5,11 @@ import hashlib
 import numpy as np
 import torch
 
-from icmlib import device
+from icmlib import datasets, device
 from icmlib.codecs import Decoders
 from icmlib.codecs.decoders import MACHINE
+from icmlib.config import DataConfig
+from icmlib.datasets import deadleaves
 from icmlib.metrics import checkerboard, fidelity
 
 
@@ -57,3 +59,19 @@ class CodedImage:
         """(N, N) Welch spectrum of what the codec added, mean over R, G and B."""
         residual = (x_hat - self.x).double().numpy()
         return checkerboard.welch_spectrum(residual, self.tile).mean(0)
+
+
+def examples(data: DataConfig, count: int = 4) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """A few test images of a profile's data and scikit-image's photographs, by name; names of the
+    data's classes. Dead leaves are painted here, without making the data set."""
+    if data.name == "deadleaves":
+        painted = [deadleaves.scene(data.seed, "test", i, data.size)[0] for i in range(count)]
+        images = [torch.from_numpy(each).permute(2, 0, 1) / 255 for each in painted]
+        names = list(deadleaves.CATEGORIES)
+    else:
+        test = datasets.create(data, "test", count)
+        images = [test.image(i) for i in range(len(test))]
+        names = [test.categories[i] for i in test.category_ids]
+    by_name = {f"test image {i}": image for i, image in enumerate(images)}
+    own = datasets.photographs()
+    return by_name | {own.path(i).stem: own.image(i) for i in range(len(own))}, names
