@@ -33,7 +33,8 @@ class Commands(click.Group):
 
     def __call__(self, *args, **kwargs):
         if sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode:
-            os.environ["PYTHONUTF8"] = "1"  # of notebooks and of other processes
+            # of other processes, too; Python 3.11 reads its .pth files as the locale says
+            os.environ |= {"PYTHONUTF8": "1", "LC_ALL": "C.UTF-8"}
             os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
         return super().__call__(*args, **kwargs)
 
