@@ -103,6 +103,7 @@ def write(folder, coco) -> str:
         ("annotations.0.bbox", None, "bbox is not .* four finite numbers"),
         ("annotations.0.bbox", [1, 2, -3, 4], "bbox has a negative side"),
         ("annotations.0.bbox", [1, 2, 3e5, 4], "bbox is far outside its image"),
+        ("annotations.0.bbox", [0.1, 0.1, 0.3, 0.3], "bbox lies in the first pixel; fractions"),
         ("annotations.0.iscrowd", "0", "iscrowd is neither 0 nor 1"),
         ("annotations.0.area", "large", "area is no finite number"),
         ("annotations.0.id", 11, r"annotation id is there twice: 1 \(ids 11\)"),

@@ -143,6 +143,9 @@ def _annotations(coco: dict) -> Problems:
         "category_id is of no category listed": _unknown(rows, "category_id", coco["categories"]),
         "bbox is not [x, y, width, height], four finite numbers": np.isnan(boxes).any(1),
         "bbox has a negative side": (boxes[:, 2:] < 0).any(1),
+        "bbox lies in the first pixel; fractions of the image have to become px": (
+            (boxes[:, :2] >= 0) & (boxes[:, :2] + boxes[:, 2:] <= 1) & (boxes[:, 2:] > MIN_SIDE)
+        ).all(1),
         "bbox is far outside its image": (np.abs(boxes) > 3 * reach[:, None]).any(1),
         "area is no finite number of 0 or more": ~(areas >= 0),
         "iscrowd is neither 0 nor 1": [type(c) is not int or c not in (0, 1) for c in crowd],
