@@ -144,7 +144,7 @@ def _annotations(coco: dict) -> Problems:
         "bbox is not [x, y, width, height], four finite numbers": np.isnan(boxes).any(1),
         "bbox has a negative side": (boxes[:, 2:] < 0).any(1),
         "bbox lies in the first pixel; fractions of the image have to become px": (
-            (boxes[:, :2] >= 0) & (boxes[:, :2] + boxes[:, 2:] <= 1) & (boxes[:, 2:] > MIN_SIDE)
+            (boxes[:, :2] >= 0) & (boxes[:, :2] + boxes[:, 2:] < 1) & (boxes[:, 2:] > MIN_SIDE)
         ).all(1),
         "bbox is far outside its image": (np.abs(boxes) > 3 * reach[:, None]).any(1),
         "area is no finite number of 0 or more": ~(areas >= 0),
