@@ -30,6 +30,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 import numpy as np
+import scipy.fft
 from torch import Tensor
 
 from icmlib.io import InputError
@@ -76,7 +77,8 @@ def welch_spectrum(planes: np.ndarray, tile: int) -> np.ndarray:
     for row in range(rows):  # all tiles of a large photograph at once would fill the memory
         each = tiles[..., row, :, :, :]
         each = each - each.mean(axis=(-2, -1), keepdims=True)
-        power += (np.abs(np.fft.rfft2(each * window)) ** 2).sum(axis=-3)
+        spectrum = scipy.fft.rfft2(each * window)
+        power += (spectrum.real**2 + spectrum.imag**2).sum(axis=-3)
     mirrored = power[..., -np.arange(tile), :][..., tile // 2 - 1 : 0 : -1]  # P(f) = P(-f)
     return np.concatenate([power, mirrored], axis=-1) / (rows * columns)
 
