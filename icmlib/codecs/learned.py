@@ -145,11 +145,11 @@ class LearnedCodec(nn.Module):
             raise BitstreamError(f"bitstream holds {held} strings; this codec writes {own}")
         symbols, y_hat = self._decompress(bitstream)
         if _crc(symbols) != bitstream.symbols_crc:
-            why = (
-                "the payload was changed, or this device computes other probabilities: transfer it "
+            raise BitstreamError(
+                "the decoded symbols differ from the encoded ones; the payload was changed, or "
+                "this device computes other probabilities: transfer it again, or decode on a "
+                "device like the encoder's"
             )
-            why += "again, or decode on a device like the encoder's"
-            raise BitstreamError(f"the decoded symbols differ from the encoded ones; {why}")
         return y_hat
 
     @exact()

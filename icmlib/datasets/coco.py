@@ -172,10 +172,10 @@ class CocoDataset(Dataset):
         header is read."""
         names = []
         for index, image in enumerate(self.ground_truth["images"]):
+            stated = (image.get("width"), image.get("height"))
             try:
                 with Image.open(self.path(index)) as file:
-                    fits = image.get("height", file.height), image.get("width", file.width)
-                    fits = fits == (file.height, file.width)
+                    fits = stated in ((None, None), file.size)
             except UNREADABLE:
                 fits = False
             names += [] if fits else [image["file_name"]]

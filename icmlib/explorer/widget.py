@@ -64,6 +64,7 @@ class Explorer(widgets.VBox):
         names: list[str],
     ):
         self.decoders, self.task, self.images, self.names = decoders, task, images, names
+        self.coded = None
         self.divider = Divider().add_class("icm-divider")
         self.spectrum = widgets.Image()
         self.bits, self.table, self.error = (widgets.HTML() for _ in range(3))
@@ -104,19 +105,20 @@ class Explorer(widgets.VBox):
         for file in change["new"]:
             try:
                 x = read_image(file["name"], upright=True, file=io.BytesIO(file["content"]))
-                CodedImage(self.decoders, x)
+                coded = CodedImage(self.decoders, x)
             except (ValueError, MemoryError) as error:
                 self.error.value = f"<b>{escape(str(error) or 'out of memory')}</b>"
             else:
                 self.error.value, self.images = "", {**self.images, file["name"]: x}
                 self.image.options = list(self.images)
-                self.image.value = file["name"]
+                self.coded, self.image.value = coded, file["name"]
         self.upload.value = ()  # the same file may come again
 
     def _take(self, _=None) -> None:
-        """Code the chosen image."""
+        """Code the chosen image; one of the user's own is coded already."""
         x = self.images[self.image.value]
-        self.coded = coded = CodedImage(self.decoders, x)
+        coded = self.coded if self.coded and self.coded.x is x else CodedImage(self.decoders, x)
+        self.coded = coded
         self._rows = {ORIGINAL: coded.pattern(x), MACHINE: coded.measure(coded.machine)}
         height, width = x.shape[-2:]
         with self.divider.hold_sync():
