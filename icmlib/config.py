@@ -88,11 +88,15 @@ class BaseTrainingConfig:
     steps: int = 3000
     batch: int = 8
     crop: int = 128  # px; training crops
+    scale: float = 1.0  # crops are of images made smaller by a random factor between this and 1
     lr: float = 1e-3
     aux_lr: float = 1e-2  # quantiles of the entropy bottleneck
     lambda_mse: float = 60.0  # for images in [0, 1]
     lambda_feature: float = 1.0
     warmup: float = 0.2  # fraction of the steps over which the feature term is ramped up
+    # px: image and decoded image move together by up to so many before their features are taken, so
+    # that the codec's lattice and the strides of the network do not lie on one grid; 0: they do
+    shift: int = 0
     proxy: Literal["task", "vgg16"] = "task"  # whose features: the task network's, or VGG-16's
     # maps of the proxy vgg16: those of LPIPS, as the paper does not name its own
     vgg16_layers: Annotated[list[Literal[VGG16_LAYERS]], Field(min_length=1)] = field(

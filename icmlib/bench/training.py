@@ -148,7 +148,8 @@ def base_training(size: int, N: int, M: int, batch: int = 8, seed: int = 0) -> P
         for step in range(steps):
             with training.seeded(seed, step):
                 indices = training.batch_indices(step, len(images), batch, seed)
-                x = training.base_codec.crops([(i, images[i]) for i in indices], config, step)
+                read = partial(training.base_codec.read_crop, images, config)
+                x = torch.stack([read(i, step) for i in indices])
                 out = criterion(model(x), x)
             optimizer.zero_grad()
             aux_optimizer.zero_grad()

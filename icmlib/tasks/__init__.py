@@ -1,6 +1,6 @@
 """Task networks: the machine at the end of the chain.
 
-    torchvision.py   the small Mask R-CNN of the embedded data; torchvision's own detectors
+    torchvision.py   small Mask R-CNNs for the embedded data; torchvision's own detectors
     detectron2.py    detectron2's, by the names of its model zoo, where it is installed
     common.py        what both share: checks, and when batch norm is trained
     proxies.py       VGG-16, in place of the machine in base training
@@ -64,7 +64,7 @@ def load(config: TaskConfig, path: str | Path) -> torch.nn.Module:
 def _library(config: TaskConfig):
     if config.name.startswith(detectron2.PREFIX):
         return detectron2
-    known = (torchvision.SMALL, *torchvision.DETECTORS)
+    known = (*torchvision.SMALL, *torchvision.DETECTORS)
     if config.name not in known:
         zoo = f"{detectron2.PREFIX}<config of its model zoo>"
         raise InputError(f"unknown task network {config.name!r}; known: {', '.join(known)}, {zoo}")

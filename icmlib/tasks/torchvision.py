@@ -20,7 +20,7 @@ from icmlib.downloads import read_state
 from icmlib.io import InputError
 from icmlib.tasks import common
 
-SMALL = "small_mask_rcnn"
+SMALL = {"small_mask_rcnn": 1, "medium_mask_rcnn": 2}  # name -> scale
 DETECTORS = (
     "fasterrcnn_resnet50_fpn",
     "fasterrcnn_resnet50_fpn_v2",
@@ -92,17 +92,17 @@ class AsItIs(GeneralizedRCNNTransform):
 
 
 def detector(config: TaskConfig) -> TorchvisionTask:
-    """SMALL or one of DETECTORS without weights, built for those that the config names.
+    """One of SMALL or of DETECTORS without weights, built for those that the config names.
 
     torchvision's own have 91 outputs, COCO's category ids with gaps; ours are 1..80 in that order.
     Their batch norm is frozen (v2's, too). Otherwise it is trained, and needs batches of 8 images
     or more (Wu & He 2018, Figure 1). Raises ValueError for settings that do not fit.
     """
-    if config.name == SMALL:
+    if config.name in SMALL:
         if config.weights in PUBLISHED or config.min_size is not None:
-            what = f"{SMALL} takes images as they are and has no published weights"
+            what = f"{config.name} takes images as they are and has no published weights"
             raise InputError(f"{what}: set weights to a file or null, and min_size to null")
-        return small_mask_rcnn(config.num_classes)
+        return small_mask_rcnn(config.num_classes, SMALL[config.name])
     options = {"weights": None, "weights_backbone": None}  # else it downloads both
     if config.min_size is not None:
         options["min_size"] = config.min_size
@@ -127,17 +127,16 @@ CONV = partial(Conv2dNormActivation, norm_layer=partial(nn.GroupNorm, 8))
 
 
 class SmallBackbone(nn.Module):
-    """Four stride-2 stages and a feature pyramid of 64 channels at strides 4, 8, 16 and 32."""
+    """Four stride-2 stages and a feature pyramid at strides 4, 8, 16 and 32."""
 
-    out_channels = 64
-
-    def __init__(self, widths=(32, 64, 128, 192)):
+    def __init__(self, widths: tuple[int, ...], out_channels: int):
         super().__init__()
+        self.out_channels = out_channels
         self.stages = nn.ModuleList(
             nn.Sequential(CONV(narrow, wide, stride=2), CONV(wide, wide))
             for narrow, wide in zip((3, *widths), widths)
         )
-        self.fpn = FeaturePyramidNetwork(list(widths[1:]), 64, LastLevelMaxPool())
+        self.fpn = FeaturePyramidNetwork(list(widths[1:]), out_channels, LastLevelMaxPool())
 
     def forward(self, x: torch.Tensor) -> OrderedDict[str, torch.Tensor]:
         maps = OrderedDict()
@@ -148,13 +147,14 @@ class SmallBackbone(nn.Module):
         return self.fpn(maps)
 
 
-def small_mask_rcnn(num_classes: int) -> TorchvisionTask:
-    """A Mask R-CNN of 2.0 M parameters for scenes of about 128x128; `num_classes` is without the
-    background."""
-    levels = ["0", "1", "2"]
+def small_mask_rcnn(num_classes: int, scale: int = 1) -> TorchvisionTask:
+    """A Mask R-CNN of 2.0 M parameters for scenes of about 128x128; of 7.1 M for those of 256x256
+    with a `scale` of 2, on channels and anchors. `num_classes` is without the background."""
+    levels, wide = ["0", "1", "2"], 64 * scale
+    anchors = tuple((side * scale,) for side in (14, 28, 48, 72))
     model = MaskRCNN(
-        SmallBackbone(),
-        rpn_anchor_generator=AnchorGenerator(((14,), (28,), (48,), (72,)), ((1.0,),) * 4),
+        SmallBackbone(tuple(width * scale for width in (32, 64, 128, 192)), wide),
+        rpn_anchor_generator=AnchorGenerator(anchors, ((1.0,),) * 4),
         rpn_pre_nms_top_n_train=500,
         rpn_pre_nms_top_n_test=300,
         rpn_post_nms_top_n_train=200,
@@ -162,14 +162,14 @@ def small_mask_rcnn(num_classes: int) -> TorchvisionTask:
         rpn_batch_size_per_image=64,
         box_roi_pool=MultiScaleRoIAlign(levels, 7, 2),
         box_head=nn.Sequential(
-            nn.Flatten(), nn.Linear(64 * 7 * 7, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU()
+            nn.Flatten(), nn.Linear(wide * 7 * 7, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU()
         ),
         box_predictor=FastRCNNPredictor(256, num_classes + 1),
         box_batch_size_per_image=32,
         box_detections_per_img=30,
         mask_roi_pool=MultiScaleRoIAlign(levels, 14, 2),
-        mask_head=MaskRCNNHeads(64, (64, 64), 1),
-        mask_predictor=MaskRCNNPredictor(64, 64, num_classes + 1),
+        mask_head=MaskRCNNHeads(wide, (wide, wide), 1),
+        mask_predictor=MaskRCNNPredictor(wide, wide, num_classes + 1),
     )
     model.transform = AsItIs(800, 1333, [0.5, 0.5, 0.5], [0.25, 0.25, 0.25])
     return TorchvisionTask(model)

@@ -1,10 +1,11 @@
 """Training a codec from scratch: rate, MSE and, for a machine, its feature distance."""
 
 import random
+from functools import partial
 
 import torch
 from torch import nn
-from torch.nn.functional import mse_loss, pad
+from torch.nn.functional import interpolate, mse_loss, pad
 from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
@@ -38,8 +39,9 @@ def train_base_codec(
 
     with device.channels_last(codec, *frozen):
         start = journal.resume(**parts)
-        for step, batch in batches(dataset.image, len(dataset), config, start, "base codec"):
-            x = crops(batch, config, step).to(codec.device)  # (B, 3, crop, crop)
+        read = partial(read_crop, dataset, config)
+        for step, batch in batches(read, len(dataset), config, start, "base codec"):
+            x = torch.stack([crop for _, crop in batch]).to(codec.device)  # (B, 3, crop, crop)
             with seeded(config.seed, step):
                 with device.autocast(x.device, config.precision):
                     out = codec(x)
@@ -49,7 +51,8 @@ def train_base_codec(
                 }
                 loss = terms["rate"] + config.lambda_mse * terms["mse"]
                 if config.lambda_feature:
-                    feature = task_feature_distance(task, x, out["x_hat"], config.precision)
+                    moved = shifted([x, out["x_hat"]], config.shift)
+                    feature = task_feature_distance(task, *moved, config.precision)
                     ramp = min(1.0, (step + 1) / max(1.0, config.warmup * config.steps))
                     loss = loss + config.lambda_feature * ramp * feature
                     terms["feature"] = feature
@@ -81,21 +84,37 @@ def train_quantiles(codec: LearnedCodec, optimizer: Adam) -> torch.Tensor:
     return loss
 
 
-def crops(batch: list, config: BaseTrainingConfig, step: int) -> torch.Tensor:
-    """A random crop of each (index, image), (B, 3, crop, crop)."""
-    drawn = (random_crop(x, config.crop, item_rng(config.seed, step, i)) for i, x in batch)
-    return torch.stack(list(drawn))
+def read_crop(dataset, config: BaseTrainingConfig, index: int, step: int) -> torch.Tensor:
+    """The random crop (3, crop, crop) of an image in a step."""
+    rng = item_rng(config.seed, step, index)
+    return random_crop(dataset.image(index), config.crop, rng, config.scale)
 
 
-def random_crop(image: torch.Tensor, size: int, rng: random.Random) -> torch.Tensor:
+def random_crop(
+    image: torch.Tensor, size: int, rng: random.Random, scale: float = 1.0
+) -> torch.Tensor:
     """(3, H, W) -> (3, size, size), flipped at random; smaller images repeat their last row and
-    column."""
-    short = [max(0, size - extent) for extent in image.shape[-2:]]
+    column. Below 1, `scale` is the smallest factor by which the image is made smaller before."""
+    side = size if scale == 1 else round(size / rng.uniform(scale, 1))
+    side = max(size, min(side, *image.shape[-2:]))
+    short = [max(0, side - extent) for extent in image.shape[-2:]]
     image = pad(image[None], (0, short[1], 0, short[0]), mode="replicate")[0]
-    top, left = (rng.randrange(extent - size + 1) for extent in image.shape[-2:])
-    image = image[:, top : top + size, left : left + size]
+    top, left = (rng.randrange(extent - side + 1) for extent in image.shape[-2:])
+    image = image[:, top : top + side, left : left + side]
+    if side > size:
+        options = {"mode": "bilinear", "antialias": True}
+        image = interpolate(image[None], (size, size), **options)[0]
     axes = [axis for axis in (-1, -2) if rng.random() < 0.5]
     return image.flip(axes) if axes else image
+
+
+def shifted(images: list[torch.Tensor], limit: int) -> list[torch.Tensor]:
+    """Images (B, 3, H, W) moved down and right by the same random 0..`limit` px, which their first
+    row and column fill."""
+    if not limit:
+        return images
+    down, right = torch.randint(limit + 1, (2,)).tolist()
+    return [pad(x, (right, 0, down, 0), mode="replicate") for x in images]
 
 
 def task_feature_distance(

@@ -44,7 +44,7 @@ def finetune_chain(
 
     with device.channels_last(codec, task):
         start = journal.resume(**parts)
-        for step, batch in batches(dataset.__getitem__, len(dataset), config, start, "chain"):
+        for step, batch in batches(lambda i, _: dataset[i], len(dataset), config, start, "chain"):
             # noise in place of rounding, if what is rounded is trained
             codec.train(not {"encoder", "entropy"}.isdisjoint(config.parts))
             images, targets = flipped(batch, config.seed, step)

@@ -46,7 +46,8 @@ def finetune_decoder(
     autocast = device.autocast(codec.device, config.precision)
     decode, score = autocast(decode or patch_decoder(codec.g_s)), autocast(discriminator.forward)
     start = journal.resume(**parts)
-    for step, batch in batches(dataset.image, len(dataset), config, start, "finetuning"):
+    images = batches(lambda i, _: dataset.image(i), len(dataset), config, start, "finetuning")
+    for step, batch in images:
         with seeded(config.seed, step):
             x, y_hat, corners = sample_patches(batch, latents, config, step)  # x: (P, 3, s, s)
             x_hat = decode(y_hat, corners, x.shape[-2:]).float()  # (P, 3, s, s)

@@ -28,31 +28,32 @@ def _order(epoch: int, size: int, seed: int) -> list[int]:
     return torch.randperm(size, generator=generator).tolist()
 
 
-def _items(read: Callable[[int], object], indices: list[int]) -> list[tuple[int, object]]:
-    return [(index, read(index)) for index in indices]
-
-
 def batches(
-    read: Callable[[int], object], size: int, config, start: int, what: str
+    read: Callable[[int, int], object], size: int, config, start: int, what: str
 ) -> Iterable[tuple[int, list[tuple[int, object]]]]:
     """`(step, [(index, item), ...])` for each step from `start`, behind a progress bar.
 
-    Items are `read(index)` of `size` indices; each process has an equal part of a batch (raises
-    ValueError if there is none). On a GPU, workers read ahead.
+    Items are `read(index, step)` of `size` indices; each process has an equal part of a batch
+    (raises ValueError if there is none). On a GPU, workers read ahead.
     """
     state = device.state()
     if config.batch % state.num_processes:
         raise InputError(f"{state.num_processes} processes cannot share a batch of {config.batch}")
-    mine = slice(state.process_index, None, state.num_processes)
     left = range(start, config.steps)
     loader = DataLoader(
-        range(size),
-        batch_sampler=(batch_indices(s, size, config.batch, config.seed)[mine] for s in left),
+        left,
+        batch_size=None,
         num_workers=min(8, device.cores()) if state.device.type == "cuda" else 0,
-        collate_fn=functools.partial(_items, read),
+        collate_fn=functools.partial(_items, read, size, config, state),
         generator=torch.Generator(),  # else it draws from the global one
     )
     return zip(tqdm(left, what, disable=not device.main()), loader)
+
+
+def _items(read: Callable, size: int, config, state, step: int) -> list[tuple[int, object]]:
+    """This process's part of a step's batch."""
+    indices = batch_indices(step, size, config.batch, config.seed)
+    return [(i, read(i, step)) for i in indices[state.process_index :: state.num_processes]]
 
 
 def item_rng(seed: int, step: int, index: int) -> random.Random:

@@ -22,7 +22,8 @@ def train_task_network(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, config.steps)
     parts = {"network": network, "optimizer": optimizer, "schedule": schedule}
     start = journal.resume(**parts)
-    for step, batch in batches(dataset.__getitem__, len(dataset), config, start, "task network"):
+    items = batches(lambda i, _: dataset[i], len(dataset), config, start, "task network")
+    for step, batch in items:
         images, targets = flipped(batch, config.seed, step)
         with seeded(config.seed, step):
             terms = network.loss(images, targets)
