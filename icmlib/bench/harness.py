@@ -1,4 +1,4 @@
-"""Time two ways in turns, and compare what they make."""
+"""Time two ways in turns, compare what they make, and say what bounds the time."""
 
 import tempfile
 import time
@@ -8,8 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
+from torch.profiler import DeviceType, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from icmlib import device
 from icmlib.training import Journal
 
 
@@ -68,6 +72,58 @@ def operations(work: Callable[[], object]) -> float:
     with FlopCounterMode(display=False) as counter:
         work()
     return counter.get_total_flops()
+
+
+class _Traffic(TorchDispatchMode):
+    """Adds up the bytes of every operation's inputs and outputs; views move none."""
+
+    total = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        if not function.is_view:
+            moved = [each for each in tree_leaves((args, kwargs, out)) if torch.is_tensor(each)]
+            self.total += sum(each.nbytes for each in moved)
+        return out
+
+
+def ceilings(precision: str) -> tuple[float, float]:
+    """What this device reaches: operations of a large matrix product and bytes of a large copy,
+    each per second."""
+    large, here = torch.cuda.is_available(), device.current()
+    kind = torch.bfloat16 if precision == "bf16" else torch.float32
+    a = torch.randn(8192 if large else 1024, 8192 if large else 1024, device=here, dtype=kind)
+    b = torch.randn(2**28 if large else 2**24, device=here)
+    product = _fastest(lambda: a @ a)
+    return 2 * len(a) ** 3 / product, 2 * b.nbytes / _fastest(b.clone)
+
+
+def _fastest(work: Callable[[], object]) -> float:
+    return min(clocked(work) for _ in range(10))
+
+
+def bound(work: Callable[[], object], precision: str, steps: int = 20) -> dict[str, float]:
+    """What bounds a step's time, in seconds: `measured`; the floors of its `arithmetic`
+    (operations) and `memory` (bytes of all inputs and outputs), at this device's `ceilings`; on a
+    GPU the time that its `kernels` run, and their number, `launches`."""
+    work()
+    with _Traffic() as traffic:
+        work()
+    flops, bandwidth = ceilings(precision)
+    row = {
+        "measured": np.median([clocked(work) for _ in range(steps)]),
+        "arithmetic": operations(work) / flops,
+        "memory": traffic.total / bandwidth,
+    }
+    if torch.cuda.is_available():
+        with profile() as trace:
+            for _ in range(steps):
+                work()
+            torch.cuda.synchronize()
+        kernels = [e for e in trace.events() if e.device_type == DeviceType.CUDA]
+        row["kernels"] = sum(e.device_time for e in kernels) / steps / 1e6
+        row["launches"] = len(kernels) / steps
+    return row
 
 
 def largest_difference(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> float:

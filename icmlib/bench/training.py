@@ -10,7 +10,7 @@ from compressai.optimizers import net_aux_optimizer
 from torch import nn
 from torch.nn.functional import mse_loss
 
-from icmlib import codecs, losses, training
+from icmlib import codecs, device, losses, training
 from icmlib.bench.harness import (
     Pair,
     clocked,
@@ -43,18 +43,24 @@ def untrained(N: int, M: int) -> codecs.LearnedCodec:
     with torch.no_grad():
         codec.model.g_a[-1].weight.mul_(300)
     codec.update()
-    return codec.requires_grad_(False)
+    return codec.to(device.current()).requires_grad_(False)
 
 
 # --- finetuning -------------------------------------------------------------------------------
 
 
 def generator_step(
-    height: int, width: int, patches: int = 3, patch_size: int = 64, N: int = 128, M: int = 192
+    height: int,
+    width: int,
+    patches: int = 3,
+    patch_size: int = 64,
+    N: int = 128,
+    M: int = 192,
+    precision: str = "float32",
 ) -> Pair:
     """One generator step of the PatchGAN finetuning on one image; results are the gradients. Ours
     decodes patches from cached latents; theirs encodes and decodes the image, then crops."""
-    (x,) = scenes(1, height, width)
+    x = scenes(1, height, width)[0].to(device.current())
     ours, theirs = untrained(N, M), untrained(N, M)
     config = FinetuneConfig(patches=patches, patch_size=patch_size)
     latents = ours.latents(x[None])
@@ -62,8 +68,8 @@ def generator_step(
     where = (corners, originals.shape[-2:])
     patched = partial(patch_decoder(ours.g_s), y_hat, *where)
     cropped = partial(coded_whole(theirs), [x] * len(corners), *where)
-    ours_step = _update(ours, patched, originals, fused=True)
-    return Pair(ours_step, _update(theirs, cropped, originals), largest_difference)
+    ours_step = _update(ours, patched, originals, precision, fused=True)
+    return Pair(ours_step, _update(theirs, cropped, originals, precision), largest_difference)
 
 
 def coded_whole(codec: codecs.LearnedCodec) -> Callable[..., torch.Tensor]:
@@ -71,16 +77,18 @@ def coded_whole(codec: codecs.LearnedCodec) -> Callable[..., torch.Tensor]:
     return partial(decode_whole, lambda x: codec.model(codec.pad(x))["x_hat"])
 
 
-def _update(codec, decode: Callable, x: torch.Tensor, fused: bool = False) -> Callable:
+def _update(codec, decode: Callable, x: torch.Tensor, precision: str, fused=False) -> Callable:
     with training.seeded(0, 0):
-        discriminator = PatchDiscriminator().requires_grad_(False)
+        discriminator = PatchDiscriminator().to(codec.device).requires_grad_(False)
+    autocast = device.autocast(codec.device, precision)
+    decode, score = autocast(decode), autocast(discriminator.forward)
     layers = decoder_layers(codec.g_s)[:2]
     weights = [p.requires_grad_() for layer in layers for p in layer.parameters()]
     optimizer = torch.optim.Adam(weights, 1e-4, fused=fused)
 
     def step() -> list[torch.Tensor]:
-        x_hat = decode()
-        adversarial = losses.generator_loss("hinge", discriminator(x_hat))
+        x_hat = decode().float()
+        adversarial = losses.generator_loss("hinge", score(x_hat))
         loss = 100 * mse_loss(x_hat, x) + 0.01 * adversarial
         optimizer.zero_grad()
         loss.backward()
@@ -141,6 +149,7 @@ def base_training(size: int, N: int, M: int, batch: int = 8, seed: int = 0) -> P
 
     def theirs(steps: int) -> list[float]:
         model, criterion = codecs.create(architecture, seed).model.train(), RateDistortionLoss(0.01)
+        model.to(device.current())
         rates = {"net": config.lr, "aux": config.aux_lr}
         adams = {part: {"type": "Adam", "lr": lr} for part, lr in rates.items()}
         optimizer, aux_optimizer = net_aux_optimizer(model, adams).values()
@@ -149,7 +158,7 @@ def base_training(size: int, N: int, M: int, batch: int = 8, seed: int = 0) -> P
             with training.seeded(seed, step):
                 indices = training.batch_indices(step, len(images), batch, seed)
                 read = partial(training.base_codec.read_crop, images, config)
-                x = torch.stack([read(i, step) for i in indices])
+                x = torch.stack([read(i, step) for i in indices]).to(device.current())
                 out = criterion(model(x), x)
             optimizer.zero_grad()
             aux_optimizer.zero_grad()

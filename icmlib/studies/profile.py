@@ -18,6 +18,7 @@ from icmlib.config import (
     CodecConfig,
     DataConfig,
     FinetuneConfig,
+    Precision,
     TaskConfig,
     from_dict,
 )
@@ -112,7 +113,9 @@ class SpeedConfig:
     N: int = 128  # of the scale hyperprior whose steps are timed
     M: int = 192
     repeats: int = 5  # medians are over so many
-    images: list[list[int]] = field(default_factory=lambda: [[512, 512], [768, 1024]])  # h, w in px
+    # height and width in px, and how many times as fast our step should be
+    images: list[list[int]] = field(default_factory=lambda: [[512, 512, 10], [768, 1024, 30]])
+    precisions: list[Precision] = field(default_factory=lambda: ["float32"])
     scene: int = 512  # px; images of the finetunings that are timed row by row
     crops: list[int] = field(default_factory=lambda: [128, 256])  # px; of base training
     steps: int = 3  # of base training in one call

@@ -1,6 +1,7 @@
 """What a training leaves in its folder: log, checkpoint, weights."""
 
 import io
+import math
 import time
 from pathlib import Path
 
@@ -31,11 +32,14 @@ class Journal:
         return self.folder / name
 
     def step(self, step: int, steps: int, terms: dict, parts: dict) -> None:
-        """A step is done: its terms go to the log, without those that are no tensors (they are
-        off); at times `parts` go to the checkpoint. Raises FloatingPointError: names the terms that
-        are not finite."""
-        terms = {name: value for name, value in terms.items() if torch.is_tensor(value)}
-        bad = {name: value.item() for name, value in terms.items() if not torch.isfinite(value)}
+        """A step is done: its terms go to the log, of several processes their means, without those
+        that are no tensors (they are off); at times `parts` go to the checkpoint. Raises
+        FloatingPointError: names the terms that are not finite."""
+        terms = {name: value.detach() for name, value in terms.items() if torch.is_tensor(value)}
+        values = torch.stack([value.float() for value in terms.values()])
+        device.average(values)
+        terms = dict(zip(terms, values.tolist()))  # once: a GPU waits for each number that is read
+        bad = {name: value for name, value in terms.items() if not math.isfinite(value)}
         if bad:
             raise FloatingPointError(
                 f"step {step}: loss is not finite: {bad}; lower the learning rate or that term's "
@@ -45,15 +49,14 @@ class Journal:
         if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == steps:
             self.checkpoint(step + 1, **parts)
 
-    def log(self, step: int, terms: dict[str, torch.Tensor]) -> None:
-        """Append one row to log.csv; of several processes, the means."""
-        values = torch.stack([torch.as_tensor(term).detach().float() for term in terms.values()])
-        device.average(values)
-        if not device.main():
-            return
-        row = {"step": step, **dict(zip(terms, map("{:.6g}".format, values.tolist())))}
+    @device.main_only
+    def log(self, step: int, terms: dict[str, float]) -> None:
+        """Append one row to log.csv."""
         log = self.path("log.csv")
-        pd.DataFrame([row]).to_csv(log, mode="a", index=False, header=not log.exists())
+        header = "" if log.exists() else ",".join(["step", *terms]) + "\n"
+        row = ",".join([str(step), *map("{:.6g}".format, terms.values())])
+        with log.open("a", encoding="utf-8") as file:
+            file.write(f"{header}{row}\n")
 
     def logged(self) -> pd.DataFrame:
         return pd.read_csv(self.path("log.csv"))
