@@ -135,6 +135,9 @@ def scene_and_photograph() -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("name", [SHIPPED, *TINY, *AUTOREGRESSIVE])
 def test_bits_travel_between_gpu_and_cpu(name):
+    """The same symbols (a checksum is in the bits), and the same y_hat: to the last bit, unless it
+    has means in float32."""
+    within = {"rtol": 1e-4, "atol": 1e-3} if name in AUTOREGRESSIVE else {"rtol": 0, "atol": 0}
     here, there = codec_of(name), copy.deepcopy(codec_of(name)).cuda()
     for x in scene_and_photograph():
         for sender, receiver in ((here, there), (there, here)):
@@ -144,7 +147,7 @@ def test_bits_travel_between_gpu_and_cpu(name):
             except BitstreamError as error:  # said, and no wrong picture
                 assert name in AUTOREGRESSIVE, error
                 pytest.xfail(f"{name}: {error}")
-            assert torch.equal(read, sender.decode_latents(bits).cpu())
+            torch.testing.assert_close(read, sender.decode_latents(bits).cpu(), **within)
             decoded = [each.decode(bits) for each in (sender, receiver)]
             torch.testing.assert_close(*decoded, atol=1e-3, rtol=0)
 
@@ -157,7 +160,7 @@ def test_decoded_patches_are_those_of_the_whole_image(name):
     patches = patch_decoder(codec.g_s)([y_hat] * 3, torch.tensor(corners), (48, 40))
     for patch, (top, left) in zip(patches, corners):
         expected = whole[:, top : top + 48, left : left + 40]
-        torch.testing.assert_close(patch, expected, rtol=1e-4, atol=1e-4 * float(whole.abs().max()))
+        torch.testing.assert_close(patch, expected, rtol=1e-4, atol=1e-4 * whole.abs().max().item())
 
 
 @pytest.mark.parametrize("name", DETECTORS)
