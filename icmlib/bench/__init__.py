@@ -3,7 +3,7 @@
 A case builds a `Pair`: two functions that do the same work, ours and theirs, from the same start.
 Theirs is plain PyTorch or CompressAI.
 
-harness.py     measure, operations, bound
+harness.py     measure, operations, bound, where
 training.py    a generator step; whole steps of every row; base training
 evaluation.py  data sets to bitstreams and back; what measuring them costs
 cost.py        what a profile costs in hours
@@ -12,5 +12,5 @@ cost.py        what a profile costs in hours
 
 from icmlib.bench.cost import cost
 from icmlib.bench.evaluation import coding, evaluation
-from icmlib.bench.harness import bound, measure, operations
+from icmlib.bench.harness import bound, measure, operations, where
 from icmlib.bench.training import base_step, base_training, finetuning_step, generator_step

@@ -51,6 +51,13 @@ def clocked(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def where() -> str:
+    """What both sides run on."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{torch.get_num_threads()} threads"
+
+
 def seconds_a_step(work: Callable[[int], object], steps: int) -> float:
     """Of `work(steps)`, without what happens once; never 0, which noise could make of a few short
     steps."""
