@@ -6,22 +6,18 @@ px, finite), `area`, `iscrowd` (0 or 1), `left_out` (why training does not see i
 it has a mask, `segmentation`: polygons that stay near the image, or run lengths of its size.
 """
 
-import contextlib
-import gc
-import json
 import math
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
-import numpy as np
+from pydantic_core import from_json
 
 from icmlib.io import InputError
 
 LARGEST = 65_535  # px of a side, as of a JPEG file
 MIN_SIDE = 0.01  # px; detectors refuse smaller boxes, which have no area in float32
-
-Problems = dict[str, list]  # what is wrong -> ids of the images, annotations or categories
 
 
 def read_annotations(path: str | Path) -> dict:
@@ -32,14 +28,9 @@ def read_annotations(path: str | Path) -> dict:
         ValueError: not JSON, or not sound COCO instances; names every kind of problem, how many
             there are and the first few ids of each.
     """
-    with _no_collection():
-        coco = _parse(Path(path))
-        problems = {
-            f"{name} {what}": ids
-            for name, check in CHECKS.items()
-            for what, ids in check(coco).items()
-            if ids
-        }
+    coco, problems = _parse(Path(path)), defaultdict(list)
+    for what, id in _problems(coco):
+        problems[what].append(id)
     if problems:
         lines = [f"{what}: {len(ids):,} (ids {first_few(ids)})" for what, ids in problems.items()]
         raise InputError("\n- ".join([f"annotation file {path} is not sound; correct it:", *lines]))
@@ -52,28 +43,14 @@ def first_few(ids: Iterable) -> str:
     return ", ".join(map(str, ids[:3])) + (", ..." if len(ids) > 3 else "")
 
 
-@contextlib.contextmanager
-def _no_collection():
-    """Inside, Python does not look for garbage: JSON leaves none, and with COCO's millions of lists
-    the search takes a third of the time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
 def _parse(path: Path) -> dict:
     if not path.exists():
         raise FileNotFoundError(
             f"annotation file {path} does not exist; data/README.md says where each data set goes"
         )
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        coco = json.loads(text, parse_constant=str)  # NaN becomes text, which is no number
-    except (ValueError, RecursionError) as error:
+        coco = from_json(path.read_bytes().removeprefix(b"\xef\xbb\xbf"))  # a byte order mark
+    except ValueError as error:
         size = path.stat().st_size
         raise InputError(
             f"annotation file {path} ({size:,} bytes) is not valid JSON ({error}); get it again"
@@ -87,153 +64,127 @@ def _parse(path: Path) -> dict:
     return coco
 
 
-def _images(coco: dict) -> Problems:
-    images = coco["images"]
+def _problems(coco: dict) -> Iterator[tuple[str, object]]:
+    """What is wrong, with the id of each that has it; what is sound is completed."""
+    images, categories, rows = coco["images"], coco["categories"], coco["annotations"]
+    for kind, each in (("image", images), ("category", categories), ("annotation", rows)):
+        ids = [one.get("id") for one in each]
+        yield from ((f"{kind} id is no whole number", id) for id in ids if type(id) is not int)
+        counts = Counter(id for id in ids if type(id) is int)
+        yield from ((f"{kind} id is there twice", id) for id, count in counts.items() if count > 1)
     for image in images:
-        sides = [image.get("height"), image.get("width")]
-        if not all(type(side) is int and 0 < side <= LARGEST for side in sides):
-            image.pop("height", None), image.pop("width", None)  # they are read from the file
-    names = [image.get("file_name") for image in images]
-    return _ids(images) | {
-        "file_name is no text": [
-            image.get("id") for image, name in zip(images, names) if not isinstance(name, str)
-        ]
-    }
+        if not isinstance(image.get("file_name"), str):
+            yield "image file_name is no text", image.get("id")
+    names = Counter(each["name"] for each in categories if isinstance(each.get("name"), str))
+    for category in categories:
+        if not isinstance(category.get("name"), str) or not category["name"]:
+            yield "category has no name", category.get("id")
+        elif names[category["name"]] > 1:
+            yield "category name is there twice", category.get("id")
+    sizes = {image["id"]: _size(image) for image in images if type(image.get("id")) is int}
+    known = {each["id"] for each in categories if type(each.get("id")) is int}
+    for row in rows:
+        yield from (
+            (f"annotation {what}", row.get("id")) for what in _annotation(row, sizes, known)
+        )
 
 
-def _categories(coco: dict) -> Problems:
-    names = {
-        k: category["name"]
-        for k, category in enumerate(coco["categories"])
-        if isinstance(category.get("name"), str) and category["name"]
-    }
-    twice = _twice(names.values())
-    categories = [each.get("id") for each in coco["categories"]]
-    return _ids(coco["categories"]) | {
-        "has no name": [id for k, id in enumerate(categories) if k not in names],
-        "name is there twice": [id for k, id in enumerate(categories) if names.get(k) in twice],
-    }
+def _size(image: dict) -> tuple[int, int] | None:
+    """(height, width), or None: it will be read from the file."""
+    size = image.get("height"), image.get("width")
+    if all(type(side) is int and 0 < side <= LARGEST for side in size):
+        return size
+    image.pop("height", None), image.pop("width", None)
+    return None
 
 
-def _ids(rows: list[dict]) -> Problems:
-    ids = [row.get("id") for row in rows]
-    if set(map(type, ids)) <= {int} and len(set(ids)) == len(ids):
-        return {}
-    whole = [id for id in ids if type(id) is int]
-    wrong = [id for id in ids if type(id) is not int]
-    return {"id is no whole number": wrong, "id is there twice": sorted(_twice(whole))}
+def _annotation(row: dict, sizes: dict[int, tuple | None], categories: set[int]) -> Iterator[str]:
+    """What is wrong with it; it is completed if its box is right."""
+    is_listed = _is_in(row.get("image_id"), sizes)
+    size = sizes[row["image_id"]] if is_listed else None
+    reach = max(size) if size else LARGEST  # px beyond the image, at most
+    if not is_listed:
+        yield "image_id is of no image listed"
+    if not _is_in(row.get("category_id"), categories):
+        yield "category_id is of no category listed"
+    if not (has_box := _are_numbers(row.get("bbox"), 4)):
+        yield "bbox is not [x, y, width, height], four finite numbers"
+    else:
+        yield from _box(*row["bbox"], reach)
+    if row.get("area") is not None and not (_is_finite(row["area"]) and row["area"] >= 0):
+        yield "area is no finite number of 0 or more"
+    if type(row.setdefault("iscrowd", 0)) is not int or row["iscrowd"] not in (0, 1):
+        yield "iscrowd is neither 0 nor 1"
+    mask = row.get("segmentation")
+    if isinstance(mask, dict):
+        yield from _run_lengths(mask, size)
+    elif mask is not None:
+        yield from _polygons(mask, reach)
+    if has_box:
+        _complete(row, size)
 
 
-def _twice(values: Iterable) -> set:
-    return {value for value, count in Counter(values).items() if count > 1}
+def _box(x: float, y: float, width: float, height: float, reach: int) -> Iterator[str]:
+    if min(width, height) < 0:
+        yield "bbox has a negative side"
+    if min(x, y) >= 0 and max(x + width, y + height) < 1 and min(width, height) > MIN_SIDE:
+        yield "bbox lies in the first pixel; fractions of the image have to become px"
+    if max(map(abs, (x, y, width, height))) > 3 * reach:
+        yield "bbox is far outside its image"
 
 
-def _annotations(coco: dict) -> Problems:
-    rows = coco["annotations"]
-    if not rows:
-        return {}
-    boxes = _numbers([row.get("bbox") for row in rows], 4)
-    areas = _numbers([0 if (area := row.get("area")) is None else area for row in rows])
-    crowd = [row.setdefault("iscrowd", 0) for row in rows]
-    size = _sizes(coco["images"], rows)  # 0 where it is not known
-    reach = np.where(size.min(1) > 0, size.max(1), LARGEST)  # px beyond the image, at most
-    malformed, far, other = _segmentations(rows, size, reach)
-    problems = {
-        "image_id is of no image listed": _unknown(rows, "image_id", coco["images"]),
-        "category_id is of no category listed": _unknown(rows, "category_id", coco["categories"]),
-        "bbox is not [x, y, width, height], four finite numbers": np.isnan(boxes).any(1),
-        "bbox has a negative side": (boxes[:, 2:] < 0).any(1),
-        "bbox lies in the first pixel; fractions of the image have to become px": (
-            (boxes[:, :2] >= 0) & (boxes[:, :2] + boxes[:, 2:] < 1) & (boxes[:, 2:] > MIN_SIDE)
-        ).all(1),
-        "bbox is far outside its image": (np.abs(boxes) > 3 * reach[:, None]).any(1),
-        "area is no finite number of 0 or more": ~(areas >= 0),
-        "iscrowd is neither 0 nor 1": [type(c) is not int or c not in (0, 1) for c in crowd],
-        "segmentation is neither polygons (of 6 or more numbers, x and y in turns) nor whole run "
-        "lengths": malformed,
-        "segmentation reaches far outside its image": far,
-        "run lengths are of another size than the image": other,
-    }
-    found = {what: np.flatnonzero(bad) for what, bad in problems.items()}
-    found = {what: [rows[k].get("id") for k in bad] for what, bad in found.items() if len(bad)}
-    found |= _ids(rows)
-    if not any(found.values()):
-        _complete(rows, boxes, size)
-    return found
+def _complete(row: dict, size: tuple[int, int] | None) -> None:
+    """Its area, and why training leaves it out."""
+    x, y, width, height = row["bbox"]
+    if row.get("area") is None:
+        row["area"] = float(width * height)
+    beside = size and (x >= size[1] or y >= size[0] or min(x + width, y + height) <= 0)
+    reasons = {"crowd": row["iscrowd"], "no area": min(width, height) < MIN_SIDE}
+    reasons["outside its image"] = beside
+    row["left_out"] = next((reason for reason, is_so in reasons.items() if is_so), "")
 
 
-def _sizes(images: list[dict], rows: list[dict]) -> np.ndarray:
-    """(n, 2): height and width of the image of each annotation."""
-    table = np.array([(i.get("height", 0), i.get("width", 0)) for i in images] + [(0, 0)])
-    known = {image["id"]: k for k, image in enumerate(images) if type(image.get("id")) is int}
-    ids = [row.get("image_id") for row in rows]
-    return table[[known.get(id, -1) if type(id) is int else -1 for id in ids]]
+def _is_in(id, known: Collection[int]) -> bool:
+    return type(id) is int and id in known
 
 
-def _unknown(rows: list[dict], key: str, listed: list[dict]) -> list[bool]:
-    """Whether the row names none of those listed."""
-    known = {each.get("id") for each in listed if type(each.get("id")) is int}
-    values = [row.get(key) for row in rows]
-    if set(map(type, values)) == {int} and known.issuperset(values):
-        return [False]
-    return [type(value) is not int or value not in known for value in values]
+def _is_finite(value) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e300
 
 
-def _numbers(rows: list, *width: int) -> np.ndarray:
-    """(n, *width) floats; rows that are not so many finite numbers are nan."""
+def _are_numbers(values, count: int) -> bool:
+    return isinstance(values, list) and len(values) == count and all(map(_is_finite, values))
+
+
+MALFORMED = (
+    "segmentation is neither polygons (of 6 or more numbers, x and y in turns) nor whole run "
+    "lengths"
+)
+
+
+def _polygons(polygons, reach: int) -> Iterator[str]:
     try:
-        array = np.array(rows)
-        if array.dtype.kind in "if" and array.shape == (len(rows), *width):
-            return np.where(np.isfinite(array), array, np.nan)
-    except ValueError:  # rows of several lengths
-        pass
-    array = np.full((len(rows), *width), np.nan)
-    for k, row in enumerate(rows):
-        numbers = row if width else [row]
-        right = isinstance(numbers, list) and len(numbers) == math.prod(width)
-        if right and all(map(_finite, numbers)):
-            array[k] = row
-    return array
+        numbers = list(chain.from_iterable(polygons))
+        odd = any(len(polygon) < 6 or len(polygon) % 2 for polygon in polygons)
+        if odd or not isinstance(polygons, list) or not math.isfinite(sum(numbers)):
+            yield MALFORMED
+        elif numbers and (min(numbers) < -reach or max(numbers) > 2 * reach):
+            yield "segmentation reaches far outside its image"
+    except (TypeError, OverflowError):  # no lists, no numbers, too long
+        yield MALFORMED
 
 
-def _finite(value) -> bool:
-    return type(value) in (int, float) and abs(value) < 1e9
-
-
-def _segmentations(rows: list[dict], size: np.ndarray, reach: np.ndarray) -> tuple:
-    """Which are malformed, reach far outside the image, or are run lengths of another size."""
-    wrong, low, high = np.zeros((3, len(rows)))
-    encoded = []
-    for k, row in enumerate(rows):
-        mask = row.get("segmentation")
-        if type(mask) is dict:
-            encoded.append(k)
-        elif mask:
-            try:
-                least, most = min(map(min, mask)), max(map(max, mask))
-                wrong[k] = any(len(polygon) < 6 or len(polygon) % 2 for polygon in mask)
-                low[k], high[k] = least + 0.0, most + 0.0  # text and lists cannot be added to
-            except (TypeError, ValueError, OverflowError):  # no numbers, none at all, too long
-                wrong[k] = True
-        elif mask is not None and mask != []:
-            wrong[k] = True
-    other = np.zeros(len(rows), bool)
-    if encoded:
-        masks = [rows[k]["segmentation"] for k in encoded]
-        stated = _numbers([mask.get("size") for mask in masks], 2)
-        known = (size[encoded] > 0).all(1)
-        other[encoded] = known & (stated != size[encoded]).any(1) | np.isnan(stated).any(1)
-        whole = [_is_whole(m.get("counts"), n) for m, n in zip(masks, stated.prod(1))]
-        wrong[encoded] = ~np.array(whole)
-    return wrong > 0, (low < -reach) | (high > 2 * reach), other
-
-
-def _is_whole(counts, pixels: float) -> bool:
-    """Whether run lengths, as a list or compressed, are those of a mask of so many pixels: whoever
-    decodes others writes past the end of the mask."""
+def _run_lengths(mask: dict, size: tuple[int, int] | None) -> Iterator[str]:
+    """Others than those of a mask of its size are refused: whoever decodes them writes past its
+    end."""
+    counts, stated = mask.get("counts"), mask.get("size")
     runs = _runs(counts) if isinstance(counts, str) else counts
-    whole = isinstance(runs, list) and all(type(run) is int and run >= 0 for run in runs)
-    return whole and sum(runs) == pixels
+    pixels = math.prod(stated) if _are_numbers(stated, 2) else None
+    is_whole = isinstance(runs, list) and all(type(run) is int and run >= 0 for run in runs)
+    if not is_whole or sum(runs) != pixels:
+        yield MALFORMED
+    if pixels is None or (size and tuple(stated) != size):
+        yield "run lengths are of another size than the image"
 
 
 def _runs(counts: str) -> list[int]:
@@ -252,18 +203,3 @@ def _runs(counts: str) -> list[int]:
             runs.append(number + (runs[-2] if len(runs) > 2 else 0))
             number = bits = 0
     return [] if bits else runs
-
-
-def _complete(rows: list[dict], boxes: np.ndarray, size: np.ndarray) -> None:
-    """Fills in what is missing, and marks what training leaves out."""
-    small = (boxes[:, 2:] < MIN_SIDE).any(1)
-    end, start = boxes[:, :2] + boxes[:, 2:], boxes[:, :2]
-    beside = (size > 0).all(1) & ((end <= 0) | (start >= size[:, ::-1])).any(1)
-    for row, box, tiny, out in zip(rows, boxes.tolist(), small.tolist(), beside.tolist()):
-        if row.get("area") is None:
-            row["area"] = box[2] * box[3]
-        reasons = {"crowd": row["iscrowd"], "no area": tiny, "outside its image": out}
-        row["left_out"] = next((reason for reason, is_so in reasons.items() if is_so), "")
-
-
-CHECKS = {"image": _images, "category": _categories, "annotation": _annotations}
