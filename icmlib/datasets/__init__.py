@@ -44,19 +44,12 @@ def create(config: DataConfig, split: str, limit: int | None = None) -> CocoData
         return CocoDataset(folder / split, deadleaves.annotation_file(folder, split), limit)
     if config.name != "coco":
         raise InputError(f"unknown data set {config.name!r}; known: deadleaves, coco")
-    files = _split(config, split)
-    names = config.class_names
+    files, names = _split(config, split), config.class_names
     if names == "COCO":
         names = [category["name"] for category in coco_categories()]
-    return CocoDataset(
-        root / files.images,
-        root / files.annotations,
-        limit or files.limit,
-        skip=files.skip,
-        ids=read_ids(files.ids, root),
-        classes=config.classes,
-        class_names=names,
-    )
+    options = {"ids": read_ids(files.ids, root), "classes": config.classes, "class_names": names}
+    options |= {"skip": files.skip, "limit": limit or files.limit}
+    return CocoDataset(root / files.images, root / files.annotations, **options)
 
 
 def photographs(folder: str | Path | None = None) -> CocoDataset:
@@ -76,11 +69,8 @@ def check(config: DataConfig, num_classes: int | None = None) -> None:
     """
     if config.name != "coco":
         return
-    problems = [
-        f"{split}: {problem}"
-        for split in ("train", "val", "test")
-        for problem in _problems(config, split, num_classes)
-    ]
+    splits = ("train", "val", "test")
+    problems = [f"{s}: {each}" for s in splits for each in _problems(config, s, num_classes)]
     if problems:
         where = "data/README.md says where each file comes from and goes"
         raise InputError("\n- ".join([f"the data set is not whole; {where}", *problems]))

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from PIL import ExifTags, Image
 from pycocotools import mask as rle
+from pycocotools.coco import COCO
 from torch.utils.data import Dataset
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
@@ -141,10 +142,11 @@ class CocoDataset(Dataset):
         if classes:
             coco |= by_class(coco, classes, class_names or list(dict.fromkeys(classes.values())))
         kept = select(coco["images"], source, ids, skip, limit)
-        self._instances: dict[int, list[dict]] = {image["id"]: [] for image in kept}
-        own = [a for a in coco["annotations"] if a["image_id"] in self._instances]
+        self._coco = COCO()  # by image: pycocotools' own way to make this index prints
+        self._coco.imgs = {image["id"]: image for image in kept}
+        own = [a for a in coco["annotations"] if a["image_id"] in self._coco.imgs]
         for annotation in own:
-            self._instances[annotation["image_id"]].append(annotation)
+            self._coco.imgToAnns[annotation["image_id"]].append(annotation)
         self.ground_truth = {"info": {}} | coco | {"images": kept, "annotations": own}
         self.categories = {each["id"]: each["name"] for each in coco["categories"]}
         self.category_ids = sorted(self.categories)
@@ -165,17 +167,16 @@ class CocoDataset(Dataset):
         """Files that their EXIF orientation turns. Of annotated ones, check that the annotations
         are of the image as it is stored: that is how it is read."""
         names = [image["file_name"] for image in self.ground_truth["images"]]
-        return [name for k, name in enumerate(names) if _orientation(self.path(k)) > 1]
+        return [name for k, name in enumerate(names) if _header(self.path(k))[1] > 1]
 
     def misfits(self) -> list[str]:
         """Files that are no images, or not of the size that the annotations state; of each, the
         header is read."""
         names = []
         for index, image in enumerate(self.ground_truth["images"]):
-            stated = (image.get("width"), image.get("height"))
+            stated = image.get("width"), image.get("height")
             try:
-                with Image.open(self.path(index)) as file:
-                    fits = stated in ((None, None), file.size)
+                fits = stated in ((None, None), _header(self.path(index))[0])
             except UNREADABLE:
                 fits = False
             names += [] if fits else [image["file_name"]]
@@ -184,10 +185,9 @@ class CocoDataset(Dataset):
     def _size(self, index: int) -> tuple[int, int]:
         image = self.ground_truth["images"][index]
         if "height" not in image:  # it is kept there: polygons are judged at this size
-            with Image.open(self.path(index)) as file:
-                image["height"], image["width"] = file.height, file.width
-            if self.upright and _orientation(self.path(index)) > 4:
-                image["height"], image["width"] = image["width"], image["height"]
+            size, orientation = _header(self.path(index))
+            turned = self.upright and orientation > 4
+            image["height"], image["width"] = size if turned else size[::-1]
         return image["height"], image["width"]
 
     def image(self, index: int) -> torch.Tensor:
@@ -201,33 +201,20 @@ class CocoDataset(Dataset):
         return image
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, dict]:
-        image = self.image(index)
-        image_id = self.ground_truth["images"][index]["id"]
-        return image, {"image_id": image_id, **self._target(image_id, *image.shape[1:])}
-
-    def _target(self, image_id: int, height: int, width: int) -> dict[str, torch.Tensor]:
-        usable = [a for a in self._instances[image_id] if not a["left_out"]]
+        image, image_id = self.image(index), self.ground_truth["images"][index]["id"]
+        usable = [a for a in self._coco.imgToAnns[image_id] if not a["left_out"]]
         boxes = torch.tensor([a["bbox"] for a in usable], dtype=torch.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]  # xywh -> xyxy
         labels = [1 + self.category_ids.index(a["category_id"]) for a in usable]
-        target = {"boxes": boxes, "labels": torch.tensor(labels, dtype=torch.int64)}
+        target = {"image_id": image_id, "boxes": boxes, "labels": torch.tensor(labels).long()}
         if self.with_masks:
-            masks = [_decode(a["segmentation"], height, width) for a in usable]
-            masks = np.array(masks, np.uint8).reshape(-1, height, width)
-            target["masks"] = torch.from_numpy(masks)
-        return target
+            masks = np.array([self._coco.annToMask(a) for a in usable], np.uint8)
+            target["masks"] = torch.from_numpy(masks.reshape(-1, *image.shape[1:]))
+        return image, target
 
 
-def _orientation(path: Path) -> int:
-    """1: as it is stored; 5 to 8: height and width change places."""
+def _header(path: Path) -> tuple[tuple[int, int], int]:
+    """(width, height) as it is stored, and how it is turned: 1 not at all, 5 to 8 the sides change
+    places."""
     with Image.open(path) as file:
-        return file.getexif().get(ExifTags.Base.Orientation, 1)
-
-
-def _decode(segmentation: list | dict, height: int, width: int) -> np.ndarray:
-    """Polygons, or run lengths compressed or not -> (H, W) uint8."""
-    if isinstance(segmentation, list):
-        return rle.decode(rle.merge(rle.frPyObjects(segmentation, height, width)))
-    if isinstance(segmentation["counts"], list):
-        segmentation = rle.frPyObjects(segmentation, height, width)
-    return rle.decode(segmentation)
+        return file.size, file.getexif().get(ExifTags.Base.Orientation, 1)

@@ -141,9 +141,9 @@ def scene(seed: int, split: str, index: int, size: int) -> tuple[np.ndarray, lis
     return pixels, visible
 
 
-def _write_scene(index: int, *, folder: Path, seed: int, split: str, size: int) -> list[dict]:
+def _write_scene(folder: Path, seed: int, split: str, size: int, index: int) -> list[dict]:
     pixels, instances = scene(seed, split, index, size)
-    Image.fromarray(pixels).save(folder / f"{index:06d}.png")
+    Image.fromarray(pixels).save(folder / split / f"{index:06d}.png")
     return [
         {"image_id": index + 1} | instance(CATEGORIES.index(each["category"]) + 1, each["mask"])
         for each in instances
@@ -159,14 +159,9 @@ def generate(
 ) -> Path:
     """Write the data set in COCO layout; what is already complete is left alone.
 
-    Args:
-        size: height and width of a scene in pixels.
-        counts: scenes per split, e.g. `{"train": 1400, "val": 200, "test": 200}`.
-        workers: processes; all cores by default; 0: none but this one.
-
-    Returns:
-        The folder below `root`, named after the parameters, with `<split>/*.png` and
-        `annotations/instances_<split>.json`.
+    Returns the folder below `root`, named after the parameters, with `<split>/*.png` and
+    `annotations/instances_<split>.json`. Scenes are of `size` x `size` px, in each split as many
+    as `counts` says. `workers` are processes, by default one per core; 0: none but this one.
     """
     numbers = "-".join(str(counts[split]) for split in SPLITS)
     folder = Path(root) / f"deadleaves-{size}px-seed{seed}-{numbers}"
@@ -174,20 +169,16 @@ def generate(
         if annotation_file(folder, split).exists():
             continue
         (folder / split).mkdir(parents=True, exist_ok=True)
-        write = partial(_write_scene, folder=folder / split, seed=seed, split=split, size=size)
-        scenes = DataLoader(
-            range(counts[split]),
-            batch_size=None,
-            collate_fn=write,
-            num_workers=device.cores() if workers is None else workers,
-            generator=torch.Generator(),  # else it draws from the global one
-        )
+        write, images = partial(_write_scene, folder, seed, split, size), range(counts[split])
+        options = {"num_workers": device.cores() if workers is None else workers}
+        options |= {"generator": torch.Generator()}  # else it draws from the global one
+        scenes = DataLoader(images, batch_size=None, collate_fn=write, **options)
         annotations = [a for each in tqdm(scenes, split) for a in each]
         coco = {
             "info": {"description": f"dead leaves, {split}", "seed": seed, "size": size},
             "images": [
                 {"id": i + 1, "file_name": f"{i:06d}.png", "height": size, "width": size}
-                for i in range(counts[split])
+                for i in images
             ],
             "annotations": [{"id": i, **a} for i, a in enumerate(annotations, 1)],
             "categories": [{"id": i, "name": name} for i, name in enumerate(CATEGORIES, 1)],

@@ -39,14 +39,16 @@ def convert(root: str | Path, split: str, image_list: str | Path | None = None) 
     files = _inputs(root, split, image_list)
     rows = _read_rows(files, root / split)
     coco = _instances(rows, root, split)
-    report = _report(rows, coco)
+    left_out = rows[rows.reason != ""].groupby("reason").MaskPath
+    report = {"rows": len(rows)} | {each: len(coco[each]) for each in ("annotations", "images")}
+    report |= {reason: len(masks) for reason, masks in left_out}
+    report["examples"] = {reason: list(masks[:3]) for reason, masks in left_out}
     if not coco["annotations"]:
         raise InputError(f"no mask of {files['masks']} can be used: {report}")
-    target = root / "annotations" / f"instances_{split}.json"
-    with written(target.with_suffix(".report.json")) as half:
-        half.write_text(json.dumps(report, indent=2), "utf-8")
-    with written(target) as half:
-        half.write_text(json.dumps(coco), "utf-8")
+    texts = {"report.json": json.dumps(report, indent=2), "json": json.dumps(coco)}
+    for suffix, text in texts.items():
+        with written(root / "annotations" / f"instances_{split}.{suffix}") as half:
+            half.write_text(text, "utf-8")
     return report
 
 
@@ -133,16 +135,6 @@ def _instances(rows: pd.DataFrame, root: Path, split: str) -> dict:
         "images": list(images.values()),
         "annotations": annotations,
         "categories": coco_categories(),
-    }
-
-
-def _report(rows: pd.DataFrame, coco: dict) -> dict:
-    left_out = rows[rows.reason != ""].groupby("reason").MaskPath
-    return {
-        "rows": len(rows),
-        **{name: len(coco[name]) for name in ("annotations", "images")},
-        **{reason: len(masks) for reason, masks in left_out},
-        "examples": {reason: list(masks[:3]) for reason, masks in left_out},
     }
 
 

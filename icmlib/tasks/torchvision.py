@@ -1,17 +1,11 @@
 """torchvision's detectors as task networks."""
 
-from collections import OrderedDict
 from functools import partial
 
 import torch
 from torch import nn
 from torchvision.models import get_model, get_model_weights
-from torchvision.models.detection import MaskRCNN
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
-from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
-from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
-from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.models.detection import anchor_utils, faster_rcnn, mask_rcnn, transform
 from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
@@ -35,7 +29,7 @@ class TorchvisionTask(nn.Module):
     """Any torchvision R-CNN behind the `icmlib.tasks.TaskNetwork` protocol; `outputs`: which of
     the classifier's outputs label 1, 2, ... is, by default that of its number."""
 
-    def __init__(self, model: GeneralizedRCNN, outputs: list[int] | None = None):
+    def __init__(self, model: nn.Module, outputs: list[int] | None = None):
         super().__init__()
         self.model = model
         count = model.roi_heads.box_predictor.cls_score.out_features
@@ -84,7 +78,7 @@ class TorchvisionTask(nn.Module):
         return found
 
 
-class AsItIs(GeneralizedRCNNTransform):
+class AsItIs(transform.GeneralizedRCNNTransform):
     """Normalises and batches images; their size stays (torchvision makes the short side 800)."""
 
     def resize(self, image, target=None):
@@ -138,13 +132,9 @@ class SmallBackbone(nn.Module):
         )
         self.fpn = FeaturePyramidNetwork(list(widths[1:]), out_channels, LastLevelMaxPool())
 
-    def forward(self, x: torch.Tensor) -> OrderedDict[str, torch.Tensor]:
-        maps = OrderedDict()
-        for i, stage in enumerate(self.stages):
-            x = stage(x)  # (B, widths[i], H / 2^(i+1), W / 2^(i+1))
-            if i > 0:
-                maps[str(i - 1)] = x
-        return self.fpn(maps)
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        maps = [x := stage(x) for stage in self.stages]  # (B, widths[i], H / 2^(i+1), W / 2^(i+1))
+        return self.fpn(dict(zip("012", maps[1:])))
 
 
 def small_mask_rcnn(num_classes: int, scale: int = 1) -> TorchvisionTask:
@@ -152,9 +142,9 @@ def small_mask_rcnn(num_classes: int, scale: int = 1) -> TorchvisionTask:
     with a `scale` of 2, on channels and anchors. `num_classes` is without the background."""
     levels, wide = ["0", "1", "2"], 64 * scale
     anchors = tuple((side * scale,) for side in (14, 28, 48, 72))
-    model = MaskRCNN(
+    model = mask_rcnn.MaskRCNN(
         SmallBackbone(tuple(width * scale for width in (32, 64, 128, 192)), wide),
-        rpn_anchor_generator=AnchorGenerator(anchors, ((1.0,),) * 4),
+        rpn_anchor_generator=anchor_utils.AnchorGenerator(anchors, ((1.0,),) * 4),
         rpn_pre_nms_top_n_train=500,
         rpn_pre_nms_top_n_test=300,
         rpn_post_nms_top_n_train=200,
@@ -164,12 +154,12 @@ def small_mask_rcnn(num_classes: int, scale: int = 1) -> TorchvisionTask:
         box_head=nn.Sequential(
             nn.Flatten(), nn.Linear(wide * 7 * 7, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU()
         ),
-        box_predictor=FastRCNNPredictor(256, num_classes + 1),
+        box_predictor=faster_rcnn.FastRCNNPredictor(256, num_classes + 1),
         box_batch_size_per_image=32,
         box_detections_per_img=30,
         mask_roi_pool=MultiScaleRoIAlign(levels, 14, 2),
-        mask_head=MaskRCNNHeads(wide, (wide, wide), 1),
-        mask_predictor=MaskRCNNPredictor(wide, wide, num_classes + 1),
+        mask_head=mask_rcnn.MaskRCNNHeads(wide, (wide, wide), 1),
+        mask_predictor=mask_rcnn.MaskRCNNPredictor(wide, wide, num_classes + 1),
     )
     model.transform = AsItIs(800, 1333, [0.5, 0.5, 0.5], [0.25, 0.25, 0.25])
     return TorchvisionTask(model)

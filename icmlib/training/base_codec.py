@@ -97,15 +97,13 @@ def random_crop(
     column. Below 1, `scale` is the smallest factor by which the image is made smaller before."""
     side = size if scale == 1 else round(size / rng.uniform(scale, 1))
     side = max(size, min(side, *image.shape[-2:]))
-    short = [max(0, side - extent) for extent in image.shape[-2:]]
-    image = pad(image[None], (0, short[1], 0, short[0]), mode="replicate")[0]
+    below, right = (max(0, side - extent) for extent in image.shape[-2:])
+    image = pad(image[None], (0, right, 0, below), mode="replicate")
     top, left = (rng.randrange(extent - side + 1) for extent in image.shape[-2:])
-    image = image[:, top : top + side, left : left + side]
+    image = image[..., top : top + side, left : left + side]
     if side > size:
-        options = {"mode": "bilinear", "antialias": True}
-        image = interpolate(image[None], (size, size), **options)[0]
-    axes = [axis for axis in (-1, -2) if rng.random() < 0.5]
-    return image.flip(axes) if axes else image
+        image = interpolate(image, (size, size), mode="bilinear", antialias=True)
+    return image[0].flip([axis for axis in (-1, -2) if rng.random() < 0.5])
 
 
 def shifted(images: list[torch.Tensor], limit: int) -> list[torch.Tensor]:

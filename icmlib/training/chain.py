@@ -17,11 +17,7 @@ from icmlib.training.task_network import flipped
 
 
 def finetune_chain(
-    codec: LearnedCodec,
-    task: TaskNetwork,
-    dataset: Dataset,
-    config: ChainConfig,
-    journal: Journal,
+    codec: LearnedCodec, task: TaskNetwork, dataset: Dataset, config: ChainConfig, journal: Journal
 ) -> None:
     """Finetune codec and task network together, or parts of them (Chamain et al. 2020).
 
@@ -51,8 +47,8 @@ def finetune_chain(
             with seeded(config.seed, step):
                 terms = chain_terms(codec, task, images, targets, config.precision)
             loss = terms["task"] + config.beta * terms["rate"]
-            for module in (codec, task):
-                module.zero_grad()
+            codec.zero_grad()
+            task.zero_grad()
             loss.backward()
             for group in groups:  # each by its own norm: neither slows the other
                 average_gradients(group["params"])
@@ -62,12 +58,11 @@ def finetune_chain(
             if "entropy" in config.parts:  # the tables' quantiles follow the latents
                 train_quantiles(codec, aux_optimizer)
             journal.step(step, config.steps, {"loss": loss, **terms}, parts)
-    for module in (codec, task):
-        module.eval().requires_grad_(False)
+    codec.eval().requires_grad_(False)
     if "entropy" in config.parts:
         codec.update()
     journal.save_weights(codec)
-    journal.save_weights(task, "task")
+    journal.save_weights(task.eval().requires_grad_(False), "task")
 
 
 def trained_weights(codec: LearnedCodec, parts: list[str]) -> list[nn.Parameter]:

@@ -39,19 +39,15 @@ class Journal:
         values = torch.stack([value.float() for value in terms.values()])
         device.average(values)
         terms = dict(zip(terms, values.tolist()))  # once: a GPU waits for each number that is read
-        bad = {name: value for name, value in terms.items() if not math.isfinite(value)}
-        if bad:
-            raise FloatingPointError(
-                f"step {step}: loss is not finite: {bad}; lower the learning rate or that term's "
-                f"weight and run again"
-            )
+        if bad := {name: value for name, value in terms.items() if not math.isfinite(value)}:
+            mend = "lower the learning rate or that term's weight and run again"
+            raise FloatingPointError(f"step {step}: loss is not finite: {bad}; {mend}")
         self.log(step, terms)
         if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == steps:
             self.checkpoint(step + 1, **parts)
 
     @device.main_only
     def log(self, step: int, terms: dict[str, float]) -> None:
-        """Append one row to log.csv."""
         log = self.path("log.csv")
         header = "" if log.exists() else ",".join(["step", *terms]) + "\n"
         row = ",".join([str(step), *map("{:.6g}".format, terms.values())])

@@ -39,21 +39,16 @@ def batches(
     state = device.state()
     if config.batch % state.num_processes:
         raise InputError(f"{state.num_processes} processes cannot share a batch of {config.batch}")
+
+    def items(step: int) -> list[tuple[int, object]]:
+        indices = batch_indices(step, size, config.batch, config.seed)
+        return [(i, read(i, step)) for i in indices[state.process_index :: state.num_processes]]
+
     left = range(start, config.steps)
-    loader = DataLoader(
-        left,
-        batch_size=None,
-        num_workers=min(8, device.cores()) if state.device.type == "cuda" else 0,
-        collate_fn=functools.partial(_items, read, size, config, state),
-        generator=torch.Generator(),  # else it draws from the global one
-    )
+    workers = min(8, device.cores()) if state.device.type == "cuda" else 0
+    own = {"generator": torch.Generator()}  # else it draws from the global one
+    loader = DataLoader(left, batch_size=None, num_workers=workers, collate_fn=items, **own)
     return zip(tqdm(left, what, disable=not device.main()), loader)
-
-
-def _items(read: Callable, size: int, config, state, step: int) -> list[tuple[int, object]]:
-    """This process's part of a step's batch."""
-    indices = batch_indices(step, size, config.batch, config.seed)
-    return [(i, read(i, step)) for i in indices[state.process_index :: state.num_processes]]
 
 
 def item_rng(seed: int, step: int, index: int) -> random.Random:
