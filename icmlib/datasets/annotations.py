@@ -98,39 +98,38 @@ def _size(image: dict) -> tuple[int, int] | None:
     return None
 
 
-def _annotation(row: dict, sizes: dict[int, tuple | None], categories: set[int]) -> Iterator[str]:
-    """What is wrong with it; it is completed if its box is right."""
+def _annotation(row: dict, sizes: dict[int, tuple | None], categories: set[int]) -> list[str]:
+    """What is wrong with it; if nothing is, it is completed."""
     is_listed = _is_in(row.get("image_id"), sizes)
     size = sizes[row["image_id"]] if is_listed else None
     reach = max(size) if size else LARGEST  # px beyond the image, at most
-    if not is_listed:
-        yield "image_id is of no image listed"
-    if not _is_in(row.get("category_id"), categories):
-        yield "category_id is of no category listed"
-    if not (has_box := _are_numbers(row.get("bbox"), 4)):
-        yield "bbox is not [x, y, width, height], four finite numbers"
-    else:
-        yield from _box(*row["bbox"], reach)
-    if row.get("area") is not None and not (_is_finite(row["area"]) and row["area"] >= 0):
-        yield "area is no finite number of 0 or more"
-    if type(row.setdefault("iscrowd", 0)) is not int or row["iscrowd"] not in (0, 1):
-        yield "iscrowd is neither 0 nor 1"
-    mask = row.get("segmentation")
+    box, crowd, mask = row.get("bbox"), row.setdefault("iscrowd", 0), row.get("segmentation")
+    x, y, width, height = box if _are_numbers(box, 4) else [math.nan] * 4
+    area = 0 if row.get("area") is None else row["area"]
+    malformed = far = other = False
     if isinstance(mask, dict):
-        yield from _run_lengths(mask, size)
+        malformed, other = _run_lengths(mask, size)
     elif mask is not None:
-        yield from _polygons(mask, reach)
-    if has_box:
+        malformed, far = _polygons(mask, reach)
+    problems = {
+        "image_id is of no image listed": not is_listed,
+        "category_id is of no category listed": not _is_in(row.get("category_id"), categories),
+        "bbox is not [x, y, width, height], four finite numbers": math.isnan(x),
+        "bbox has a negative side": min(width, height) < 0,
+        "bbox lies in the first pixel; fractions of the image have to become px": (
+            min(x, y) >= 0 and max(x + width, y + height) < 1 and min(width, height) > MIN_SIDE
+        ),
+        "bbox is far outside its image": max(map(abs, (x, y, width, height))) > 3 * reach,
+        "area is no finite number of 0 or more": not (_is_finite(area) and area >= 0),
+        "iscrowd is neither 0 nor 1": type(crowd) is not int or crowd not in (0, 1),
+        "segmentation is neither polygons (of 6 or more numbers, x and y in turns) nor whole run "
+        "lengths": malformed,
+        "segmentation reaches far outside its image": far,
+        "run lengths are of another size than the image": other,
+    }
+    if not any(problems.values()):
         _complete(row, size)
-
-
-def _box(x: float, y: float, width: float, height: float, reach: int) -> Iterator[str]:
-    if min(width, height) < 0:
-        yield "bbox has a negative side"
-    if min(x, y) >= 0 and max(x + width, y + height) < 1 and min(width, height) > MIN_SIDE:
-        yield "bbox lies in the first pixel; fractions of the image have to become px"
-    if max(map(abs, (x, y, width, height))) > 3 * reach:
-        yield "bbox is far outside its image"
+    return [what for what, is_so in problems.items() if is_so]
 
 
 def _complete(row: dict, size: tuple[int, int] | None) -> None:
@@ -156,35 +155,26 @@ def _are_numbers(values, count: int) -> bool:
     return isinstance(values, list) and len(values) == count and all(map(_is_finite, values))
 
 
-MALFORMED = (
-    "segmentation is neither polygons (of 6 or more numbers, x and y in turns) nor whole run "
-    "lengths"
-)
-
-
-def _polygons(polygons, reach: int) -> Iterator[str]:
+def _polygons(polygons, reach: int) -> tuple[bool, bool]:
+    """Whether they are malformed, and whether they reach far outside the image."""
     try:
         numbers = list(chain.from_iterable(polygons))
         odd = any(len(polygon) < 6 or len(polygon) % 2 for polygon in polygons)
-        if odd or not isinstance(polygons, list) or not math.isfinite(sum(numbers)):
-            yield MALFORMED
-        elif numbers and (min(numbers) < -reach or max(numbers) > 2 * reach):
-            yield "segmentation reaches far outside its image"
+        malformed = odd or not isinstance(polygons, list) or not math.isfinite(sum(numbers))
+        return malformed, bool(numbers) and (min(numbers) < -reach or max(numbers) > 2 * reach)
     except (TypeError, OverflowError):  # no lists, no numbers, too long
-        yield MALFORMED
+        return True, False
 
 
-def _run_lengths(mask: dict, size: tuple[int, int] | None) -> Iterator[str]:
-    """Others than those of a mask of its size are refused: whoever decodes them writes past its
-    end."""
+def _run_lengths(mask: dict, size: tuple[int, int] | None) -> tuple[bool, bool]:
+    """Whether they are not those of a whole mask (whoever decodes such writes past its end), and
+    whether that is of another size than the image."""
     counts, stated = mask.get("counts"), mask.get("size")
     runs = _runs(counts) if isinstance(counts, str) else counts
-    pixels = math.prod(stated) if _are_numbers(stated, 2) else None
+    pixels = math.prod(stated) if _are_numbers(stated, 2) else math.nan
     is_whole = isinstance(runs, list) and all(type(run) is int and run >= 0 for run in runs)
-    if not is_whole or sum(runs) != pixels:
-        yield MALFORMED
-    if pixels is None or (size and tuple(stated) != size):
-        yield "run lengths are of another size than the image"
+    is_other = math.isnan(pixels) or (size is not None and tuple(stated) != size)
+    return not is_whole or sum(runs) != pixels, is_other
 
 
 def _runs(counts: str) -> list[int]:

@@ -25,13 +25,9 @@ def has_masks(coco: dict) -> bool:
 def instance(category_id: int, mask: np.ndarray) -> dict:
     """A mask (H, W) bool as a COCO annotation, but for its ids."""
     encoded = encode_mask(mask)
-    return {
-        "category_id": category_id,
-        "segmentation": encoded,
-        "area": int(mask.sum()),
-        "bbox": [float(v) for v in rle.toBbox(encoded)],  # xywh, px
-        "iscrowd": 0,
-    }
+    box = [float(v) for v in rle.toBbox(encoded)]  # xywh, px
+    facts = {"category_id": category_id, "segmentation": encoded, "area": int(mask.sum())}
+    return facts | {"bbox": box, "iscrowd": 0}
 
 
 def read_ids(ids: list[int] | str | None, root: Path) -> list[int] | None:
@@ -51,19 +47,14 @@ def select(
     """The images with these ids (None: all), then of them `limit` after `skip`; in the order of
     the file, `source`. Raises ValueError for an id that is not listed, or if nothing is left."""
     if ids is not None:
-        unknown = sorted(set(ids) - {image["id"] for image in images})
-        if unknown:
-            raise InputError(
-                f"{source} lists {len(images):,} images; {len(unknown):,} of the ids asked for are "
-                f"not among them: {first_few(unknown)}"
-            )
-        images = [image for image in images if image["id"] in set(ids)]
-    kept = images[skip:][:limit]
-    if not kept:
-        raise InputError(
-            f"{source}: of the {len(images):,} images asked for, skip: {skip} and limit: {limit} "
-            f"leave none"
-        )
+        wanted, listed = set(ids), f"{source} lists {len(images):,} images"
+        if unknown := sorted(wanted - {image["id"] for image in images}):
+            what = f"{len(unknown):,} of the ids asked for are not among them"
+            raise InputError(f"{listed}; {what}: {first_few(unknown)}")
+        images = [image for image in images if image["id"] in wanted]
+    if not (kept := images[skip:][:limit]):
+        asked = f"of the {len(images):,} images asked for, skip: {skip} and limit: {limit}"
+        raise InputError(f"{source}: {asked} leave none")
     return kept
 
 
@@ -104,9 +95,8 @@ class CocoDataset(Dataset):
     Args:
         images: folder of the image files.
         annotations: instances JSON; without one every image below `images` is taken, unlabelled.
-        limit: keep only so many images.
+        limit, skip: keep only so many images, after so many: one file serves disjoint splits.
         files: without annotations, names of the images to take from the folder.
-        skip: leave out so many images before these, so that one file serves disjoint splits.
         ids: keep only the images with these ids; `skip` and `limit` count what that leaves.
         classes: category -> class that it is read as, by name; annotations of other categories are
             dropped. By default every category is a class.

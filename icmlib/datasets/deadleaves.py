@@ -109,10 +109,10 @@ class Canvas:
         distance = np.hypot(y - cy, x - cx)
         edge = radius * radius_of(np.arctan2(y - cy, x - cx) + turn)
         alpha = np.clip(edge - distance + 0.5, 0, 1)[..., None]  # one pixel of soft edge
-        window = (rows, columns)
-        self.image[window] += alpha * (self.colours(rows, columns) - self.image[window])
+        image, owner = self.image[rows, columns], self.owner[rows, columns]  # views
+        image += alpha * (self.colours(rows, columns) - image)
         covered = alpha[..., 0] > 0.5
-        self.owner[window][covered] = instance
+        owner[covered] = instance
         return int(covered.sum())
 
 
@@ -174,12 +174,10 @@ def generate(
         options |= {"generator": torch.Generator()}  # else it draws from the global one
         scenes = DataLoader(images, batch_size=None, collate_fn=write, **options)
         annotations = [a for each in tqdm(scenes, split) for a in each]
+        sides = {"height": size, "width": size}
         coco = {
             "info": {"description": f"dead leaves, {split}", "seed": seed, "size": size},
-            "images": [
-                {"id": i + 1, "file_name": f"{i:06d}.png", "height": size, "width": size}
-                for i in images
-            ],
+            "images": [{"id": i + 1, "file_name": f"{i:06d}.png"} | sides for i in images],
             "annotations": [{"id": i, **a} for i, a in enumerate(annotations, 1)],
             "categories": [{"id": i, "name": name} for i, name in enumerate(CATEGORIES, 1)],
         }

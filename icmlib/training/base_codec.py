@@ -45,11 +45,9 @@ def train_base_codec(
             with seeded(config.seed, step):
                 with device.autocast(x.device, config.precision):
                     out = codec(x)
-                terms = {
-                    "rate": losses.rate(out["likelihoods"], x.shape[0] * x.shape[2] * x.shape[3]),
-                    "mse": mse_loss(out["x_hat"], x),
-                }
-                loss = terms["rate"] + config.lambda_mse * terms["mse"]
+                rate = losses.rate(out["likelihoods"], x[:, 0].numel())
+                mse = mse_loss(out["x_hat"], x)
+                loss, terms = rate + config.lambda_mse * mse, {"rate": rate, "mse": mse}
                 if config.lambda_feature:
                     moved = shifted([x, out["x_hat"]], config.shift)
                     feature = task_feature_distance(task, *moved, config.precision)
