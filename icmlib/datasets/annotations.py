@@ -21,13 +21,9 @@ MIN_SIDE = 0.01  # px; detectors refuse smaller boxes, which have no area in flo
 
 
 def read_annotations(path: str | Path) -> dict:
-    """The instances JSON as a dict with `images`, `annotations` and `categories`.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: not JSON, or not sound COCO instances; names every kind of problem, how many
-            there are and the first few ids of each.
-    """
+    """The instances JSON as a dict with `images`, `annotations` and `categories`. Raises
+    FileNotFoundError; ValueError: not JSON, or not sound COCO instances; names every kind of
+    problem, how many there are and the first few ids of each."""
     coco, problems = _parse(Path(path)), defaultdict(list)
     for what, id in _problems(coco):
         problems[what].append(id)

@@ -18,22 +18,17 @@ from icmlib.io import UNREADABLE, InputError, project_root, written
 
 
 def convert(root: str | Path, split: str, image_list: str | Path | None = None) -> dict:
-    """Write `<root>/annotations/instances_<split>.json`, whole or not at all.
+    """Write `<root>/annotations/instances_<split>.json`, whole or not at all, of a split `train`,
+    `validation` or `test`; only of the images in `image_list`, an official CSV or any text with
+    their ids, if there is one.
 
     An image is in it if at least one of its masks is: Open Images annotates only the classes that
     were verified in an image, so one without masks is not known to be empty.
 
-    Args:
-        split: `train`, `validation` or `test`.
-        image_list: only these images: an official CSV, or any text with their ids.
-
-    Returns:
-        The report, also in `instances_<split>.report.json`: how many `rows` there were, how many
-        `annotations` and `images` they gave, and for each reason that left out rows (as
-        `missing_masks`) how many, with the first three of the masks among the `examples`.
-
-    Raises:
-        FileNotFoundError, ValueError: an input is missing, or another file than its name says.
+    Returns the report, also in `instances_<split>.report.json`: how many `rows` there were, how
+    many `annotations` and `images` they gave, and for each reason that left out rows (as
+    `missing_masks`) how many, with the first three of the masks among the `examples`. Raises
+    FileNotFoundError, ValueError: an input is missing, or another file than its name says.
     """
     root = Path(root)
     files = _inputs(root, split, image_list)

@@ -21,10 +21,7 @@ def create(config: BaseTrainingConfig, task: nn.Module) -> nn.Module:
 
 class VGG16(nn.Module):
     """torchvision's VGG-16, frozen; the features are the outputs of `layers`, such as `relu1_2`.
-
-    Args:
-        trained: its ImageNet weights, by `icmlib.downloads.vgg16` (raises as that does).
-    """
+    `trained`: with its ImageNet weights, by `icmlib.downloads.vgg16` (raises as that does)."""
 
     def __init__(self, layers: list[str], trained: bool = True):
         super().__init__()

@@ -95,10 +95,9 @@ class Journal:
         if step == 0:
             log.unlink(missing_ok=True)
         elif log.exists():
-            rows = pd.read_csv(log, dtype=str, on_bad_lines="skip").dropna()
-            rows = rows[pd.to_numeric(rows["step"], errors="coerce") < step]
+            kept = log.read_text("utf-8").splitlines(keepends=True)[: 1 + step]
             with written(log) as half:
-                rows.to_csv(half, index=False)
+                half.write_text("".join(kept), "utf-8")
 
     def save_weights(self, module: torch.nn.Module, name: str = "final") -> None:
         """Weights to `<name>.safetensors`; no process goes on before they are there."""
