@@ -84,11 +84,7 @@ def write(folder, coco) -> str:
         ("annotations.0.segmentation", [["1", "2", "3", "4", "5", "6"]], "segmentation is nei"),
         ("annotations.0.segmentation", [[1, 2, 3, 4, 5, float("nan")]], "segmentation is nei"),
         ("annotations.0.segmentation", [[1, 2, 3e8, 4, 5, 6]], "segmentation reaches far outside"),
-        (
-            "annotations.0.segmentation",
-            [[1, 2, 10**400, 4, 5, 6]],
-            "segmentation is neither polygons",
-        ),
+        ("annotations.0.segmentation", [[1, 2, 10**400, 4, 5, 6]], "segmentation is neither"),
         ("annotations.0.segmentation", "cat", "segmentation is neither polygons"),
         ("annotations.1.segmentation", run_lengths(64, 48, True), r"another size .*\(ids 11\)"),
         ("annotations.1.segmentation.counts", "U5:f0", "nor whole run lengths"),
@@ -192,9 +188,8 @@ def test_categories_become_classes_by_name(folder, tmp_path):
     """Two of them one class; labels are places among the network's classes."""
     path = write(tmp_path, sound())
     data = CocoDataset(folder, path, classes={"disk": "ball", "square": "ball"})
-    assert (
-        data.categories == {1: "ball"} and [len(data[k][1]["labels"]) for k in range(3)] == [1] * 3
-    )
+    assert data.categories == {1: "ball"}
+    assert [len(data[k][1]["labels"]) for k in range(3)] == [1] * 3
     names = ["person", "square", "car"]
     data = CocoDataset(folder, path, classes={"square": "square"}, class_names=names)
     assert data.category_ids == [1, 2, 3] and data[1][1]["labels"].tolist() == [2]
@@ -231,9 +226,7 @@ def test_a_profile_names_classes(folder):
 
 def test_backslashes_are_hinted_at(folder):
     write(folder, change("images.0.file_name", "sub\\1.png"))
-    with pytest.raises(
-        ValueError, match=r"1 of 3 images are missing or empty.*names hold backslashes"
-    ):
+    with pytest.raises(ValueError, match=r"1 of 3 images are missing .*names hold backslashes"):
         datasets.check(profile_data(folder))
     with pytest.raises(FileNotFoundError, match=r"holds a backslash, write /"):
         CocoDataset(folder, folder / "instances.json").image(0)

@@ -8,7 +8,7 @@ it has a mask, `segmentation`: polygons that stay near the image, or run lengths
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from itertools import chain
 from pathlib import Path
 
@@ -33,24 +33,20 @@ def read_annotations(path: str | Path) -> dict:
     return coco
 
 
-def first_few(ids: Iterable) -> str:
+def first_few(ids: list) -> str:
     """Three of them, for a message that says how many there are."""
-    ids = list(ids)
     return ", ".join(map(str, ids[:3])) + (", ..." if len(ids) > 3 else "")
 
 
 def _parse(path: Path) -> dict:
     if not path.exists():
-        raise FileNotFoundError(
-            f"annotation file {path} does not exist; data/README.md says where each data set goes"
-        )
+        where = "data/README.md says where each data set goes"
+        raise FileNotFoundError(f"annotation file {path} does not exist; {where}")
     try:
         coco = from_json(path.read_bytes().removeprefix(b"\xef\xbb\xbf"))  # a byte order mark
     except ValueError as error:
-        size = path.stat().st_size
-        raise InputError(
-            f"annotation file {path} ({size:,} bytes) is not valid JSON ({error}); get it again"
-        ) from error
+        file = f"annotation file {path} ({path.stat().st_size:,} bytes)"
+        raise InputError(f"{file} is not valid JSON ({error}); get it again") from error
     for name in ("images", "annotations", "categories"):
         found = coco.get(name) if isinstance(coco, dict) else None
         if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):

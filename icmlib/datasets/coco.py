@@ -184,10 +184,8 @@ class CocoDataset(Dataset):
         """(3, H, W); raises ValueError where the annotations state another size."""
         image, (height, width) = read_image(self.path(index), self.upright), self._size(index)
         if image.shape[1:] != (height, width):
-            raise InputError(
-                f"image {self.path(index)} is {image.shape[2]}x{image.shape[1]} px; its "
-                f"annotations say {width}x{height}"
-            )
+            sizes = f"{image.shape[2]}x{image.shape[1]} px; its annotations say {width}x{height}"
+            raise InputError(f"image {self.path(index)} is {sizes}")
         return image
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, dict]:

@@ -55,11 +55,9 @@ def _inputs(root: Path, split: str, image_list: str | Path | None) -> dict[str, 
     if image_list:
         files["list"] = Path(image_list)
     needed = [*files.values(), root / split, root / f"{split}-masks"]
-    missing = [str(path) for path in needed if not path.exists()]
-    if missing:
-        raise FileNotFoundError(
-            f"Open Images: no {', no '.join(missing)}; data/README.md says where each comes from"
-        )
+    if missing := ", no ".join(str(path) for path in needed if not path.exists()):
+        where = "data/README.md says where each comes from"
+        raise FileNotFoundError(f"Open Images: no {missing}; {where}")
     return files
 
 
@@ -125,12 +123,9 @@ def _instances(rows: pd.DataFrame, root: Path, split: str) -> dict:
         image |= dict(zip(("height", "width"), mask.shape))
         ids = {"id": len(annotations) + 1, "image_id": images.setdefault(name, image)["id"]}
         annotations.append(ids | instance(int(row.category), mask))
-    return {
-        "info": {"description": f"Open Images V6, {split}, in COCO's categories"},
-        "images": list(images.values()),
-        "annotations": annotations,
-        "categories": coco_categories(),
-    }
+    info = {"description": f"Open Images V6, {split}, in COCO's categories"}
+    coco = {"info": info, "images": list(images.values()), "annotations": annotations}
+    return coco | {"categories": coco_categories()}
 
 
 def _read_mask(mask: Path, image: Path) -> np.ndarray | str:
