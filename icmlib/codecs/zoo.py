@@ -1,9 +1,11 @@
 """Learned codecs by name: those of CompressAI's zoo, and one of stride 8."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
-from compressai.layers import GDN
+from compressai.layers import GDN, subpel_conv3x3
 from compressai.models import ScaleHyperprior
 from compressai.models.utils import conv, deconv
 from compressai.zoo.image import cfgs, model_architectures, model_urls
@@ -19,20 +21,32 @@ from icmlib.io import InputError, did_you_mean
 
 class ScaleHyperpriorS8(ScaleHyperprior):
     """The scale hyperprior (Ballé et al. 2018) with three stages instead of four, for scenes of
-    about 128x128. Its ConvTranspose2d(k=5, s=2) cover pixels unevenly (Odena et al. 2016)."""
+    about 128x128. `up` enlarges the decoder's maps: one of UPSAMPLING."""
 
     downsampling_factor = 32
 
-    def __init__(self, N: int, M: int):
+    def __init__(self, up: Callable[[int, int], nn.Module], N: int, M: int):
         super().__init__(N, M)
         self.g_a = nn.Sequential(conv(3, N), GDN(N), conv(N, N), GDN(N), conv(N, M))
         self.g_s = nn.Sequential(
-            deconv(M, N), GDN(N, inverse=True), deconv(N, N), GDN(N, inverse=True), deconv(N, 3)
+            up(M, N), GDN(N, inverse=True), up(N, N), GDN(N, inverse=True), up(N, 3)
         )
 
 
+def resized(channels: int, out: int) -> nn.Module:
+    """Bilinear, then a convolution (Odena et al. 2016)."""
+    larger = nn.Upsample(scale_factor=2, mode="bilinear")
+    return nn.Sequential(larger, conv(channels, out, stride=1))
+
+
+UPSAMPLING = {
+    "": deconv,  # ConvTranspose2d(k=5, s=2), which covers pixels unevenly (Odena et al. 2016)
+    "_k4": partial(nn.ConvTranspose2d, kernel_size=4, stride=2, padding=1),  # evenly
+    "_subpixel": partial(subpel_conv3x3, r=2),  # Shi et al. 2016
+    "_resize": resized,
+}
 KEYS = {name.replace("-", "_"): name for name in model_architectures}  # our name -> the zoo's
-MODELS = {"scale_hyperprior_s8": ScaleHyperpriorS8}
+MODELS = {f"scale_hyperprior_s8{k}": partial(ScaleHyperpriorS8, up) for k, up in UPSAMPLING.items()}
 MODELS |= {name: model_architectures[key] for name, key in KEYS.items()}
 
 
