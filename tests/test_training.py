@@ -15,7 +15,7 @@ from icmlib.codecs.patches import decoder_layers
 from icmlib.config import BaseTrainingConfig, ChainConfig, FinetuneConfig, TaskConfig
 from icmlib.io import fingerprint
 from icmlib.training import Journal
-from icmlib.training.base_codec import random_crop
+from icmlib.training.base_codec import random_crop, shifted
 from icmlib.training.steps import late_decay, learning_rate
 from icmlib.training.task_network import flip
 
@@ -246,6 +246,28 @@ def test_random_crop_of_a_smaller_image_repeats_its_far_edges():
     crop = random_crop(image, 3, random.Random(0))[0]
     flips = [expected.flip(axes) for axes in ((), (-1,), (-2,), (-1, -2))]
     assert any(torch.equal(crop, flipped) for flipped in flips)
+
+
+def test_random_crops_of_smaller_images():
+    """At a scale between a half and 1 of a ramp whose slope tells it, and inside the image."""
+    ramp = torch.linspace(0, 1, 65).expand(3, 65, 65)
+    crops = [random_crop(ramp, 32, random.Random(seed), scale=0.5) for seed in range(100)]
+    slopes = [64 * (crop[0, 16, 20] - crop[0, 16, 12]).abs().item() / 8 for crop in crops]
+    assert {crop.shape for crop in crops} == {(3, 32, 32)}
+    assert min(slopes) < 1.1 and max(slopes) > 1.9 and 0.99 < min(slopes) < max(slopes) < 2.04
+    assert random_crop(ramp, 65, random.Random(0), scale=0.5).shape == (3, 65, 65)
+
+
+def test_images_move_together():
+    x = torch.arange(48.0).reshape(1, 3, 4, 4)
+    seen = set()
+    for seed in range(60):
+        torch.manual_seed(seed)
+        one, other = shifted([x, 2 * x], 2)
+        down, right = one.shape[-2] - 4, one.shape[-1] - 4
+        seen.add((down, right))
+        assert torch.equal(one[..., down:, right:], x) and torch.equal(other, 2 * one)
+    assert len(seen) == 9
 
 
 @pytest.fixture
