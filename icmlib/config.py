@@ -134,6 +134,7 @@ class ChainConfig:
 
     parts: list[Literal["encoder", "decoder", "entropy", "task"]] = field(default_factory=list)
     beta: float = 1.0  # on bits per pixel
+    shift: int = 0  # px: by how much decoded images and targets move at most before the task's loss
     batch: int = 4  # images per step
     steps: int = 500
     lr: float = 1e-4  # of the codec's parts

@@ -153,8 +153,11 @@ def test_chain_terms_of_mixed_sizes(codec, task):
     seen = []
     task.loss = lambda decoded, targets: seen.extend(decoded) or {"a": decoded[0].sum()}
     with torch.no_grad():
-        terms = training.chain.chain_terms(codec, task, images, [{}] * 3)
-        alone = [training.chain.chain_terms(codec, task, [x], [{}])["rate"] for x in images]
+        terms = training.chain.chain_terms(codec, task, images, [{}] * 3, CONFIGS["chain"])
+        settings = CONFIGS["chain"]
+        alone = [
+            training.chain.chain_terms(codec, task, [x], [{}], settings)["rate"] for x in images
+        ]
     pixels = [x[0].numel() for x in images]
     expected = sum(r * n for r, n in zip(alone, pixels)) / sum(pixels)
     assert float(terms["rate"]) == pytest.approx(float(expected), rel=1e-5)
@@ -268,6 +271,22 @@ def test_images_move_together():
         seen.add((down, right))
         assert torch.equal(one[..., down:, right:], x) and torch.equal(other, 2 * one)
     assert len(seen) == 9
+
+
+def test_decoded_images_move_with_their_targets():
+    """Where the mask is, the image is bright; the box is around it."""
+    mask = torch.zeros(1, 16, 16, dtype=torch.uint8)
+    mask[:, 4:8, 5:12] = 1
+    target = {"boxes": torch.tensor([[5.0, 4, 12, 8]]), "masks": mask}
+    places = set()
+    for seed in range(20):
+        torch.manual_seed(seed)
+        images, (new,) = training.chain.moved({0: mask.float().expand(3, 16, 16)}, [target], 7)
+        assert torch.equal(images[0][0], new["masks"][0].float())
+        left, top, right, bottom = new["boxes"][0].int().tolist()
+        assert new["masks"][0, top:bottom, left:right].all() and new["masks"].sum() == 28
+        places.add((left, top))
+    assert len(places) > 10 and torch.equal(target["boxes"], torch.tensor([[5.0, 4, 12, 8]]))
 
 
 @pytest.fixture
