@@ -102,9 +102,8 @@ def save_weights(path: str | Path, module: torch.nn.Module) -> None:
         save_file({name: value.contiguous() for name, value in module.state_dict().items()}, half)
 
 
-def load_weights(module: torch.nn.Module, path: str | Path, resizable: tuple = ()) -> None:
-    """Weights from safetensors (half precision is widened). Buffers whose names end in one of
-    `resizable` take their size from the file.
+def load_weights(module: torch.nn.Module, path: str | Path) -> None:
+    """Weights from safetensors (half precision is widened); buffers take their size from the file.
 
     Raises:
         FileNotFoundError: no such file.
@@ -117,17 +116,15 @@ def load_weights(module: torch.nn.Module, path: str | Path, resizable: tuple = (
         state = load_file(path)
     except Exception as error:
         raise InputError(f"weights {path} are not a whole safetensors file ({error})") from error
-    load_state(module, state, path, resizable)
+    load_state(module, state, path)
 
 
-def load_state(
-    module: torch.nn.Module, state: dict[str, torch.Tensor], path: Path, resizable: tuple = ()
-) -> None:
+def load_state(module: torch.nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
     """Weights that were read from `path`; as `load_weights`."""
     if all(name.startswith("module.") for name in state):  # of nn.DataParallel
         state = {name.removeprefix("module."): value for name, value in state.items()}
     for name, buffer in module.named_buffers():
-        if name in state and name.endswith(tuple(resizable)):
+        if name in state:  # of an entropy coder's tables it depends on the training
             buffer.resize_(state[name].shape)
     try:
         module.load_state_dict(state)

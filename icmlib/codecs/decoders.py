@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from icmlib.codecs.learned import TABLES, LearnedCodec
+from icmlib.codecs.learned import LearnedCodec
 from icmlib.codecs.zoo import create
 from icmlib.config import CodecConfig, from_dict
 from icmlib.io import InputError, fingerprint, load_state, written
@@ -95,7 +95,7 @@ def read_decoders(path: str | Path = SHIPPED) -> Decoders:
             decoder, _, weight = name.partition("/")
             finetuned.setdefault(decoder, {})[weight] = tensors.pop(name)
         codec = create(from_dict(CodecConfig, header["codec"]))
-        load_state(codec, tensors, path, resizable=TABLES)
+        load_state(codec, tensors, path)
         decoders = Decoders(codec.eval(), finetuned)
         if decoders.fingerprints() != header["fingerprints"]:
             raise ValueError("its tensors are not those that its header states; get it again")

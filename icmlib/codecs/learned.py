@@ -5,7 +5,6 @@ import zlib
 from collections.abc import Callable
 from functools import cached_property, partial
 from itertools import product
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +15,8 @@ from torch import Tensor, nn
 from icmlib.codecs.bitstream import Bitstream, BitstreamError, check_image
 from icmlib.codecs.rans import Tables
 from icmlib.device import exact, one_thread
-from icmlib.io import InputError, fingerprint, load_weights
+from icmlib.io import InputError, fingerprint
 
-# buffers with the entropy coder's tables: their size depends on the training
-TABLES = ("_quantized_cdf", "_offset", "_cdf_length", "scale_table")
 CACHED = ("fingerprint", "_tables", "_h_s")  # computed from the weights at first use
 
 
@@ -108,11 +105,6 @@ class LearnedCodec(nn.Module):
     def update(self) -> None:
         """Make the entropy coder's tables from the weights; needed after training."""
         self.model.update(force=True)
-        self.train(self.training)
-
-    def load(self, path: str | Path) -> None:
-        """Weights and tables from safetensors; raises as `icmlib.io.load_weights`."""
-        load_weights(self, path, resizable=TABLES)
         self.train(self.training)
 
     # --- image <-> bits ------------------------------------------------------------------
