@@ -15,6 +15,7 @@ from itertools import accumulate, pairwise
 import torch
 
 from icmlib.io import InputError
+from icmlib.metrics.fidelity import check_range
 
 MAGIC = b"ICM1"
 HEADER = struct.Struct(">4s8sHHIB")
@@ -90,6 +91,4 @@ def check_image(image: torch.Tensor) -> None:
         what = f"{tuple(image.shape)} of {image.dtype}"
         raise InputError(f"image is {what}; need (3, H, W) of floats in [0, 1]")
     check_size(*image.shape[1:])
-    low, high = (value.item() for value in image.aminmax())
-    if not (low >= 0 and high <= 1):  # NaN fails, too
-        raise InputError(f"image runs from {low:.4g} to {high:.4g}; need [0, 1]")
+    check_range("image", image)

@@ -39,14 +39,14 @@ def delta(anchor: Points, test: Points, of: str = "rate") -> Delta:
     There is a reason in place of a number where a curve has fewer than four points, is not finite
     or not monotone, or where less than half of the narrower range is common.
     """
-    anchor, test = _sorted(*anchor), _sorted(*test)
+    anchor, test = (np.array(curve)[:, np.argsort(curve[0])] for curve in (anchor, test))
     if unfit := _unfit("anchor", *anchor) or _unfit("test", *test):
         return Delta(NAN, unfit)
-    if of == "rate":
-        axis, overlap = "quality", _overlap(anchor[1], test[1])
-    else:
-        axis, overlap = "rate", _overlap(np.log10(anchor[0]), np.log10(test[0]))
+    a, b = (qualities if of == "rate" else np.log10(rates) for rates, qualities in (anchor, test))
+    common = min(a[-1], b[-1]) - max(a[0], b[0])
+    overlap = float(max(common, 0) / min(a[-1] - a[0], b[-1] - b[0]))
     if overlap < MIN_OVERLAP:
+        axis = "quality" if of == "rate" else "rate"
         reason = f"the {axis} ranges overlap by {overlap:.0%}; need {MIN_OVERLAP:.0%}"
         return Delta(NAN, reason, overlap)
     import bjontegaard  # here, since it loads pyplot
@@ -75,11 +75,6 @@ def resampled_delta(anchor: Points, test: Points, of: str = "rate") -> Delta:
     return replace(whole, low=low, high=high)
 
 
-def _sorted(rates: np.ndarray, qualities: np.ndarray) -> Points:
-    order = np.argsort(rates, kind="stable")
-    return rates[order], qualities[order]
-
-
 def _unfit(name: str, rates: np.ndarray, qualities: np.ndarray) -> str:
     """Why no delta can stand on this curve, or ""."""
     if len(rates) < MIN_POINTS:
@@ -89,9 +84,3 @@ def _unfit(name: str, rates: np.ndarray, qualities: np.ndarray) -> str:
     if (np.diff(rates) <= 0).any() or (np.diff(qualities) <= 0).any():
         return f"{name} is not monotone"
     return ""
-
-
-def _overlap(a: np.ndarray, b: np.ndarray) -> float:
-    """Share of the narrower of two rising axes that is common."""
-    common = min(a[-1], b[-1]) - max(a[0], b[0])
-    return float(max(common, 0) / min(a[-1] - a[0], b[-1] - b[0]))

@@ -34,6 +34,7 @@ import scipy.fft
 from torch import Tensor
 
 from icmlib.io import InputError
+from icmlib.metrics.fidelity import check_range
 
 SCALES = (2, 4, 8)
 PLANES = ("R", "G", "B", "Y", "Cb", "Cr")
@@ -47,10 +48,8 @@ _FROM_RGB = np.array([*np.eye(3), _Y, (_B - _Y) / 1.772, (_R - _Y) / 1.402])  # 
 def planes(image: Tensor) -> np.ndarray:
     """`PLANES` of an RGB image (3, H, W): (6, H, W), float64; Cb and Cr are 0 for grey. Raises
     ValueError: not in [0, 1]."""
-    image = image.detach().cpu().double().numpy()
-    if not (image.min() >= 0 and image.max() <= 1):  # so phrased, NaN fails too
-        raise ValueError(f"values run from {image.min():.4g} to {image.max():.4g}; need [0, 1]")
-    return np.tensordot(_FROM_RGB, image, axes=1)
+    check_range("image", image)
+    return np.tensordot(_FROM_RGB, image.detach().cpu().double().numpy(), axes=1)
 
 
 def tile_size(shapes: Iterable[tuple[int, int]]) -> int:
@@ -87,7 +86,7 @@ def at_lattice(spectra: np.ndarray) -> np.ndarray:
     """The frequencies of spectra (..., N, N) that are read, (..., K): those of the lattice and
     their neighbours, of f and -f one."""
     tile = spectra.shape[-1]
-    return spectra.reshape(*spectra.shape[:-2], -1)[..., _frequencies(tile)]
+    return spectra.reshape(*spectra.shape[:-2], -1)[..., _lattice(tile)[0]]
 
 
 def read_pattern(spectra: np.ndarray, tile: int, counts: np.ndarray | None = None) -> dict:
@@ -118,7 +117,7 @@ def _read(pooled: np.ndarray, tile: int) -> dict[str, np.ndarray]:
     """Of pooled spectra (R, K) of one plane; each value is (R,)."""
     pooled, reading, power = np.maximum(pooled, POWER_FLOOR), {}, 0.0
     for scale in SCALES:
-        pairs = _lattice(tile, scale)
+        pairs = _lattice(tile)[1][scale]
         peak = np.concatenate([pooled[:, points] for points, _ in pairs], axis=1)
         around = [np.median(pooled[:, neighbours], axis=-1) for _, neighbours in pairs]
         background = np.concatenate(around, axis=1)
@@ -128,17 +127,13 @@ def _read(pooled: np.ndarray, tile: int) -> dict[str, np.ndarray]:
 
 
 @lru_cache
-def _frequencies(tile: int) -> np.ndarray:
-    """Flat indices into an (N, N) spectrum, sorted."""
-    indices = [each.ravel() for scale in SCALES for pair in _points(tile, scale) for each in pair]
-    return np.unique(np.concatenate(indices))
-
-
-@lru_cache
-def _lattice(tile: int, scale: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Lambda_S as places among `_frequencies`: pairs (points, their neighbours)."""
-    known = _frequencies(tile)
-    return [tuple(np.searchsorted(known, each) for each in pair) for pair in _points(tile, scale)]
+def _lattice(tile: int) -> tuple[np.ndarray, dict[int, list]]:
+    """The flat indices into an (N, N) spectrum that are read, sorted; and for each S Lambda_S as
+    places among them: pairs (points, their neighbours)."""
+    pairs = {scale: _points(tile, scale) for scale in SCALES}
+    read = [each.ravel() for scale in SCALES for pair in pairs[scale] for each in pair]
+    known = np.unique(np.concatenate(read))
+    return known, {s: [[known.searchsorted(i) for i in pair] for pair in pairs[s]] for s in SCALES}
 
 
 def _points(tile: int, scale: int) -> list[tuple[np.ndarray, np.ndarray]]:

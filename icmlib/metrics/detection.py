@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from pycocotools import mask as rle
+from torchvision.ops import box_convert
 
 # The official thresholds, made the official way: np.arange is off by a bit at some of them.
 RECALLS = np.linspace(0, 1, 101)
@@ -52,14 +53,8 @@ def match(ground_truth: dict, detections: list[dict], iou_type: str) -> Matches:
         np.concatenate([each[name] for each in found], axis=1)[:, order] > 0
         for name in ("dtMatches", "dtIgnore")
     )
-    return Matches(
-        image_ids=np.array(image_ids),
-        positives=positives,
-        category=category[order],
-        image=image[order],
-        true_positive=matched & ~ignored,
-        ignored=ignored,
-    )
+    places = category[order], image[order]
+    return Matches(np.array(image_ids), positives, *places, matched & ~ignored, ignored)
 
 
 def average_precision(matches: Matches, weights: np.ndarray | None = None) -> dict:
@@ -87,8 +82,7 @@ def to_coco_results(image_id: int, prediction: dict, category_ids: list[int]) ->
             f"labels run from {min(labels)} to {max(labels)}; need 1 to {len(category_ids)} "
             "(0 is the background, which is no detection)"
         )
-    corners = prediction["boxes"].detach().cpu().double().numpy().reshape(-1, 4)
-    boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).tolist()
+    boxes = box_convert(prediction["boxes"].detach().double(), "xyxy", "xywh").tolist()
     results = [
         {"image_id": image_id, "category_id": category_ids[label - 1], "score": score, "bbox": box}
         for label, score, box in zip(labels, prediction["scores"].tolist(), boxes, strict=True)
@@ -139,8 +133,8 @@ def _precision(matches: Matches, k: int, weights: np.ndarray) -> np.ndarray:
     image, positives = matches.image[own], weights @ matches.positives[k]
     right, counted = matches.true_positive[:, own], ~matches.ignored[:, own]
     table = np.empty((len(weights), IOU_THRESHOLDS))
-    step = max(1, CHUNK // max(1, len(image)))  # all resamples at once fill the memory
-    for rows in (slice(start, start + step) for start in range(0, len(weights), step)):
+    parts = 1 + len(weights) * len(image) // CHUNK  # all resamples at once fill the memory
+    for rows in np.array_split(np.arange(len(weights)), parts):
         drawn = weights[rows][:, image]
         for t in range(IOU_THRESHOLDS):
             table[rows, t] = _threshold_precision(drawn, positives[rows], right[t], counted[t])
