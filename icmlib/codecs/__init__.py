@@ -1,15 +1,4 @@
-"""Codecs. All have `encode(image) -> Bitstream` and `decode(bitstream) -> image`.
-
-bitstream.py      the file format
-learned.py        CompressAI's models
-rans.py           their entropy coder, safe for any string
-zoo.py            their names, and CompressAI's own weights
-conventional.py   Pillow's formats, HEVC, VVC
-filters.py        post-filters
-latents.py        y_hat of a whole data set, computed once
-patches.py        decode only what given patches need
-decoders.py       several decoders of the same bits, and interpolation between them
-"""
+"""Codecs. All have `encode(image) -> Bitstream` and `decode(bitstream) -> image`."""
 # ruff: noqa: F401
 
 from icmlib.codecs.bitstream import Bitstream, BitstreamError

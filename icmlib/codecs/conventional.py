@@ -30,11 +30,8 @@ class NotMeasured(UserError, RuntimeError):
 
 class ConventionalCodec:
     """A codec whose bitstream is a file of its own format, or what follows its container.
-
-    Subclasses define `_write(pixels) -> file` and, where Pillow cannot, `_read(file, height, width)
-    -> pixels`, with pixels (H, W, 3) uint8 RGB. `symbols_crc` is the file's. `options` decide the
-    bits; `facts` are for tables.
-    """
+    `options` decide the bits; `facts` are for tables. Subclasses define `_write(pixels) -> file`
+    and, where Pillow cannot, `_read(file, height, width) -> pixels`, (H, W, 3) uint8 RGB."""
 
     def __init__(self, format: str, options: dict, container: bool = True, **facts: str):
         self.format, self.options, self.container = format, options, container
@@ -117,34 +114,28 @@ def read_pixels(file: bytes, format: str, height: int, width: int) -> np.ndarray
 
 def jpeg(quality: int, chroma: str = "4:4:4", container: bool = True) -> PillowCodec:
     """Quality 1 to 100; Huffman tables made for each image."""
-    check_settings("JPEG", quality, 1, 100, chroma)
     options = {"quality": quality, "subsampling": chroma, "optimize": True}
     return PillowCodec("JPEG", container, **options)
 
 
 def webp(quality: int) -> PillowCodec:
     """Lossy WebP, quality 0 to 100, its slowest search; the format has 4:2:0 alone."""
-    check_settings("WebP", quality, 0, 100, "4:2:0")
     return PillowCodec("WEBP", quality=quality, method=6)
 
 
 def avif(quality: int, chroma: str = "4:4:4", container: bool = True) -> PillowCodec:
     """AV1 intra by libaom, quality 0 to 100."""
-    check_settings("AVIF", quality, 0, 100, chroma)
     options = {"quality": quality, "subsampling": chroma, "speed": 4, "codec": "aom"}
     return PillowCodec("AVIF", container, **options, advanced={"tune": "psnr"}, max_threads=1)
 
 
 class HEVC(ConventionalCodec):
     """HEVC intra: x265 in a HEIF file, through pillow-heif; BT.601 YCbCr of full range, 8 bits.
-
     Quality is 0 to 100; x265's constant rate factor is (100 - quality) / 2. Its tune "psnr" is
     without psychovisual optimisation. Parameter sets belong to the container. Raises NotMeasured:
-    pillow-heif was built with another encoder.
-    """
+    pillow-heif was built with another encoder."""
 
     def __init__(self, quality: int, chroma: str = "4:4:4", container: bool = True):
-        check_settings("HEVC", quality, 0, 100, chroma)
         encoder = pillow_heif.libheif_info()["HEIF"]
         if "x265" not in encoder:
             what = f"HEVC is not measured: pillow-heif's encoder is {encoder!r}, not x265"
@@ -168,15 +159,12 @@ TO_RGB = f"scale=in_color_matrix=bt709:in_range=full:{EXACT},format=rgb24"
 
 class VVC(ConventionalCodec):
     """VVC intra; BT.709 YCbCr of full range, 4:2:0, 10 bits; its file is the raw .266 stream.
-
     Quality is VVenC's QP, 0 (finest) to 63, without perceptual optimisation; presets are "faster",
     "fast", "medium", "slow", "slower". Parameter sets belong to the container. Raises NotMeasured:
     the FFmpeg at hand has no VVenC; when encoding, ValueError: FFmpeg takes no stream of more than
-    8 bits per pixel, which a low QP can need.
-    """
+    8 bits per pixel, which a low QP can need."""
 
     def __init__(self, quality: int, preset: str = "medium", container: bool = True):
-        check_settings("VVC", quality, 0, 63, "4:2:0")
         try:
             version = _version(imageio_ffmpeg.get_ffmpeg_exe())
         except (OSError, RuntimeError) as error:
@@ -232,28 +220,23 @@ def _ffmpeg(options: list[str], data: bytes, log: str = "error") -> subprocess.C
 
 
 ANCHORS = {"JPEG": jpeg, "WebP": webp, "AVIF": avif, "HEVC": HEVC, "VVC": VVC}
+QUALITIES = dict.fromkeys(ANCHORS, (0, 100)) | {"JPEG": (1, 100), "VVC": (0, 63)}  # lowest, highest
 
 
 def anchor(name: str, **options) -> ConventionalCodec:
     """`anchor("HEVC", quality=30, chroma="4:2:0")`; the options are those of `ANCHORS[name]`.
-    Raises ValueError: an unknown name; NotMeasured: the codec cannot run here."""
+    Raises ValueError: an unknown name, option or value; NotMeasured: the codec cannot run here."""
     if name not in ANCHORS:
         raise InputError(f"unknown anchor {name!r}; known: {', '.join(ANCHORS)}")
     known = inspect.signature(ANCHORS[name]).parameters
     if unknown := ", ".join(options.keys() - known.keys()):
         raise InputError(f"{name} has no option {unknown}; known: {', '.join(known)}")
-    return ANCHORS[name](**options)
-
-
-def check_settings(name: str, quality: int, lowest: int, highest: int, chroma: str) -> None:
-    """ValueError for a quality out of range and for an unknown chroma format."""
+    (lowest, highest), quality = QUALITIES[name], options.get("quality")
     if not isinstance(quality, int) or not lowest <= quality <= highest:
         raise InputError(f"{name} quality is {quality!r}; need an integer, {lowest} to {highest}")
-    if chroma not in ("4:4:4", "4:2:0"):
+    if (chroma := options.get("chroma", "4:4:4")) not in ("4:4:4", "4:2:0"):
         raise InputError(f"{name} chroma is {chroma!r}; need one of 4:4:4, 4:2:0")
-
-
-# --- containers --------------------------------------------------------------------------
+    return ANCHORS[name](**options)
 
 
 @lru_cache(maxsize=64)

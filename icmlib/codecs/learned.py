@@ -81,8 +81,6 @@ class LearnedCodec(nn.Module):
         other.load_state_dict(self.state_dict() | changed, assign=True)
         return other
 
-    # --- training ------------------------------------------------------------------------
-
     def forward(self, x: Tensor) -> dict:
         """x (B, 3, H, W) in [0, 1] -> `x_hat` (B, 3, H, W) and `likelihoods` of y and z."""
         height, width = x.shape[-2:]
@@ -106,8 +104,6 @@ class LearnedCodec(nn.Module):
         """Make the entropy coder's tables from the weights; needed after training."""
         self.model.update(force=True)
         self.train(self.training)
-
-    # --- image <-> bits ------------------------------------------------------------------
 
     @cached_property
     def fingerprint(self) -> str:
@@ -163,8 +159,6 @@ class LearnedCodec(nn.Module):
     def latents(self, x: Tensor) -> Tensor:
         """x (B, 3, H, W) -> y_hat (B, M, h, w), as the decoder sees it."""
         return self._compress(self.pad(x.to(self.device)))[-1]
-
-    # --- latents <-> symbols -------------------------------------------------------------
 
     def _compress(self, x: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
         """x (B, 3, H, W) -> the symbols of z and y, the indexes of their tables, y_hat."""

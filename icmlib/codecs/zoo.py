@@ -26,9 +26,14 @@ class ScaleHyperpriorS8(ScaleHyperprior):
     def __init__(self, N: int, M: int):
         super().__init__(N, M)
         self.g_a = nn.Sequential(conv(3, N), GDN(N), conv(N, N), GDN(N), conv(N, M))
-        self.g_s = nn.Sequential(
-            deconv(M, N), GDN(N, inverse=True), deconv(N, N), GDN(N, inverse=True), deconv(N, 3)
+        layers = (
+            deconv(M, N),
+            GDN(N, inverse=True),
+            deconv(N, N),
+            GDN(N, inverse=True),
+            deconv(N, 3),
         )
+        self.g_s = nn.Sequential(*layers)
 
 
 KEYS = {name.replace("-", "_"): name for name in model_architectures}  # our name -> the zoo's

@@ -26,6 +26,7 @@ Below N = 64 the neighbourhoods of the S = 8 lattice hold lines of their own: co
 only with each other.
 """
 
+import itertools
 from collections.abc import Iterable
 from functools import lru_cache
 
@@ -117,10 +118,9 @@ def _read(pooled: np.ndarray, tile: int) -> dict[str, np.ndarray]:
     """Of pooled spectra (R, K) of one plane; each value is (R,)."""
     pooled, reading, power = np.maximum(pooled, POWER_FLOOR), {}, 0.0
     for scale in SCALES:
-        pairs = _lattice(tile)[1][scale]
-        peak = np.concatenate([pooled[:, points] for points, _ in pairs], axis=1)
-        around = [np.median(pooled[:, neighbours], axis=-1) for _, neighbours in pairs]
-        background = np.concatenate(around, axis=1)
+        points = _lattice(tile)[1][scale]
+        peak = pooled[:, [point for point, *_ in points]]
+        background = np.stack([np.median(pooled[:, near], axis=1) for _, *near in points], axis=1)
         reading[f"lpp{scale}"] = 10 * np.log10(peak / background).mean(axis=1)
         power = power + 2.25 * np.maximum(peak - background, 0).sum(axis=1) / tile**2
     return reading | {"prms": 255 * np.sqrt(power)}
@@ -128,32 +128,20 @@ def _read(pooled: np.ndarray, tile: int) -> dict[str, np.ndarray]:
 
 @lru_cache
 def _lattice(tile: int) -> tuple[np.ndarray, dict[int, list]]:
-    """The flat indices into an (N, N) spectrum that are read, sorted; and for each S Lambda_S as
-    places among them: pairs (points, their neighbours)."""
-    pairs = {scale: _points(tile, scale) for scale in SCALES}
-    read = [each.ravel() for scale in SCALES for pair in pairs[scale] for each in pair]
-    known = np.unique(np.concatenate(read))
-    return known, {s: [[known.searchsorted(i) for i in pair] for pair in pairs[s]] for s in SCALES}
+    """The frequencies that are read, sorted; and for each S `_points` as places among them."""
+    points = {scale: _points(tile, scale) for scale in SCALES}
+    known = np.unique(np.concatenate([each for scale in SCALES for each in points[scale]]))
+    return known, {scale: [known.searchsorted(each) for each in points[scale]] for scale in SCALES}
 
 
-def _points(tile: int, scale: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Lambda_S as flat indices into an (N, N) spectrum: pairs (points, their neighbours).
-
-    Points off the axes have 112 neighbours, points on an axis 8, hence one pair for each kind. A
-    spectrum is the same at f and -f; of the two, the smaller index.
-    """
-    near = [(i, j) for i in range(-5, 6) for j in range(-5, 6) if max(abs(i), abs(j)) > 1]
-    kinds = {
-        (True, True): near,
-        (False, True): [(0, j) for i, j in near if i == 0],
-        (True, False): [(i, 0) for i, j in near if j == 0],
-    }
-    steps = [(k, m) for k in range(scale) for m in range(scale)]
-    steps = [(k, m) for k, m in steps if k % 2 or m % 2]  # both even: in Lambda_{S/2}, or DC
-    pairs = []
-    for kind, offsets in kinds.items():
-        points = np.array([(k, m) for k, m in steps if (k > 0, m > 0) == kind]) * tile // scale
-        around = points[:, None] + np.array(offsets)  # (points, neighbours, 2)
-        flat = [(sign * each % tile) @ (tile, 1) for each in (points, around) for sign in (1, -1)]
-        pairs.append((np.minimum(*flat[:2]), np.minimum(*flat[2:])))
-    return pairs
+def _points(tile: int, scale: int) -> list[np.ndarray]:
+    """Lambda_S: each point and, after it, its neighbours (112, or 8 on an axis), as flat indices
+    into an (N, N) spectrum, which is the same at f and -f: of the two, the smaller index."""
+    ring = [(i, j) for i in range(-5, 6) for j in range(-5, 6) if max(abs(i), abs(j)) > 1]
+    points = []
+    for k, m in itertools.product(range(scale), repeat=2):
+        if k % 2 or m % 2:  # both even: in Lambda_{S/2}, or DC
+            near = [(i, j) for i, j in ring if (k or i == 0) and (m or j == 0)]
+            places = np.array([(0, 0), *near]) + np.array([k, m]) * tile // scale
+            points.append(np.minimum(*(sign * places % tile @ (tile, 1) for sign in (1, -1))))
+    return points

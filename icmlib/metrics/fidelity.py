@@ -50,10 +50,8 @@ def feature_distance(features_x: dict[str, Tensor], features_y: dict[str, Tensor
 
 
 class VGGDistance(torch.nn.Module):
-    """LPIPS on VGG-16 (Zhang et al. 2018, arXiv 1801.03924), version 0.1; lower is closer.
-
-    lpips brings its linear layers, `icmlib.downloads.vgg16` the rest; `source` says from where.
-    """
+    """LPIPS on VGG-16 (Zhang et al. 2018, arXiv 1801.03924), version 0.1; lower is closer. lpips
+    brings its linear layers, `icmlib.downloads.vgg16` the rest; `source` says from where."""
 
     def __init__(self):
         super().__init__()
