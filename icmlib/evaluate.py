@@ -43,11 +43,9 @@ def evaluate(
     progress: bool = True,
 ) -> Evaluation:
     """Code and measure every image of a `CocoDataset`, on this process's GPU if it has one.
-
     `codec` is anything with `encode(image) -> Bitstream` and `decode(bitstream) -> image`. Without
     a task network there are no detections and no feature distance. VGG-16 is slow: the distance is
-    taken of the first `vgg_images` images (by default of all), whole batches.
-    """
+    taken of the first `vgg_images` images (by default of all), whole batches."""
     where = device.current()
     for network in (codec, task, vgg):
         if hasattr(network, "to"):  # conventional codecs are no networks
@@ -77,12 +75,9 @@ def evaluate(
                 spectra[name].append(checkerboard.at_lattice(power))
                 pooled[name] += power[:3].mean(0) / len(images)
         tables.append(pd.DataFrame(table))
-    return Evaluation(
-        pd.concat(tables, ignore_index=True),
-        {name: np.stack(each) for name, each in spectra.items()},
-        pooled,
-        matched(dataset.ground_truth, detections) if task is not None else {},
-    )
+    spectra = {name: np.stack(each) for name, each in spectra.items()}
+    matches = matched(dataset.ground_truth, detections) if task is not None else {}
+    return Evaluation(pd.concat(tables, ignore_index=True), spectra, pooled, matches)
 
 
 def matched(ground_truth: dict, detections: list[dict]) -> dict[str, detection.Matches]:
@@ -209,11 +204,9 @@ def save_evaluation(evaluation: Evaluation, folder: str | Path, split: str) -> N
     folder = Path(folder)
     with written(folder / f"{split}_per_image.csv") as half:
         evaluation.per_image.to_csv(half, index=False)
-    matches = {
-        f"{kind} {name}": array
-        for kind, each in evaluation.matches.items()
-        for name, array in vars(each).items()
-    }
+    matches = {}
+    for kind, each in evaluation.matches.items():
+        matches |= {f"{kind} {name}": array for name, array in vars(each).items()}
     spectra = {k: v.mean(0, keepdims=True) for k, v in evaluation.spectra.items()}
     files = {"matches": matches, "spectra": spectra, "pooled": evaluation.pooled}
     for name, arrays in files.items():
@@ -227,8 +220,7 @@ def load_evaluation(folder: str | Path, split: str) -> Evaluation:
     for key, array in np.load(folder / f"{split}_matches.npz").items():
         kind, name = key.split()
         matches.setdefault(kind, {})[name] = array
-    return Evaluation(
-        pd.read_csv(folder / f"{split}_per_image.csv", dtype={"file_name": str}),
-        *(dict(np.load(folder / f"{split}_{name}.npz")) for name in ("spectra", "pooled")),
-        {kind: detection.Matches(**each) for kind, each in matches.items()},
-    )
+    table = pd.read_csv(folder / f"{split}_per_image.csv", dtype={"file_name": str})
+    arrays = (dict(np.load(folder / f"{split}_{name}.npz")) for name in ("spectra", "pooled"))
+    matches = {kind: detection.Matches(**each) for kind, each in matches.items()}
+    return Evaluation(table, *arrays, matches)

@@ -17,8 +17,7 @@ SYMBOL_BYTES = 7  # at most: 16 bits of a table, 4 bits of a length, 32 bits of 
 
 
 class Tables:
-    """An entropy model's tables of cumulative frequencies, as lists. Raises ValueError: the model
-    has none yet."""
+    """An entropy model's tables of cumulative frequencies. Raises ValueError: it has none yet."""
 
     def __init__(self, model: EntropyModel):
         rows, lengths = model.quantized_cdf.tolist(), model.cdf_length.tolist()

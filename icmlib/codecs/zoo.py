@@ -1,5 +1,6 @@
 """Learned codecs by name: those of CompressAI's zoo, and one of stride 8."""
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,14 +27,8 @@ class ScaleHyperpriorS8(ScaleHyperprior):
     def __init__(self, N: int, M: int):
         super().__init__(N, M)
         self.g_a = nn.Sequential(conv(3, N), GDN(N), conv(N, N), GDN(N), conv(N, M))
-        layers = (
-            deconv(M, N),
-            GDN(N, inverse=True),
-            deconv(N, N),
-            GDN(N, inverse=True),
-            deconv(N, 3),
-        )
-        self.g_s = nn.Sequential(*layers)
+        inverse = partial(GDN, N, inverse=True)
+        self.g_s = nn.Sequential(deconv(M, N), inverse(), deconv(N, N), inverse(), deconv(N, 3))
 
 
 KEYS = {name.replace("-", "_"): name for name in model_architectures}  # our name -> the zoo's
@@ -72,8 +67,7 @@ def pretrained(config: CodecConfig, quality: int) -> LearnedCodec:
 
 def zoo_config(config: CodecConfig, quality: int) -> CodecConfig:
     """The config with the N and M of CompressAI's weights; ValueError: none of this quality."""
-    key = KEYS.get(config.name)
-    known = model_urls.get(key, {}).get("mse", {})
+    known = model_urls.get(key := KEYS.get(config.name), {}).get("mse", {})
     if quality not in known:
         there = ", ".join(map(str, known)) or "none"
         raise InputError(f"{config.name} has no weights of quality {quality!r}; there are: {there}")

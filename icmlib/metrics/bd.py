@@ -26,9 +26,7 @@ class Delta:
 
     value: float
     reason: str  # why there is no delta or no interval, else ""
-    overlap: float = (
-        np.nan
-    )  # share of the narrower range of qualities (BD-rate) or log rates, 0 to 1
+    overlap: float = np.nan  # of the narrower range of qualities (BD-rate) or log rates, 0 to 1
     low: float = np.nan  # 95 % bootstrap interval over images
     high: float = np.nan
 
@@ -36,8 +34,8 @@ class Delta:
 def delta(anchor: Points, test: Points, of: str = "rate") -> Delta:
     """The BD-rate ("rate") or BD-quality ("quality") of `test` against `anchor`, each (rates,
     qualities), arrays (points,) in any order. A reason is in place of a number where a curve has
-    fewer than four points, is not finite or not monotone, or less than half of the narrower range
-    is common."""
+    fewer than four points, is not finite or not monotone, or too little of both ranges is common.
+    """
     anchor, test = (np.array(curve)[:, np.argsort(curve[0])] for curve in (anchor, test))
     if unfit := _unfit("anchor", *anchor) or _unfit("test", *test):
         return Delta(np.nan, unfit)
@@ -60,8 +58,8 @@ def resampled_delta(anchor: Points, test: Points, of: str = "rate") -> Delta:
     (points, 1 + R): the whole set, then the same R resamples of images for both curves. If more
     than 5 % of the resamples have no delta, there is no interval."""
     anchor, test = np.array(anchor), np.array(test)  # (2, points, 1 + R)
-    each = range(anchor.shape[-1])
-    whole, *resamples = [delta(anchor[..., i], test[..., i], of) for i in each]
+    draws = range(anchor.shape[-1])
+    whole, *resamples = [delta(anchor[..., i], test[..., i], of) for i in draws]
     draws = np.array([each.value for each in resamples])
     valid = np.isfinite(draws).mean()
     if whole.reason or valid < MIN_VALID:

@@ -93,11 +93,9 @@ def at_lattice(spectra: np.ndarray) -> np.ndarray:
 def read_pattern(spectra: np.ndarray, tile: int, counts: np.ndarray | None = None) -> dict:
     """The reading of the pooled spectra of n images, (n, 6, K) by `at_lattice`: "lpp2", "lpp4",
     "lpp8" in dB and "prms" in grey levels of 255, and the same of each plane ("lpp2_Cb").
-
     With `counts` (R, n), how often each image is drawn in each resample, values are (R,). Noise
     raises PRMS near its floor, where an interval can lie above the reading itself. With equal
-    counts, `excess_prms` of decoded and original "prms" is the bootstrap of the excess.
-    """
+    counts, `excess_prms` of decoded and original "prms" is the bootstrap of the excess."""
     weights = np.ones((1, len(spectra))) if counts is None else counts
     weights = weights / len(spectra)
     planes = [_read(weights @ spectra[:, k], tile) for k in range(len(PLANES))]

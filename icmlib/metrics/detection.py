@@ -60,8 +60,8 @@ def average_precision(matches: Matches, weights: np.ndarray | None = None) -> di
     weights = np.ones(len(matches.image_ids)) if weights is None else np.asarray(weights)
     rows = np.atleast_2d(weights).astype(float)
     parts = np.array_split(rows, 1 + len(rows) * len(matches.image) // CHUNK)  # as memory allows
-    kinds = range(len(matches.positives))
-    tables = [[_precision(matches, k, part) for k in kinds] for part in parts]
+    categories = range(len(matches.positives))
+    tables = [[_precision(matches, k, part) for k in categories] for part in parts]
     table = np.concatenate(tables, axis=1)  # (K, R, T)
     table = np.ma.masked_invalid([table.mean(axis=2), table[:, :, 0]])  # (2, K, R)
     values = dict(zip(("AP", "AP50"), table.mean(axis=1).filled(np.nan)))
@@ -94,9 +94,7 @@ def encode_mask(mask: np.ndarray) -> dict:
     return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode()}
 
 
-def _evaluate_images(
-    ground_truth: dict, detections: list[dict], iou_type: str
-) -> tuple[list[int], list[dict]]:
+def _evaluate_images(ground_truth: dict, detections: list[dict], iou_type: str) -> tuple:
     """The image ids, rising, and pycocotools' matches, category by category, by these images. It
     writes to what it is given, hence the copies, and takes an id of 0 for no match."""
     from pycocotools.coco import COCO
@@ -122,13 +120,11 @@ def _precision(matches: Matches, k: int, weights: np.ndarray) -> np.ndarray:
     counts."""
     own = matches.category == k
     drawn, positives = weights[:, matches.image[own]], weights @ matches.positives[k]
-    kinds = zip(matches.true_positive[:, own], ~matches.ignored[:, own])
-    return np.stack([_threshold_precision(drawn, positives, *each) for each in kinds], axis=1)
+    found = zip(matches.true_positive[:, own], ~matches.ignored[:, own])  # at each threshold
+    return np.stack([_threshold_precision(drawn, positives, *each) for each in found], axis=1)
 
 
-def _threshold_precision(
-    weights: np.ndarray, positives: np.ndarray, right: np.ndarray, counted: np.ndarray
-) -> np.ndarray:
+def _threshold_precision(weights, positives, right, counted) -> np.ndarray:
     """Mean over 101 recalls of the best precision at that recall or more, (R,), under weights
     (R, D) of the detections by falling score; positives (R,), right and counted (D,) bool."""
     # Recall, and the envelope of precision, change only where a detection is right.
