@@ -25,7 +25,7 @@ class WeightsUnavailable(UserError, RuntimeError):
 def read_state(url: str, what: str) -> dict:
     """The state dict published at `url`, on the CPU; fetched if it is not in the cache (which the
     variable TORCH_HOME moves). `what` names the weights in messages. Raises WeightsUnavailable: the
-    file is missing, broken, would run code, or has not the SHA-256 in its name."""
+    file is missing, broken, would run code, or was fetched with another SHA-256 than its name."""
     path = Path(torch.hub.get_dir(), "checkpoints", url.rsplit("/", 1)[-1])
     try:
         if path.suffix != ".pkl":

@@ -130,10 +130,10 @@ def avif(quality: int, chroma: str = "4:4:4", container: bool = True) -> PillowC
 
 
 class HEVC(ConventionalCodec):
-    """HEVC intra: x265 in a HEIF file, through pillow-heif; BT.601 YCbCr of full range, 8 bits.
-    Quality is 0 to 100; x265's constant rate factor is (100 - quality) / 2. Its tune "psnr" is
-    without psychovisual optimisation. Parameter sets belong to the container. Raises NotMeasured:
-    pillow-heif was built with another encoder."""
+    """HEVC intra: x265 in a HEIF file without tiles, by pillow-heif; BT.601 YCbCr of full range, 8
+    bits. Quality is 0 to 100; x265's constant rate factor is (100 - quality) / 2. Its tune "psnr"
+    is without psychovisual optimisation. Parameter sets belong to the container. Raises
+    NotMeasured: pillow-heif was built with another encoder."""
 
     def __init__(self, quality: int, chroma: str = "4:4:4", container: bool = True):
         encoder = pillow_heif.libheif_info()["HEIF"]

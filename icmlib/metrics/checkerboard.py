@@ -97,12 +97,11 @@ def read_pattern(spectra: np.ndarray, tile: int, counts: np.ndarray | None = Non
     raises PRMS near its floor, where an interval can lie above the reading itself. With equal
     counts, `excess_prms` of decoded and original "prms" is the bootstrap of the excess."""
     weights = np.ones((1, len(spectra))) if counts is None else counts
-    weights = weights / len(spectra)
-    planes = [_read(weights @ spectra[:, k], tile) for k in range(len(PLANES))]
-    reading = {name: np.max([plane[name] for plane in planes[:3]], axis=0) for name in planes[0]}
-    reading["prms"] = np.sqrt(np.mean([plane["prms"] ** 2 for plane in planes[:3]], axis=0))
-    for plane, own in zip(PLANES, planes):
-        reading |= {f"{name}_{plane}": values for name, values in own.items()}
+    planes = _read(np.tensordot(weights / len(spectra), spectra, axes=1), tile)
+    reading = {name: values[:, :3].max(axis=1) for name, values in planes.items()}
+    reading["prms"] = np.sqrt((planes["prms"][:, :3] ** 2).mean(axis=1))
+    for i, plane in enumerate(PLANES):
+        reading |= {f"{name}_{plane}": values[:, i] for name, values in planes.items()}
     return {k: float(v[0]) for k, v in reading.items()} if counts is None else reading
 
 
@@ -113,14 +112,14 @@ def excess_prms(decoded, original):
 
 
 def _read(pooled: np.ndarray, tile: int) -> dict[str, np.ndarray]:
-    """Of pooled spectra (R, K) of one plane; each value is (R,)."""
+    """Of pooled spectra (R, 6, K); each value is (R, 6)."""
     pooled, reading, power = np.maximum(pooled, POWER_FLOOR), {}, 0.0
     for scale in SCALES:
         points = _lattice(tile)[1][scale]
-        peak = pooled[:, [point for point, *_ in points]]
-        background = np.stack([np.median(pooled[:, near], axis=1) for _, *near in points], axis=1)
-        reading[f"lpp{scale}"] = 10 * np.log10(peak / background).mean(axis=1)
-        power = power + 2.25 * np.maximum(peak - background, 0).sum(axis=1) / tile**2
+        peak = np.stack([pooled[..., each[0]] for each in points])
+        background = np.stack([np.median(pooled[..., each[1:]], axis=-1) for each in points])
+        reading[f"lpp{scale}"] = 10 * np.log10(peak / background).mean(axis=0)
+        power = power + 2.25 * np.maximum(peak - background, 0).sum(axis=0) / tile**2
     return reading | {"prms": 255 * np.sqrt(power)}
 
 

@@ -118,7 +118,7 @@ def _evaluate_images(ground_truth: dict, detections: list[dict], iou_type: str) 
 def _precision(matches: Matches, k: int, weights: np.ndarray) -> np.ndarray:
     """AP of a category at each IoU threshold, (R, T), under weights (R, I); nan where no object
     counts."""
-    own = matches.category == k
+    own = slice(*np.searchsorted(matches.category, (k, k + 1)))
     drawn, positives = weights[:, matches.image[own]], weights @ matches.positives[k]
     found = zip(matches.true_positive[:, own], ~matches.ignored[:, own])  # at each threshold
     return np.stack([_threshold_precision(drawn, positives, *each) for each in found], axis=1)
