@@ -16,7 +16,7 @@ from icmlib import device
 from icmlib.codecs.learned import LearnedCodec
 from icmlib.config import CodecConfig, replace
 from icmlib.downloads import read_state
-from icmlib.io import InputError, did_you_mean
+from icmlib.io import InputError, did_you_mean, load_weights
 
 
 class ScaleHyperpriorS8(ScaleHyperprior):
@@ -28,9 +28,8 @@ class ScaleHyperpriorS8(ScaleHyperprior):
     def __init__(self, up: Callable[[int, int], nn.Module], N: int, M: int):
         super().__init__(N, M)
         self.g_a = nn.Sequential(conv(3, N), GDN(N), conv(N, N), GDN(N), conv(N, M))
-        self.g_s = nn.Sequential(
-            up(M, N), GDN(N, inverse=True), up(N, N), GDN(N, inverse=True), up(N, 3)
-        )
+        inverse = partial(GDN, N, inverse=True)
+        self.g_s = nn.Sequential(up(M, N), inverse(), up(N, N), inverse(), up(N, 3))
 
 
 def resized(channels: int, out: int) -> nn.Module:
@@ -64,7 +63,7 @@ def create(config: CodecConfig, seed: int = 0) -> LearnedCodec:
 def load(config: CodecConfig, path: str | Path) -> LearnedCodec:
     """A trained codec, ready to encode and decode; raises as `icmlib.io.load_weights`."""
     codec = create(config)
-    codec.load(path)
+    load_weights(codec, path)
     return codec.to(device.current()).eval()
 
 
@@ -72,7 +71,8 @@ def pretrained(config: CodecConfig, quality: int) -> LearnedCodec:
     """CompressAI's codec of that name, trained for MSE, ready to encode and decode; its N and M
     override the config's. Raises as `zoo_config` and `icmlib.downloads.read_state`."""
     codec = create(zoo_config(config, quality))
-    state = read_state(_url(config.name, quality), f"{config.name} quality {quality}")
+    url = model_urls[KEYS[config.name]]["mse"][quality]
+    state = read_state(url, f"{config.name} quality {quality}")
     codec.model.load_state_dict(load_pretrained(state))
     codec.to(device.current()).eval().update()
     return codec
@@ -80,14 +80,8 @@ def pretrained(config: CodecConfig, quality: int) -> LearnedCodec:
 
 def zoo_config(config: CodecConfig, quality: int) -> CodecConfig:
     """The config with the N and M of CompressAI's weights; ValueError: none of this quality."""
-    _url(config.name, quality)
-    widths = cfgs[KEYS[config.name]][quality]
-    return replace(config, {"N": widths[0], "M": widths[-1]})
-
-
-def _url(name: str, quality: int) -> str:
-    urls = model_urls.get(KEYS.get(name), {}).get("mse", {})
-    if quality not in urls:
-        known = ", ".join(map(str, urls)) or "none"
-        raise InputError(f"{name} has no weights of quality {quality!r}; there are: {known}")
-    return urls[quality]
+    known = model_urls.get(key := KEYS.get(config.name), {}).get("mse", {})
+    if quality not in known:
+        there = ", ".join(map(str, known)) or "none"
+        raise InputError(f"{config.name} has no weights of quality {quality!r}; there are: {there}")
+    return replace(config, {"N": cfgs[key][quality][0], "M": cfgs[key][quality][-1]})
