@@ -88,51 +88,46 @@ def relative(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def aims(
-    test: pd.DataFrame,
-    row: str | None,
-    change: float,
-    removed: float | None = None,
-    peak: float | None = None,
-    feature: float | None = None,
-    vgg: float | None = None,
-) -> pd.DataFrame:
-    """Findings on a row's aims: AP changes by at least `change` %, PSNR and SSIM rise; and, where
-    given, at least `removed` % of the excess pattern goes, no lattice peak is above `peak` dB, the
-    feature or VGG distance grows by at most so much. None where the table lacks the row."""
+def aims(test: pd.DataFrame, row: str | None, **limits: float) -> pd.DataFrame:
+    """Findings on a row's aims: PSNR and SSIM rise, and it keeps the limits that are given. None
+    where the table lacks the row.
+
+    Args:
+        limits: AP changes by at least `change` %; at least `removed` % of the excess pattern goes;
+            no lattice peak is above `peak` dB; the distance `feature` or `vgg` grows by no more.
+    """
     ap, found = task_measure(test), []
+    down = "at most {:g} % down" if limits.get("change") else "not down"
     machine = ap.replace("_", " ")
-    not_down = f"{machine} at most {-change:g} % down" if change else f"{machine} not down"
-    checks = [
-        ("at least {:g} % of the excess pattern removed", "% of excess PRMS", "removed", removed),
-        ("no lattice peak above {:g} dB", "highest LPP (dB)", "peak", peak),
-        (not_down, f"% of {machine}", f"{ap}_change", change),
-        ("feature distance not up", "difference", "feature_difference", feature),
-        ("VGG distance not up", "difference", "vgg_difference", vgg),
-        ("PSNR up", "dB", "psnr_difference", 0.0),
-        ("SSIM up", "difference", "ssim_difference", 0.0),
-    ]
-    for aim, measure, column, limit in checks:
-        if row in test.index and column in test and limit is not None:
-            lower = column in ("peak", "feature_difference", "vgg_difference")
-            bound = "at_most" if lower else "at_least"
-            figure = with_interval(test.loc[row], column)
-            found.append(finding(f"{row}: {aim.format(limit)}", measure, figure, **{bound: limit}))
+    checks = {  # aim, of what, column
+        "removed": ("at least {:g} % of the excess pattern removed", "% of excess PRMS", "removed"),
+        "peak": ("no lattice peak above {:g} dB", "highest LPP (dB)", "peak"),
+        "change": (f"{machine} {down}", f"% of {machine}", f"{ap}_change"),
+        "feature": ("feature distance not up", "difference", "feature_difference"),
+        "vgg": ("VGG distance not up", "difference", "vgg_difference"),
+        "psnr": ("PSNR up", "dB", "psnr_difference"),
+        "ssim": ("SSIM up", "difference", "ssim_difference"),
+    }
+    for name, limit in (limits | {"psnr": 0.0, "ssim": 0.0}).items():
+        aim, measure, column = checks[name]
+        if row in test.index and column in test:
+            bound = "at_most" if name in ("peak", "feature", "vgg") else "at_least"
+            figures, text = with_interval(test.loc[row], column), aim.format(abs(limit))
+            found.append(finding(f"{row}: {text}", measure, figures, **{bound: limit}))
     return pd.DataFrame(found, columns=FINDING)
 
 
 def claims(test: pd.DataFrame) -> pd.DataFrame:
     """The findings by which all rows are judged: pattern gone, at the paper's price."""
     rows = test.index.drop("base")
-    found = [aims(test, row, change=-1.6, removed=90, peak=5) for row in rows]
+    found = [aims(test, row, removed=90, peak=5, change=-1.6) for row in rows]
     return pd.concat([*found, pd.DataFrame(columns=FINDING)], ignore_index=True)
 
 
 def by_row(seeds: pd.DataFrame) -> pd.DataFrame:
     """`across_seeds` of `claims`: one line per row, one column per claim, such as `2 of 3`."""
-    pairs = [each.split(": ") for each in seeds["finding"]]
-    table = seeds.assign(row=[row for row, _ in pairs], claim=[claim for _, claim in pairs])
-    return table.pivot(index="row", columns="claim", values="holds")
+    names = seeds["finding"].str.extract(r"(?P<row>.*?): (?P<claim>.*)")
+    return names.join(seeds["holds"]).pivot(index="row", columns="claim", values="holds")
 
 
 def paper() -> pd.DataFrame:
@@ -147,21 +142,17 @@ def beside_paper(test: pd.DataFrame) -> pd.DataFrame:
     base = paper().loc["base"]
     rows = paper().drop("base").loc[lambda each: each.index.isin(test.index)]
     ours = test.loc[rows.index]
-    table = rows[["label"]].assign(AP=ours[f"{task_measure(test)}_change"])
-    table["AP_paper"] = 100 * (rows["mAP"] / base["mAP"] - 1)
-    fidelity = [each for each in ("psnr", "ssim", "vgg") if f"{each}_difference" in ours]
-    for measure in fidelity:
-        table[measure] = ours[f"{measure}_difference"]
-        table[f"{measure}_paper"] = rows[measure] - base[measure]
-    signs = table.drop(columns="label").apply(np.sign)
-    for name in ("AP", "AP_paper"):
-        signs[name] = signs[name].where(table[name].abs() >= 0.5, 0.0)
-    measures = ("AP", *fidelity)
-    differ = (
-        ", ".join(name for name in measures if row[name] != row[f"{name}_paper"])
-        for _, row in signs.iterrows()
-    )
-    return table.assign(agrees=[f"not in {which}" if which else "yes" for which in differ])
+    pairs = {"AP": (ours[f"{task_measure(test)}_change"], 100 * (rows["mAP"] / base["mAP"] - 1))}
+    for name in ("psnr", "ssim", "vgg"):
+        if f"{name}_difference" in ours:
+            pairs[name] = ours[f"{name}_difference"], rows[name] - base[name]
+    table, differ = rows[["label"]], pd.Series("", rows.index)
+    for name, pair in pairs.items():
+        table = table.assign(**dict(zip((name, f"{name}_paper"), pair)))
+        least = 0.5 if name == "AP" else 0.0
+        here, there = (np.sign(change.where(change.abs() >= least, 0.0)) for change in pair)
+        differ += np.where(here == there, "", f", {name}")
+    return table.assign(agrees=[f"not in {each[2:]}" if each else "yes" for each in differ])
 
 
 def changes(configs: dict[str, FinetuneConfig], reference: str) -> dict[str, dict]:

@@ -18,26 +18,20 @@ def with_interval(row, column: str, scale: float = 1.0) -> dict[str, float]:
     return {end: scale * float(row[f"{column}{suffix}"]) for end, suffix in ends.items()}
 
 
-def finding(text: str, measure: str, found: dict, **bound: float) -> dict:
-    """One row with the columns FINDING: `found` has value, low and high of what is bounded, by
-    default from below by 0."""
-    said = verdict(found["low"], found["high"], **bound or {"at_least": 0.0})
-    if not np.isfinite(found["value"]):
-        said = "cannot be said"
-    return {"finding": text, "measure": measure, "verdict": said, "reason": ""} | found
-
-
-def verdict(
-    low: float, high: float, at_least: float | None = None, at_most: float | None = None
-) -> str:
-    """A claim `holds` where the whole 95 % interval lies beyond the bound, `does not hold` where
-    all of it lies on the other side, and is `undecided` in between; an interval that touches the
-    bound is no proof. Without an interval it `cannot be said`."""
+def finding(
+    text: str, measure: str, found: dict, at_least: float = 0.0, at_most: float | None = None
+) -> dict:
+    """One row with the columns FINDING: a claim on value, low and high of `found`. It `holds` where
+    the whole 95 % interval lies beyond the bound, `does not hold` where all of it lies on the other
+    side, and is `undecided` in between; an interval that touches the bound is no proof. Without
+    figures it `cannot be said`."""
+    low, high = found["low"], found["high"]
     if at_most is not None:
         low, high, at_least = -high, -low, -at_most
-    if not np.isfinite(low + high):
-        return "cannot be said"
-    return "holds" if low > at_least else "does not hold" if high < at_least else "undecided"
+    said = "holds" if low > at_least else "does not hold" if high < at_least else "undecided"
+    if not np.isfinite([found["value"], low, high]).all():
+        said = "cannot be said"
+    return {"finding": text, "measure": measure, "verdict": said, "reason": ""} | found
 
 
 def across_seeds(profile: Profile, found: pd.DataFrame, name: str) -> pd.DataFrame:

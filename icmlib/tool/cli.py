@@ -15,7 +15,7 @@ from pathlib import Path
 
 import click
 
-# what is slow to import, PyTorch above all, is imported by the command that needs it
+import icmlib as icm  # loads nothing but what is used: PyTorch is slow to import
 
 PATH = click.Path(path_type=Path)
 WEIGHTS = click.option(
@@ -44,9 +44,7 @@ class Commands(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:
-            from icmlib.io import UserError
-
-            if not isinstance(error, UserError | OSError):
+            if not isinstance(error, icm.io.UserError | OSError):
                 raise
             click.echo(f"error: {error}", err=True)
             context.exit(2)
@@ -77,11 +75,10 @@ def encode(source: Path, target: Path, weights: str, force: bool) -> None:
     folder, images that already have a .icm file are skipped; unreadable images are named at the end
     (exit code 1).
     """
-    from icmlib.io import READABLE
     from icmlib.tool import files
 
-    kinds = (READABLE, files.SUFFIX)
-    _code(files.encode_file, _decoders(weights).codec, source, target, kinds, force)
+    kinds = (icm.io.READABLE, files.SUFFIX)
+    _code(files.encode_file, icm.load_decoders(weights).codec, source, target, kinds, force)
 
 
 @main.command()
@@ -105,7 +102,8 @@ def decode(source: Path, target: Path, decoder: str, weights: str, force: bool) 
     from icmlib.tool import files
 
     kinds = ({files.SUFFIX}, ".png")
-    _code(files.decode_file, _decoders(weights).turn(decoder), source, target, kinds, force)
+    codec = icm.load_decoders(weights).turn(decoder)
+    _code(files.decode_file, codec, source, target, kinds, force)
 
 
 def _code(code, codec, source: Path, target: Path, kinds: tuple, force: bool) -> None:
@@ -114,8 +112,6 @@ def _code(code, codec, source: Path, target: Path, kinds: tuple, force: bool) ->
 
     from icmlib.tool import files
 
-    if not source.exists():
-        raise FileNotFoundError(f"{source} does not exist")
     if not source.is_dir():
         click.echo(f"{target}: {_rate([code(codec, source, target)])}")
         return
@@ -142,12 +138,6 @@ def _rate(bitstreams: list) -> str:
     return f"{what}, {size:,} bytes" + (f", {8 * size / pixels:.3f} bpp" if pixels else "")
 
 
-def _decoders(weights: str | None):
-    from icmlib.studies.runs import load_decoders
-
-    return load_decoders(weights)
-
-
 @main.command()
 @click.argument("file", metavar="FILE", type=PATH)
 @WEIGHTS
@@ -163,7 +153,7 @@ def info(file: Path, weights: str) -> None:
     strings = " + ".join(f"{len(string):,}" for string in bitstream.strings)
     click.echo(f"strings   {len(bitstream.strings)} of {strings} bytes")
     click.echo(f"codec     {bitstream.codec}")
-    decoders = _decoders(weights)
+    decoders = icm.load_decoders(weights)
     own = decoders.codec.fingerprint
     reads = "read it" if own == bitstream.codec else f"do not read it: they are of codec {own}"
     click.echo(f"weights   {weights or 'those of icmlib'} {reads}")
@@ -190,7 +180,7 @@ def compare(photo: Path, out: Path, weights: str) -> None:
     """
     from icmlib.tool import photograph
 
-    table = photograph.try_decoders(photo, out, _decoders(weights))
+    table = photograph.try_decoders(photo, out, icm.load_decoders(weights))
     click.echo(table.round(3).to_string())
     click.echo(f"{out}, {out.with_suffix('.csv')}")
 
@@ -226,10 +216,9 @@ def run(notebook: Path, executed: Path, parameters: tuple[str, ...]) -> None:
 @click.option("--target", "targets", multiple=True, help="A file to make, instead of the report.")
 def reproduce(profile: str, study: str, cores: int, targets: tuple[str, ...]) -> None:
     """Run all notebooks of a study that are missing, and write their report."""
-    from icmlib.device import cores as available
     from icmlib.tool.reproduce import reproduce
 
-    sys.exit(reproduce(profile, study, cores or available(), targets))
+    sys.exit(reproduce(profile, study, cores or icm.device.cores(), targets))
 
 
 @main.command()
@@ -247,10 +236,9 @@ def report(html: Path, executed: tuple[Path, ...], profile: str) -> None:
 @click.argument("profile", default="quick")
 def publish(profile: str) -> None:
     """Tables and pictures of a profile's runs to results/reference, and results/README.md."""
-    from icmlib.studies.profile import load_profile
     from icmlib.tool.publish import publish
 
-    for path in publish(load_profile(profile)):
+    for path in publish(icm.load_profile(profile)):
         click.echo(path)
 
 
@@ -275,9 +263,7 @@ def openimages(root: Path, split: str, images: Path) -> None:
 @click.option("--tflops", default=15.0, show_default=True, help="That a GPU sustains.")
 def cost(profile: str, **settings: float) -> None:
     """Hours of a profile, from measured steps."""
-    from icmlib import bench, load_profile
-
-    click.echo(bench.cost(load_profile(profile), **settings).round(3).to_string())
+    click.echo(icm.bench.cost(icm.load_profile(profile), **settings).round(3).to_string())
 
 
 if __name__ == "__main__":

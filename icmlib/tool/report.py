@@ -43,7 +43,7 @@ def build_report(html: Path, notebooks: list[Path], profile_name: str | None = N
     addresses = ("mathjax_url", "require_js_url", "jquery_url", "mermaid_js_url")
     options = dict.fromkeys(code, True) | dict.fromkeys(addresses, "")
     exporter = HTMLExporter(embed_images=True, **options)
-    body, _ = exporter.from_notebook_node(report, {"metadata": {"name": title}})
+    body, _ = exporter.from_notebook_node(report)
     with written(html) as half:
         half.write_text(body, encoding="utf-8")
     return html.resolve()
