@@ -3,6 +3,7 @@ rows beside them."""
 
 from collections.abc import Iterable
 from dataclasses import asdict
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -20,9 +21,6 @@ from icmlib.studies.verdicts import FINDING, finding, interval_text, with_interv
 ENDS = ("", "_low", "_high")
 # rows: the paper's main one, its one for the machine, and the one without adversarial loss
 MAIN, LOW_IMPACT, L2 = "p3x64", "low_impact", "l2"
-
-
-# --- rows --------------------------------------------------------------------------------------
 
 
 def finetuning(profile: Profile, row: str, changes: dict) -> FinetuneConfig:
@@ -88,9 +86,9 @@ def relative(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def aims(test: pd.DataFrame, row: str | None, **limits: float) -> pd.DataFrame:
-    """Findings on a row's aims: PSNR and SSIM rise, and it keeps the limits that are given. None
-    where the table lacks the row.
+def aims(test: pd.DataFrame, *rows: str | None, **limits: float) -> pd.DataFrame:
+    """Findings on the aims of rows: PSNR and SSIM rise, and they keep the limits that are given.
+    None for rows that the table lacks.
 
     Args:
         limits: AP changes by at least `change` %; at least `removed` % of the excess pattern goes;
@@ -108,24 +106,18 @@ def aims(test: pd.DataFrame, row: str | None, **limits: float) -> pd.DataFrame:
         "psnr": ("PSNR up", "dB", "psnr_difference"),
         "ssim": ("SSIM up", "difference", "ssim_difference"),
     }
-    for name, limit in (limits | {"psnr": 0.0, "ssim": 0.0}).items():
+    limits |= {"psnr": 0.0, "ssim": 0.0}
+    for row, (name, limit) in product(test.index.intersection(rows, sort=False), limits.items()):
         aim, measure, column = checks[name]
-        if row in test.index and column in test:
+        if column in test:
             bound = "at_most" if name in ("peak", "feature", "vgg") else "at_least"
             figures, text = with_interval(test.loc[row], column), aim.format(abs(limit))
             found.append(finding(f"{row}: {text}", measure, figures, **{bound: limit}))
     return pd.DataFrame(found, columns=FINDING)
 
 
-def claims(test: pd.DataFrame) -> pd.DataFrame:
-    """The findings by which all rows are judged: pattern gone, at the paper's price."""
-    rows = test.index.drop("base")
-    found = [aims(test, row, removed=90, peak=5, change=-1.6) for row in rows]
-    return pd.concat([*found, pd.DataFrame(columns=FINDING)], ignore_index=True)
-
-
 def by_row(seeds: pd.DataFrame) -> pd.DataFrame:
-    """`across_seeds` of `claims`: one line per row, one column per claim, such as `2 of 3`."""
+    """`across_seeds` of `aims`: one line per row, one column per aim, such as `2 of 3`."""
     names = seeds["finding"].str.extract(r"(?P<row>.*?): (?P<claim>.*)")
     return names.join(seeds["holds"]).pivot(index="row", columns="claim", values="holds")
 
@@ -181,8 +173,7 @@ def paired_rows(profile: Profile, reference: str, names: list[str]) -> pd.DataFr
 def kept(profile: Profile, evaluation: Evaluation, kind: str) -> dict[str, float]:
     """How much of the AP on uncompressed test images is left, in %: `kept`, with its paired 95 %
     interval; `kind` is `mask` or `box`."""
-    folder = run_folder(profile, "task_network", "given")
-    before = load_evaluation(folder, "test")
+    before = load_evaluation(run_folder(profile, "task_network", "given"), "test")
     whole = detection.average_precision(before.matches[kind])["AP"]
     paired = compare(before, evaluation, profile.evaluation.resamples)
     scale = 100 / whole if whole else np.nan
@@ -200,9 +191,6 @@ def effect(row) -> str:
         f"{machine}PSNR by {interval_text(row, 'psnr_difference', 'dB')} "
         f"and SSIM by {interval_text(row, 'ssim_difference')}"
     )
-
-
-# --- pictures ----------------------------------------------------------------------------------
 
 
 def load_variants(profile: Profile, rows: Iterable[str]) -> dict:

@@ -54,9 +54,6 @@ def across_seeds(profile: Profile, found: pd.DataFrame, name: str) -> pd.DataFra
     return seeds.reset_index()
 
 
-# --- answers ---------------------------------------------------------------------------------
-
-
 def answer(run: Run, *sentences: str, trained: bool = True, seeds: Iterable[str] = ()) -> str:
     """The sentences as a paragraph; a trial says so first. If something was `trained`, the last
     one names the trainings: those of `seeds`, or the run's own."""

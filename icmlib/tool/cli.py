@@ -59,9 +59,6 @@ def main() -> None:
             del os.environ[name]
 
 
-# --- pictures -------------------------------------------------------------------------------
-
-
 @main.command()
 @click.argument("source", metavar="IMAGE|FOLDER", type=PATH)
 @click.argument("target", metavar="OUT", type=PATH)
@@ -183,9 +180,6 @@ def compare(photo: Path, out: Path, weights: str) -> None:
     table = photograph.try_decoders(photo, out, icm.load_decoders(weights))
     click.echo(table.round(3).to_string())
     click.echo(f"{out}, {out.with_suffix('.csv')}")
-
-
-# --- the study ------------------------------------------------------------------------------
 
 
 @main.command()

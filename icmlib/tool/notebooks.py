@@ -16,12 +16,8 @@ from icmlib.io import InputError, UserError, did_you_mean
 
 def run_notebook(notebook: str | Path, executed: str | Path, parameters: dict) -> None:
     """Execute a notebook with parameters. The executed copy is `<executed>.unfinished.ipynb` until
-    it is complete; if a cell fails, this copy holds the traceback.
-
-    Raises:
-        InputError: the executed copy would replace the notebook.
-        UserError: a cell failed, or the kernel was killed; names the cell.
-    """
+    it is complete; if a cell fails, this copy holds the traceback. Raises InputError: the executed
+    copy would replace the notebook; UserError: a cell failed, or the kernel was killed."""
     executed, notebook = Path(executed).resolve(), Path(notebook).resolve()
     half = executed.with_name(f"{executed.stem}.unfinished.ipynb")
     if notebook in (executed, half):
@@ -63,14 +59,9 @@ def read_notebook(path: str | Path) -> nbformat.NotebookNode:
 
 def read_parameters(notebook: str | Path, words: list[str]) -> dict:
     """Values of `name=value` words, each of the type of the notebook's default; lists and dicts are
-    YAML.
-
-    Raises:
-        InputError: a parameter that the notebook does not have (papermill only warns), or a value
-            of another type; or as `read_notebook`.
-    """
-    defaults = default_parameters(notebook)
-    parameters = {}
+    YAML. Raises InputError: a parameter that the notebook does not have (papermill only warns), or
+    a value of another type; or as `read_notebook`."""
+    defaults, parameters = default_parameters(notebook), {}
     for word in words:
         name, equals, text = word.partition("=")
         if not equals:

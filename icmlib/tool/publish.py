@@ -49,12 +49,8 @@ may come from different runs: `git log results/reference` says when each was pub
 
 def publish(profile: Profile) -> list[Path]:
     """Copy tables and pictures of `results/<profile>` to `results/reference/<profile>`, and write
-    results/README.md, the table in README.md, and nothing else.
-
-    Raises:
-        FileNotFoundError: the profile has no results.
-        ValueError: its numbers mean nothing.
-    """
+    results/README.md, the table in README.md, and nothing else. Raises FileNotFoundError: the
+    profile has no results; ValueError: its numbers mean nothing."""
     root = project_root()
     source, target = root / "results" / profile.name, root / "results" / "reference" / profile.name
     if profile.meaningless:
@@ -64,7 +60,14 @@ def publish(profile: Profile) -> list[Path]:
         raise FileNotFoundError(f"no tables in {source}; run make reproduce PROFILE={profile.name}")
     target.mkdir(parents=True, exist_ok=True)
     copies = [Path(shutil.copyfile(file, target / file.name)) for file in files]
-    answers = read_json(target / ANSWERS) | _answers(source)
+    answers = read_json(target / ANSWERS)
+    for run in ANSWERED:
+        path = source / run / "notebook.ipynb"
+        answer = read_json(path.parent / "summary.json").get("answer")
+        if answer and path.exists():
+            commit = read_json(path.parent / "run.json")["git"]["commit"]
+            facts = {"commit": commit, "date": date.today().isoformat()}
+            answers[run] = {"notebook": heading(path), "answer": answer, **facts}
     _write(target / ANSWERS, json.dumps(answers, indent=1))
     _write(root / "results" / "README.md", _results_page(target.parent))
     if profile.name == "quick":
@@ -77,19 +80,6 @@ def publish(profile: Profile) -> list[Path]:
 def _write(path: Path, text: str) -> None:
     with written(path) as half:
         half.write_text(text, "utf-8")
-
-
-def _answers(source: Path) -> dict[str, dict]:
-    """Of one run of each kind."""
-    found = {}
-    for run in ANSWERED:
-        path = source / run / "notebook.ipynb"
-        answer = read_json(path.parent / "summary.json").get("answer")
-        if answer and path.exists():
-            commit = read_json(path.parent / "run.json")["git"]["commit"]
-            facts = {"commit": commit, "date": date.today().isoformat()}
-            found[run] = {"notebook": heading(path), "answer": answer, **facts}
-    return found
 
 
 def _results_page(reference: Path) -> str:

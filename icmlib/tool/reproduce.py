@@ -26,13 +26,12 @@ def reproduce(profile: str, study: str, cores: int, targets: tuple[str, ...]) ->
     log = logging.FileHandler(folder / "snakemake.log", encoding="utf-8")
     log.setFormatter(DefaultFormatter())
     progress = Progress(folder, cores)
-    logger = logging.getLogger("snakemake")  # Snakemake clears the handlers of its own below it
-    logger.handlers = [log, progress]
+    # Snakemake clears the handlers of its own below it
+    logging.getLogger("snakemake").handlers = [log, progress]
     threading.Thread(target=progress.watch, daemon=True).start()
     words = ["--snakefile", str(project_root() / "Snakefile"), "--directory", str(project_root())]
     words += ["--cores", str(cores), "--nolock", "--rerun-incomplete", "--quiet", "all"]
-    words += ["--config", f"profile={profile}", f"study={study}"]
-    words += ["--", *targets] if targets else []
+    words += ["--config", f"profile={profile}", f"study={study}", "--", *targets]
     try:
         main(words)
     except SystemExit as end:
@@ -55,8 +54,7 @@ class Progress(logging.Handler):
     def __init__(self, folder: Path, cores: int):
         super().__init__()
         self.folder, self.cores = folder, cores
-        self.total = self.done = 0
-        self.failed: list[str] = []
+        self.total, self.failed = 0, []
         self.left: dict[str, int] = {}  # rule -> runs that have not ended
         self.running: dict[int, logging.LogRecord] = {}  # job -> the event of its start
         self.work: dict[str, float] = {}  # rule -> minutes of its last run, with all cores
@@ -85,7 +83,6 @@ class Progress(logging.Handler):
 
     def _finish(self, job: logging.LogRecord) -> None:
         minutes, file = _minutes(job), self.folder / TIMES
-        self.done += 1
         self.left[job.rule_name] -= 1
         self.work[job.rule_name] = self._share(minutes, job.threads)
         row = {"rule": job.rule_name, "run": self._run(job).name}
@@ -93,7 +90,7 @@ class Progress(logging.Handler):
         pd.DataFrame([row]).to_csv(file, mode="a", header=not file.exists(), index=False)
         now = ", ".join(_what(each).split("  ")[-1] for each in self.running.values())
         now = f"   now {now}" if now else ""
-        progress = f"[{self.done}/{self.total}]"
+        progress = f"[{self.total - sum(self.left.values())}/{self.total}]"
         click.echo(f"{progress} {_what(job)}  {minutes:.1f} min{now}{self._estimate()}")
 
     def _share(self, minutes: float, threads: int) -> float:
@@ -127,8 +124,8 @@ def _what(job: logging.LogRecord) -> str:
     """`03_patchgan_finetuning  p3x64`: a job's notebook and run."""
     books = [Path(each).stem for each in job.input if each.endswith(".ipynb")]
     book = next((each for each in books if each != "notebook"), job.rule_name)
-    names = [str(value) for value in job.wildcards.values()]
-    return f"{book}  {'-'.join(names) or Path(job.output[0]).parent.name}"
+    names = "-".join(map(str, job.wildcards.values()))
+    return f"{book}  {names or Path(job.output[0]).parent.name}"
 
 
 def _minutes(job: logging.LogRecord) -> float:
