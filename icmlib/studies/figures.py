@@ -5,7 +5,6 @@ Panels are given as measure -> axis label.
 """
 
 import textwrap
-from collections.abc import Iterable
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -49,12 +48,10 @@ def _bounds(rows: pd.DataFrame, measure: str) -> tuple:
     return tuple(rows.get(f"{measure}{end}", rows[measure]) for end in ("_low", "_high"))
 
 
-def gallery(
-    images: list[torch.Tensor], titles: list[str] | None = None, columns: int = 6
-) -> Figure:
+def gallery(images: list[torch.Tensor], titles: list[str] = (), columns: int = 6) -> Figure:
     """Images (3, H, W) side by side."""
     figure, axes = _pictures(images, columns, 1.9)
-    for axis, title in zip(axes, titles or ()):
+    for axis, title in zip(axes, titles):
         axis.set_title(title, size=8)
     return figure
 
@@ -82,10 +79,7 @@ def _instance(axis, prediction: dict, i: int, text: str) -> None:
 
 
 def crops(
-    variants: dict[str, torch.Tensor],
-    captions: dict[str, str],
-    box: tuple,
-    labels: dict[str, str] | None = None,
+    variants: dict[str, torch.Tensor], captions: dict, box: tuple, labels: dict | None = None
 ) -> Figure:
     """One image (3, H, W) in several versions: whole above, with `labels` below it; then the same
     crop enlarged (`box`: top, left, size in px), with `captions`."""
@@ -176,9 +170,7 @@ def knob(table: pd.DataFrame, panels: dict[str, str]) -> Figure:
     return figure
 
 
-def rate_curves(
-    points: pd.DataFrame, panels: dict[str, str], main: list[str], anchors: Iterable[str]
-) -> Figure:
+def rate_curves(points: pd.DataFrame, panels: dict, main: list[str], anchors: dict) -> Figure:
     """Measures over the rate (`bpp`), one line per `curve`, one panel per measure: those of `main`
     are bold, with their interval, `anchors` are grey."""
     figure, axes = _panels(1, len(panels), 4.2, 3.6)

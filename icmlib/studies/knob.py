@@ -14,13 +14,8 @@ from icmlib.studies.profile import Profile
 from icmlib.studies.runs import read_summary
 from icmlib.studies.verdicts import FINDING, finding, with_interval
 
-MEASURES = {  # name, and which is better: more, or less
-    "mask_AP": ("mask AP", "at_least"),
-    "box_AP": ("box AP", "at_least"),
-    "psnr": ("PSNR", "at_least"),
-    "ssim": ("SSIM", "at_least"),
-    "feature": ("feature distance", "at_most"),
-}
+MEASURES = {"mask_AP": "mask AP", "box_AP": "box AP", "psnr": "PSNR", "ssim": "SSIM"}
+MEASURES |= {"feature": "feature distance"}  # of which less is better
 
 
 class Blend:
@@ -70,9 +65,10 @@ def against(
     rows = []
     for name, each in evaluations.items():
         paired = compare(reference, each, resamples)
-        for measure, (text, bound) in MEASURES.items():
+        for measure, text in MEASURES.items():
             if f"{measure}_difference" in paired:
                 found = with_interval(paired, f"{measure}_difference")
-                claim = finding(f"{name}: {text} not worse", measure, found, **{bound: 0.0})
+                bound = 0.0 if measure == "feature" else None
+                claim = finding(f"{name}: {text} not worse", measure, found, at_most=bound)
                 rows.append({"row": name} | claim)
     return pd.DataFrame(rows, columns=["row", *FINDING])

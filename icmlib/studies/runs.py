@@ -97,13 +97,19 @@ class Run(Journal):
 
     @device.main_only
     def _move_aside(self, old: dict) -> None:
-        """All but the lock and the notebook that opens this run."""
+        """All but the lock and the notebook that opens this run; the warning names what differs, as
+        `parameters.finetune.lr: 0.1 -> 0.2`."""
         files = [each for each in self.folder.iterdir() if each.name not in (".lock", UNFINISHED)]
         if not files:
             return
         named = (self.folder.with_name(f"{self.folder.name}.old-{n}") for n in itertools.count(1))
         aside = next(folder for folder in named if not folder.exists())
-        changed = _changes(old, self._facts) if old else "run.json cannot be read"
+        was = {key: old.get(key) for key in self._facts}  # run.json holds more than is compared
+        flat = (pd.json_normalize(each).to_dict("records")[0] for each in (was, self._facts))
+        before, after = flat  # by dotted name
+        names = [name for name in before | after if before.get(name) != after.get(name)]
+        changes = [f"{name}: {before.get(name)} -> {after.get(name)}" for name in names]
+        changed = ", ".join(changes) if old else "run.json cannot be read"
         aside.mkdir()
         for file in files:
             file.rename(aside / file.name)
@@ -127,24 +133,13 @@ class Run(Journal):
         if table is not None:
             self.save_table(table, f"figures/{name}")
 
-    def finish(self, summary: dict) -> dict:
+    def finish(self, summary: dict) -> None:
         """Write summary.json, which marks the run as complete."""
         end = datetime.now(UTC).isoformat(timespec="seconds")
         self._write("run.json", self._facts | {"end": end})
         self._write("summary.json", summary)
         if device.main():
             self._lock.release()
-        return summary
-
-
-def _changes(old: dict, new: dict) -> str:
-    """Each value that differs, by its dotted name: `parameters.finetune.lr: 0.1 -> 0.2`."""
-    before, after = (  # run.json holds more than is compared
-        pd.json_normalize({key: each.get(key) for key in new}).to_dict("records")[0]
-        for each in (old, new)
-    )
-    names = [name for name in before | after if before.get(name) != after.get(name)]
-    return ", ".join(f"{name}: {before.get(name)} -> {after.get(name)}" for name in names)
 
 
 def git_state() -> dict:

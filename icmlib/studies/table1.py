@@ -1,7 +1,6 @@
 """Study 1 as tables: the rows that were run, whether the aims hold on test, and the paper's
 rows beside them."""
 
-from collections.abc import Iterable
 from dataclasses import asdict
 from itertools import product
 
@@ -24,11 +23,8 @@ MAIN, LOW_IMPACT, L2 = "p3x64", "low_impact", "l2"
 
 
 def finetuning(profile: Profile, row: str, changes: dict) -> FinetuneConfig:
-    """Settings of a row of the profile, or with `changes` of a new row.
-
-    Raises:
-        ValueError: an unknown row without changes; changes to a row of the profile.
-    """
+    """Settings of a row of the profile, or with `changes` of a new row. Raises ValueError: unknown
+    without changes, or changes to a row of the profile."""
     if row in profile.rows and changes:
         raise InputError(f"row {row!r} is the profile's; give the changes a name of their own")
     return replace(profile.finetune, changes or lookup("row", row, profile.rows))
@@ -69,11 +65,9 @@ def read_rows(profile: Profile, split: str) -> pd.DataFrame:
 
 
 def relative(table: pd.DataFrame) -> pd.DataFrame:
-    """Adds what rows change against the row `base`, each with `_low` and `_high`.
-
-    `mask_AP_change`, `box_AP_change`: in % of the base codec's; `removed`: % of its excess pattern
-    (excess PRMS); `peak`: the highest LPP in dB, and its `period` in px.
-    """
+    """Adds what rows change against the row `base`, each with `_low` and `_high`: `mask_AP_change`,
+    `box_AP_change`, in % of the base codec's; `removed`: % of its excess pattern (excess PRMS);
+    `peak`: the highest LPP in dB, and its `period` in px."""
     table = table.copy()
     base, periods = table.loc["base"], [2, 4, 8]
     for end, opposite in zip(ENDS, ("", "_high", "_low")):
@@ -87,13 +81,9 @@ def relative(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def aims(test: pd.DataFrame, *rows: str | None, **limits: float) -> pd.DataFrame:
-    """Findings on the aims of rows: PSNR and SSIM rise, and they keep the limits that are given.
-    None for rows that the table lacks.
-
-    Args:
-        limits: AP changes by at least `change` %; at least `removed` % of the excess pattern goes;
-            no lattice peak is above `peak` dB; the distance `feature` or `vgg` grows by no more.
-    """
+    """Findings on the aims of rows; none for rows that the table lacks. PSNR and SSIM rise, and
+    within `limits`: AP changes by at least `change` %; at least `removed` % of the excess pattern
+    goes; no lattice peak is above `peak` dB; the distance `feature` or `vgg` grows by no more."""
     ap, found = task_measure(test), []
     down = "at most {:g} % down" if limits.get("change") else "not down"
     machine = ap.replace("_", " ")
@@ -156,18 +146,16 @@ def changes(configs: dict[str, FinetuneConfig], reference: str) -> dict[str, dic
 
 def paired_rows(profile: Profile, reference: str, names: list[str]) -> pd.DataFrame:
     """Paired differences on test of finetuned rows against another finetuned row."""
-    if not names:
-        return pd.DataFrame()
-    folders = {n: run_folder(profile, "finetune", n) for n in [reference, *names]}
-    runs = {name: load_evaluation(folder, "test") for name, folder in folders.items()}
-    base = read_summary(profile, "base_codec", "base")["test"]
+    base, rows = read_summary(profile, "base_codec", "base")["test"], {}
     ap = task_measure(base)
-    rows = {n: compare(runs[reference], runs[n], profile.evaluation.resamples) for n in names}
-    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("row")
-    for end in ENDS:
-        table[f"{ap}_change{end}"] = 100 * table[f"{ap}_difference{end}"] / base[ap]
-    labels = [read_summary(profile, "finetune", name)["label"] for name in names]
-    return table.assign(label=labels)
+    for name in names:
+        folders = [run_folder(profile, "finetune", each) for each in (reference, name)]
+        pair = [load_evaluation(folder, "test") for folder in folders]
+        rows[name] = compare(*pair, profile.evaluation.resamples)
+        for end in ENDS:
+            rows[name][f"{ap}_change{end}"] = 100 * rows[name][f"{ap}_difference{end}"] / base[ap]
+        rows[name]["label"] = read_summary(profile, "finetune", name)["label"]
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("row")
 
 
 def kept(profile: Profile, evaluation: Evaluation, kind: str) -> dict[str, float]:
@@ -193,7 +181,7 @@ def effect(row) -> str:
     )
 
 
-def load_variants(profile: Profile, rows: Iterable[str]) -> dict:
+def load_variants(profile: Profile, rows: list[str]) -> dict:
     """Codecs by the names of their rows: the base codec, finetuned ones, filters after the base."""
     base = load_codec(profile, "base_codec", "base")
     variants = {"base": base}

@@ -24,6 +24,7 @@ WEIGHTS = click.option(
     "results (quick/finetune/p3x64).  [default: the codec of profile quick that comes with icmlib]",
 )
 RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "PMI_", "MPI_LOCAL", "OMPI_COMM_", "MV2_COMM_")
+SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
 FORCE = click.option("--force", is_flag=True, help="For folders: redo files that already exist.")
 
 
@@ -50,7 +51,7 @@ class Commands(click.Group):
             context.exit(2)
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings=SETTINGS)
 def main() -> None:
     """Image coding for machines, and for the people who look at the same bits."""
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
@@ -84,7 +85,6 @@ def encode(source: Path, target: Path, weights: str, force: bool) -> None:
 @click.option(
     "--decoder",
     default="human",
-    show_default=True,
     help="For whom: human, machine, a number from 0 (machine) to 1 (human) between them, or "
     "another name that the weights have (icm info).",
 )
@@ -163,7 +163,6 @@ def info(file: Path, weights: str) -> None:
     "--out",
     type=PATH,
     default="compare.png",
-    show_default=True,
     help="The picture (.png, .jpg, .pdf, .svg); the table lies beside it as .csv.",
 )
 @WEIGHTS
@@ -205,7 +204,7 @@ def run(notebook: Path, executed: Path, parameters: tuple[str, ...]) -> None:
 
 @main.command()
 @click.argument("profile", default="quick")
-@click.option("--study", default="main", show_default=True, help="main, all, finetuning, ...")
+@click.option("--study", default="main", help="main, all, finetuning, ...")
 @click.option("--cores", type=click.IntRange(min=1), help="[default: those there are]")
 @click.option("--target", "targets", multiple=True, help="A file to make, instead of the report.")
 def reproduce(profile: str, study: str, cores: int, targets: tuple[str, ...]) -> None:
@@ -252,9 +251,9 @@ def openimages(root: Path, split: str, images: Path) -> None:
 
 @main.command()
 @click.argument("profile")
-@click.option("--size", default=554, show_default=True, help="Height and width in px.")
-@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Per step.")
-@click.option("--tflops", default=15.0, show_default=True, help="That a GPU sustains.")
+@click.option("--size", default=554, help="Height and width in px.")
+@click.option("--batch", type=click.IntRange(1), default=1, help="Per step.")
+@click.option("--tflops", default=15.0, help="That a GPU sustains.")
 def cost(profile: str, **settings: float) -> None:
     """Hours of a profile, from measured steps."""
     click.echo(icm.bench.cost(icm.load_profile(profile), **settings).round(3).to_string())

@@ -61,7 +61,11 @@ def read_parameters(notebook: str | Path, words: list[str]) -> dict:
     """Values of `name=value` words, each of the type of the notebook's default; lists and dicts are
     YAML. Raises InputError: a parameter that the notebook does not have (papermill only warns), or
     a value of another type; or as `read_notebook`."""
-    defaults, parameters = default_parameters(notebook), {}
+    cells = read_notebook(notebook).cells
+    cells = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    lines = [line for line in ast.parse("\n".join(cells)).body if isinstance(line, ast.Assign)]
+    defaults = {line.targets[0].id: ast.literal_eval(line.value) for line in lines}
+    parameters = {}
     for word in words:
         name, equals, text = word.partition("=")
         if not equals:
@@ -77,11 +81,3 @@ def read_parameters(notebook: str | Path, words: list[str]) -> dict:
             message = f"{notebook}: {name} is {text!r}; {why} {kind.__name__}"
             raise InputError(message) from None
     return parameters
-
-
-def default_parameters(notebook: str | Path) -> dict:
-    """The literals of the cell tagged `parameters`, by name; raises as `read_notebook`."""
-    cells = read_notebook(notebook).cells
-    cells = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
-    lines = [line for line in ast.parse("\n".join(cells)).body if isinstance(line, ast.Assign)]
-    return {line.targets[0].id: ast.literal_eval(line.value) for line in lines}
