@@ -3,7 +3,6 @@ study 1. The curves through the points, and what is found between them, are in c
 
 from collections.abc import Iterator
 from itertools import groupby
-from operator import itemgetter
 
 import numpy as np
 import pandas as pd
@@ -81,7 +80,7 @@ def resampled_curves(profile: Profile) -> dict[str, Curve]:
     rng = np.random.default_rng(0)
     counts = bootstrap.whole_and_resamples(images, profile.evaluation.resamples, rng)
     curves = {}
-    for curve, points in tqdm(groupby(runs(profile), itemgetter(0)), "curves"):
+    for curve, points in tqdm(groupby(runs(profile), lambda each: each[0]), "curves"):
         measured = [load_evaluation(run_folder(profile, *run), name) for _, _, run, name in points]
         measured = pd.DataFrame([resampled(each, counts) for each in measured])
         curves[curve] = {name: np.stack(measured[name]) for name in measured}

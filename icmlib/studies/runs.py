@@ -29,15 +29,7 @@ from icmlib import codecs, datasets, device, tasks
 from icmlib.codecs import Decoders, LearnedCodec
 from icmlib.codecs.decoders import HUMAN, SHIPPED
 from icmlib.config import CodecConfig
-from icmlib.evaluate import (
-    Evaluation,
-    compare,
-    evaluate,
-    load_evaluation,
-    load_vgg,
-    save_evaluation,
-    summarize,
-)
+from icmlib.evaluate import compare, evaluate, load_evaluation, load_vgg, save_evaluation, summarize
 from icmlib.io import InputError, UserError, plain, project_root, read_json, written
 from icmlib.studies.profile import Profile, load_profile
 from icmlib.training.journal import Journal
@@ -216,7 +208,7 @@ def load_decoders(weights: str | Path | None = None) -> Decoders:
 
 def measure(
     run: Run, profile: Profile, codec, task: nn.Module, before: Path | None = None, with_vgg=False
-) -> tuple[dict[str, Evaluation], dict[str, Evaluation], dict[str, dict]]:
+) -> tuple[dict, dict, dict]:
     """Evaluate a codec on val and test, and save what was measured in its run. Returns, by split,
     its evaluations; those of the run folder `before` (or its own); summaries, with the paired
     differences. `with_vgg`: the VGG distance, too, on test; the summary's `vgg` says from where,

@@ -12,7 +12,6 @@ from icmlib import codecs
 from icmlib.config import FinetuneConfig, replace
 from icmlib.evaluate import Evaluation, compare, load_evaluation
 from icmlib.io import InputError, project_root, read_json
-from icmlib.metrics import detection
 from icmlib.studies.profile import Profile, lookup
 from icmlib.studies.runs import load_codec, read_summary, run_folder
 from icmlib.studies.verdicts import FINDING, finding, interval_text, with_interval
@@ -162,10 +161,9 @@ def kept(profile: Profile, evaluation: Evaluation, kind: str) -> dict[str, float
     """How much of the AP on uncompressed test images is left, in %: `kept`, with its paired 95 %
     interval; `kind` is `mask` or `box`."""
     before = load_evaluation(run_folder(profile, "task_network", "given"), "test")
-    whole = detection.average_precision(before.matches[kind])["AP"]
+    whole = read_summary(profile, "task_network", "given")["test"][f"{kind}_AP"]
     paired = compare(before, evaluation, profile.evaluation.resamples)
-    scale = 100 / whole if whole else np.nan
-    name = f"{kind}_AP_difference"
+    scale, name = 100 / whole if whole else np.nan, f"{kind}_AP_difference"
     return {f"kept{end}": scale * (whole + paired[f"{name}{end}"]) for end in ENDS}
 
 

@@ -71,9 +71,9 @@ def publish(profile: Profile) -> list[Path]:
     _write(target / ANSWERS, json.dumps(answers, indent=1))
     _write(root / "results" / "README.md", _results_page(target.parent))
     if profile.name == "quick":
-        page, table = (root / "README.md").read_text("utf-8"), _table1(target / "table1.csv")
-        page = MARKED.sub(lambda marks: marks[1] + table + marks[2], page)
-        _write(root / "README.md", page)
+        table = f"{_markdown(main_rows(target / 'table1.csv').reset_index())}\n\n{LEGEND}"
+        page = (root / "README.md").read_text("utf-8")
+        _write(root / "README.md", MARKED.sub(lambda marks: marks[1] + table + marks[2], page))
     return [*copies, target / ANSWERS]
 
 
@@ -103,18 +103,13 @@ def _section(path: Path) -> str:
     link = f"[{path.name}](reference/{path.parent.name}/{path.name})"
     head = f"\n### {TABLES[path.name]}\n\n{facts} ({link})"
     if path.name == "table1.csv":
-        return f"{head}\n\n{_table1(path, all_rows=True)}\n"
+        return f"{head}\n\n{_markdown(main_rows(path, all_rows=True).reset_index())}\n\n{LEGEND}\n"
     table = table.drop(columns=FACTS, errors="ignore")
     for name in [each for each in table if f"{each}_low" in table]:
         ends = [table.pop(f"{name}{end}") for end in ("_low", "_high")]
         rows = zip(table[name].astype(float), *ends)
         table[name] = ["{:.3g} [{:.3g}, {:.3g}]".format(*row) for row in rows]
     return f"{head}\n\n{_markdown(table)}\n"
-
-
-def _table1(path: Path, all_rows: bool = False) -> str:
-    table = pd.read_csv(path, index_col="row", dtype={"row": str})
-    return f"{_markdown(main_rows(table, all_rows).reset_index())}\n\n{LEGEND}"
 
 
 def _markdown(table: pd.DataFrame) -> str:

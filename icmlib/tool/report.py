@@ -81,8 +81,7 @@ def _first_page(profile: Profile, notebooks: list[Path]) -> str:
         data = base64.b64encode(picture.read_bytes()).decode()
         page += [f'<img alt="photograph" src="data:image/png;base64,{data}">', f"*{CAPTION}*"]
     if (table := folder / "table1.csv").exists() and "ablations" in stages:
-        rows = main_rows(pd.read_csv(table, index_col="row", dtype={"row": str}))
-        page += ["## Table 1, main rows, test split", rows.to_html(), LEGEND]
+        page += ["## Table 1, main rows, test split", main_rows(table).to_html(), LEGEND]
     findings, contents = ["## Findings\n"], ["## Contents\n"]
     for number, (path, stage) in enumerate(zip(notebooks, stages), 1):
         link = f"[{heading(path)}](#chapter-{number})"
@@ -106,12 +105,12 @@ LEGEND = (
 )
 
 
-def main_rows(table: pd.DataFrame, all_rows: bool = False) -> pd.DataFrame:
-    """Table 1 as text: its rows that matter most (base, the paper's main row and low impact, L2
-    alone, the best beyond the paper, a filter), or all."""
+def main_rows(file: Path, all_rows: bool = False) -> pd.DataFrame:
+    """A table1.csv as text: its rows that matter most (base, the paper's main row and low impact,
+    L2 alone, the best beyond the paper, a filter), or all."""
+    table = pd.read_csv(file, index_col="row", dtype={"row": str})
     ap, base = task_measure(table), table.index == "base"
-    beyond = list(table.index[table["chosen"]]) if "chosen" in table else []
-    names = ["base", "p3x64", "low_impact", "l2", *beyond, "bilateral"]
+    main = table.index.isin(["base", "p3x64", "low_impact", "l2", "bilateral"])
     changes = table[[f"{ap}_change{end}" for end in ("", "_low", "_high")]].to_numpy()
     lpp = table[["lpp2", "lpp4", "lpp8"]].to_numpy()
     prms = table[["prms_Y", "prms_Cb", "prms_Cr"]].to_numpy()
@@ -130,4 +129,4 @@ def main_rows(table: pd.DataFrame, all_rows: bool = False) -> pd.DataFrame:
     }
     text = pd.DataFrame(columns)
     text.loc[base, ["against base (%)", "removed (%)"]] = ""
-    return text if all_rows else text.loc[[n for n in dict.fromkeys(names) if n in text.index]]
+    return text if all_rows else text[main | table.get("chosen", False)]
