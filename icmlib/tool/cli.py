@@ -14,8 +14,10 @@ import warnings
 from pathlib import Path
 
 import click
+from tqdm import tqdm
 
 import icmlib as icm  # loads nothing but what is used: PyTorch is slow to import
+from icmlib import tool
 
 PATH = click.Path(path_type=Path)
 WEIGHTS = click.option(
@@ -73,10 +75,9 @@ def encode(source: Path, target: Path, weights: str, force: bool) -> None:
     folder, images that already have a .icm file are skipped; unreadable images are named at the end
     (exit code 1).
     """
-    from icmlib.tool import files
-
-    kinds = (icm.io.READABLE, files.SUFFIX)
-    _code(files.encode_file, icm.load_decoders(weights).codec, source, target, kinds, force)
+    kinds = (icm.io.READABLE, tool.files.SUFFIX)
+    codec = icm.load_decoders(weights).codec
+    _code(tool.files.encode_file, codec, source, target, kinds, force)
 
 
 @main.command()
@@ -96,25 +97,19 @@ def decode(source: Path, target: Path, decoder: str, weights: str, force: bool) 
     One file, in the format of the suffix (.png, .jpg, .webp, .bmp, .tif), or all below a folder to
     PNG files below another folder.
     """
-    from icmlib.tool import files
-
-    kinds = ({files.SUFFIX}, ".png")
+    kinds = ({tool.files.SUFFIX}, ".png")
     codec = icm.load_decoders(weights).turn(decoder)
-    _code(files.decode_file, codec, source, target, kinds, force)
+    _code(tool.files.decode_file, codec, source, target, kinds, force)
 
 
 def _code(code, codec, source: Path, target: Path, kinds: tuple, force: bool) -> None:
     """`code` one file, or a folder of files with the first of `kinds` to files of the second."""
-    from tqdm import tqdm
-
-    from icmlib.tool import files
-
     if not source.is_dir():
         click.echo(f"{target}: {_rate([code(codec, source, target)])}")
         return
-    jobs = files.pairs(source, target, *kinds)
+    jobs = tool.files.pairs(source, target, *kinds)
     left = [each for each in jobs if force or not each[1].exists()]
-    results = files.code_folder(code, codec, left)
+    results = tool.files.code_folder(code, codec, left)
     results = list(tqdm(results, total=len(left), unit="file", disable=not left))
     errors = [each for each in results if isinstance(each, Exception)]
     done = [each for each in results if not isinstance(each, Exception)]
@@ -140,9 +135,7 @@ def _rate(bitstreams: list) -> str:
 @WEIGHTS
 def info(file: Path, weights: str) -> None:
     """Show what a .icm file holds, and which decoders of these weights read it."""
-    from icmlib.tool.files import read_bitstream
-
-    bitstream = read_bitstream(file)
+    bitstream = tool.files.read_bitstream(file)
     pixels = bitstream.width * bitstream.height
     click.echo(f"image     {bitstream.width}x{bitstream.height} px")
     for name, size in (("file", bitstream.total_bytes), ("payload", bitstream.payload_bytes)):
@@ -174,9 +167,7 @@ def compare(photo: Path, out: Path, weights: str) -> None:
     bilateral (sigma 2). bpp is of the payload, bpp_total of the whole file. For the original, both
     are of a PNG file.
     """
-    from icmlib.tool import photograph
-
-    table = photograph.try_decoders(photo, out, icm.load_decoders(weights))
+    table = tool.photograph.try_decoders(photo, out, icm.load_decoders(weights))
     click.echo(table.round(3).to_string())
     click.echo(f"{out}, {out.with_suffix('.csv')}")
 
@@ -190,15 +181,13 @@ def run(notebook: Path, executed: Path, parameters: tuple[str, ...]) -> None:
 
     Its parameters are checked against those that the notebook has.
     """
-    from icmlib.tool import notebooks
-
     if int(os.environ.get("RANK", 0)):  # of several processes, the first one's copy is kept
         executed = Path(tempfile.mkdtemp()) / executed.name
     start = time.perf_counter()
-    values = notebooks.read_parameters(notebook, parameters)
+    values = tool.notebooks.read_parameters(notebook, parameters)
     what = " ".join([notebook.stem, *(f"{name}={value}" for name, value in values.items())])
     click.echo(f"{what}: started")
-    notebooks.run_notebook(notebook, executed, values)
+    tool.notebooks.run_notebook(notebook, executed, values)
     click.echo(f"{what}: done in {(time.perf_counter() - start) / 60:.1f} min")
 
 
@@ -209,9 +198,7 @@ def run(notebook: Path, executed: Path, parameters: tuple[str, ...]) -> None:
 @click.option("--target", "targets", multiple=True, help="A file to make, instead of the report.")
 def reproduce(profile: str, study: str, cores: int, targets: tuple[str, ...]) -> None:
     """Run all notebooks of a study that are missing, and write their report."""
-    from icmlib.tool.reproduce import reproduce
-
-    sys.exit(reproduce(profile, study, cores or icm.device.cores(), targets))
+    sys.exit(tool.reproduce.reproduce(profile, study, cores or icm.device.cores(), targets))
 
 
 @main.command()
@@ -220,18 +207,14 @@ def reproduce(profile: str, study: str, cores: int, targets: tuple[str, ...]) ->
 @click.option("--profile", help="Adds a first page: question, Table 1, findings, contents.")
 def report(html: Path, executed: tuple[Path, ...], profile: str) -> None:
     """Bind executed notebooks into one HTML page."""
-    from icmlib.tool.report import build_report
-
-    click.echo(build_report(html, executed, profile))
+    click.echo(tool.report.build_report(html, executed, profile))
 
 
 @main.command()
 @click.argument("profile", default="quick")
 def publish(profile: str) -> None:
     """Tables and pictures of a profile's runs to results/reference, and results/README.md."""
-    from icmlib.tool.publish import publish
-
-    for path in publish(icm.load_profile(profile)):
+    for path in tool.publish.publish(icm.load_profile(profile)):
         click.echo(path)
 
 

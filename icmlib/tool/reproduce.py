@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 import pandas as pd
+from snakemake.cli import main
+from snakemake.logging import DefaultFormatter
 
 from icmlib.io import project_root
 
@@ -18,9 +20,6 @@ def reproduce(profile: str, study: str, cores: int, targets: tuple[str, ...]) ->
 
     Snakemake's own log goes to `results/<profile>/snakemake.log`.
     """
-    from snakemake.cli import main
-    from snakemake.logging import DefaultFormatter
-
     folder = project_root() / "results" / profile
     folder.mkdir(parents=True, exist_ok=True)
     log = logging.FileHandler(folder / "snakemake.log", encoding="utf-8")
@@ -78,7 +77,7 @@ class Progress(logging.Handler):
         elif event == "job_error" and record.jobid in self.running:
             job = self.running.pop(record.jobid)
             self.failed.append(
-                f"{_what(job)}: see {self._run_folder(job) / 'notebook.unfinished.ipynb'}"
+                f"{_what(job)}: see {self._place(job) / 'notebook.unfinished.ipynb'}"
             )
         elif record.levelno >= logging.ERROR and not self.failed:
             click.echo(record.getMessage(), err=True)
@@ -87,7 +86,7 @@ class Progress(logging.Handler):
         minutes, file = _minutes(job), self.folder / TIMES
         self.left[job.rule_name] -= 1
         self.work[job.rule_name] = self._share(minutes, job.threads)
-        row = {"rule": job.rule_name, "run": self._run_folder(job).name}
+        row = {"rule": job.rule_name, "run": self._place(job).name}
         row |= {"minutes": f"{minutes:.2f}", "threads": job.threads}
         pd.DataFrame([row]).to_csv(file, mode="a", header=not file.exists(), index=False)
         now = ", ".join(_what(each).split("  ")[-1] for each in self.running.values())
@@ -112,12 +111,12 @@ class Progress(logging.Handler):
         while True:
             time.sleep(60)
             for job in list(self.running.values()):
-                minutes, log = _minutes(job), self._run_folder(job) / "log.csv"  # a line per step
+                minutes, log = _minutes(job), self._place(job) / "log.csv"  # a line per step
                 step = f", step {log.read_bytes().count(10) - 1}" if log.exists() else ""
                 if minutes > 1:
                     click.echo(f"        {_what(job)}  {minutes:.0f} min so far{step}")
 
-    def _run_folder(self, job: logging.LogRecord) -> Path:
+    def _place(self, job: logging.LogRecord) -> Path:
         return self.folder.parents[1] / Path(job.output[0].split(" ")[0]).parent
 
 
