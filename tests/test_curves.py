@@ -112,7 +112,8 @@ def test_a_finding_holds_where_its_whole_interval_does(low, high, said):
     assert verdicts.finding("text", "mAP", found)["verdict"] == said
     shifted = {name: value - 2 for name, value in found.items()}
     assert verdicts.finding("text", "mAP", shifted, at_least=-2)["verdict"] == said
-    assert verdicts.verdict(-high, -low, at_most=0) == said
+    mirrored = {"value": -found["value"], "low": -high, "high": -low}
+    assert verdicts.finding("text", "mAP", mirrored, at_most=0)["verdict"] == said
 
 
 def test_bridge_findings_follow_the_aims():

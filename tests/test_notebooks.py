@@ -62,7 +62,9 @@ def test_parameters_reach_the_notebook(notebook, tmp_path):
     ("word", "message"),
     [
         ("step=2", "no parameter 'step' (did you mean 'steps'"),
-        ("steps=two", "steps is 'two'"),
+        ("x=2", "it has: steps, name, rate, on, changes"),
+        ("steps=two", "steps is 'two'; its default 3 is a int"),
+        ("on=maybe", "on is 'maybe'; its default True is a bool"),
         ("rate=fast", "rate is 'fast'; its default 0.5 is a float"),
         ("profile", "not of the form name=value"),
     ],
@@ -191,9 +193,3 @@ def test_variables_that_another_launcher_left_are_ignored(tmp_path):
 def test_a_value_is_read_by_the_type_of_its_default(notebook, word, value):
     (read,) = notebooks.read_parameters(notebook, [word]).values()
     assert read == value and type(read) is type(value)
-
-
-def test_defaults_are_read_as_python_reads_them(notebook):
-    assert notebooks.default_parameters(notebook) == {
-        "steps": 3, "name": "a=b # c", "rate": 0.5, "on": True, "changes": {}
-    }  # fmt: skip

@@ -5,7 +5,6 @@ Panels are given as measure -> axis label.
 """
 
 import textwrap
-from collections.abc import Iterable
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -20,22 +19,16 @@ COLOURS = sns.color_palette("colorblind")
 BASE, FINETUNED, SECOND, OTHER = COLOURS[3], COLOURS[0], COLOURS[1], COLOURS[7]
 
 
-def _panels(rows: int, columns: int, width: float, height: float, grid: bool = True, **options):
+def _panels(rows: int, columns: int, width: float, height: float, **options):
     """A figure and its axes (rows, columns), each of that size in inches."""
     size = (width * columns, height * rows)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=size, squeeze=False, layout="constrained", **options
-    )
-    if grid:
-        for axis in axes.flat:
-            axis.grid(alpha=0.3)
-    return figure, axes
+    return plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", **options)
 
 
 def _pictures(images: list[torch.Tensor], columns: int, width: float):
     """A figure with images (3, H, W), and the axis of each."""
     columns = min(columns, len(images))
-    figure, axes = _panels(-(-len(images) // columns), columns, width, width, grid=False)
+    figure, axes = _panels(-(-len(images) // columns), columns, width, width)
     for axis in axes.flat:
         axis.set_axis_off()
     for axis, image in zip(axes.flat, images):
@@ -50,17 +43,15 @@ def _show(axis, image: torch.Tensor, zoom: bool = False) -> None:
     axis.spines[:].set_visible(False)
 
 
-def _bounds(rows, measure: str) -> tuple:
+def _bounds(rows: pd.DataFrame, measure: str) -> tuple:
     """The ends of the interval around a measure; the measure itself, where it has none."""
     return tuple(rows.get(f"{measure}{end}", rows[measure]) for end in ("_low", "_high"))
 
 
-def gallery(
-    images: list[torch.Tensor], titles: list[str] | None = None, columns: int = 6
-) -> Figure:
+def gallery(images: list[torch.Tensor], titles: list[str] = (), columns: int = 6) -> Figure:
     """Images (3, H, W) side by side."""
     figure, axes = _pictures(images, columns, 1.9)
-    for axis, title in zip(axes, titles or ()):
+    for axis, title in zip(axes, titles):
         axis.set_title(title, size=8)
     return figure
 
@@ -69,11 +60,10 @@ def detections(images: list[torch.Tensor], predictions: list[dict], names: list[
     """Images with their instances (of a score of 0.5 or more): mask, box, class name and score."""
     figure, axes = _pictures(images, 4, 2.6)
     for axis, prediction in zip(axes, predictions):
-        for i, label in enumerate(prediction["labels"].tolist()):
-            score = prediction["scores"][i] if "scores" in prediction else None
-            if score is None or score >= 0.5:  # annotations have none
-                text = names[label - 1] + ("" if score is None else f" {score:.2f}")
-                _instance(axis, prediction, i, text)
+        scores = prediction.get("scores", torch.ones(len(prediction["labels"])))
+        for i in torch.nonzero(scores >= 0.5).ravel().tolist():
+            score = f" {scores[i]:.2f}" if "scores" in prediction else ""  # annotations have none
+            _instance(axis, prediction, i, names[prediction["labels"][i] - 1] + score)
     return figure
 
 
@@ -89,10 +79,7 @@ def _instance(axis, prediction: dict, i: int, text: str) -> None:
 
 
 def crops(
-    variants: dict[str, torch.Tensor],
-    captions: dict[str, str],
-    box: tuple,
-    labels: dict[str, str] | None = None,
+    variants: dict[str, torch.Tensor], captions: dict, box: tuple, labels: dict | None = None
 ) -> Figure:
     """One image (3, H, W) in several versions: whole above, with `labels` below it; then the same
     crop enlarged (`box`: top, left, size in px), with `captions`."""
@@ -101,7 +88,7 @@ def crops(
     height, width = next(iter(variants.values())).shape[-2:]
     lines = 0.14 * max(len(text.splitlines()) for text in labels.values())
     heights = (2 * height / width + 0.25 + lines, 2.3)
-    figure, axes = _panels(2, len(variants), 2, sum(heights) / 2, grid=False, height_ratios=heights)
+    figure, axes = _panels(2, len(variants), 2, sum(heights) / 2, height_ratios=heights)
     for (above, below), (name, image) in zip(axes.T, variants.items()):
         _show(above, image)
         above.add_patch(plt.Rectangle((left - 0.5, top - 0.5), size, size, fill=False, ec="w"))
@@ -128,21 +115,18 @@ def training_curves(log: pd.DataFrame, columns: list[str]) -> Figure:
         median = log[column].rolling(25, min_periods=1, center=True).median()
         axis.plot(log["step"], median, color=FINETUNED, lw=1.5)
         axis.set(xlabel="step", title=column)
+        axis.grid(alpha=0.3)
         if (log[column] > 0).all():
             axis.set_yscale("log")
     return figure
 
 
-def decibels(spectrum: np.ndarray) -> np.ndarray:
-    """Welch power (N, N) -> squared grey levels per frequency, in dB."""
-    return 10 * np.log10(255**2 * spectrum / spectrum.size + 1e-9)
-
-
 def spectra(pooled: dict[str, np.ndarray]) -> Figure:
-    """Pooled Welch spectra (N, N) by name, in dB, DC in the centre: a checkerboard is a lattice
-    of bright points."""
-    figure, axes = _panels(1, len(pooled), 2.5, 2.8, grid=False)
-    shown = [np.fft.fftshift(decibels(power)) for power in pooled.values()]
+    """Pooled Welch spectra (N, N) by name, in dB of squared grey levels per frequency, DC in the
+    centre: a checkerboard is a lattice of bright points."""
+    figure, axes = _panels(1, len(pooled), 2.5, 2.8)
+    levels = [255**2 * power / power.size for power in pooled.values()]
+    shown = [np.fft.fftshift(10 * np.log10(power + 1e-9)) for power in levels]
     low, high = np.percentile(np.stack(shown), (1, 99.8))
     style = {"extent": (-0.5, 0.5, 0.5, -0.5), "vmin": low, "vmax": high, "cmap": "cividis"}
     for axis, name, power in zip(axes[0], pooled, shown):
@@ -161,6 +145,7 @@ def forest(table: pd.DataFrame, panels: dict[str, str]) -> Figure:
         axis.hlines(y, *_bounds(table, measure), color=FINETUNED, lw=1.2)
         axis.plot(table[measure], y, "o", ms=3.5, color=FINETUNED)
         axis.axvline(0, color="0.4", lw=0.8)
+        axis.grid(alpha=0.3)
         axis.set(xlabel=label)
         axis.set_yticks(y, [f"{name} ({row})" for name, row in table["label"].items()], size=7)
     return figure
@@ -179,14 +164,13 @@ def knob(table: pd.DataFrame, panels: dict[str, str]) -> Figure:
             axis.plot(rows["place"], rows[measure], line, color=colour, ms=4, label=way)
             axis.fill_between(rows["place"], *_bounds(rows, measure), color=colour, alpha=0.15)
         axis.axhline(level[measure], color=BASE, lw=1.2, ls=":", label=level["way"])
+        axis.grid(alpha=0.3)
         axis.set(xlabel="machine 0 … 1 human", ylabel=label)
     axes[0, 0].legend(fontsize=7)
     return figure
 
 
-def rate_curves(
-    points: pd.DataFrame, panels: dict[str, str], main: list[str], anchors: Iterable[str]
-) -> Figure:
+def rate_curves(points: pd.DataFrame, panels: dict, main: list[str], anchors: dict) -> Figure:
     """Measures over the rate (`bpp`), one line per `curve`, one panel per measure: those of `main`
     are bold, with their interval, `anchors` are grey."""
     figure, axes = _panels(1, len(panels), 4.2, 3.6)
@@ -201,6 +185,7 @@ def rate_curves(
             if name in main:
                 bounds = _bounds(rows, measure)
                 axis.fill_between(rows["bpp"], *bounds, color=colour, alpha=0.15, lw=0)
+        axis.grid(alpha=0.3)
         axis.set(xscale="log", xlabel="rate (bpp)", ylabel=text)
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_major_formatter("{x:g}")

@@ -14,13 +14,8 @@ from icmlib.studies.profile import Profile
 from icmlib.studies.runs import read_summary
 from icmlib.studies.verdicts import FINDING, finding, with_interval
 
-MEASURES = {  # name, and which is better: more, or less
-    "mask_AP": ("mask AP", "at_least"),
-    "box_AP": ("box AP", "at_least"),
-    "psnr": ("PSNR", "at_least"),
-    "ssim": ("SSIM", "at_least"),
-    "feature": ("feature distance", "at_most"),
-}
+MEASURES = {"mask_AP": "mask AP", "box_AP": "box AP", "psnr": "PSNR", "ssim": "SSIM"}
+MEASURES |= {"feature": "feature distance"}  # of which less is better
 
 
 class Blend:
@@ -38,30 +33,25 @@ def same_pattern(turn: Callable[[float], object], excess: float, data, halvings:
     """The first of 2^halvings places on the way that leaves at most `excess` of the pattern (excess
     PRMS over `data`, grey levels), by bisection; 1 if none does. `turn` makes the codec at a place
     from 0 (machine) to 1 (human)."""
-    parts = 2**halvings
 
     def weak_enough(part: int) -> bool:
-        measured = evaluate(turn(part / parts), None, data, progress=False)
+        measured = evaluate(turn(part / 2**halvings), None, data, progress=False)
         return summarize(measured, resamples=2)["excess_prms"] <= excess
 
-    return bisect_left(range(parts), True, key=weak_enough) / parts
+    return bisect_left(range(2**halvings), True, key=weak_enough) / 2**halvings
 
 
 def table(
-    profile: Profile,
-    human: str,
-    low_impact: str,
-    evaluations: dict[tuple[str, float], Evaluation],
-    base: Evaluation,
+    profile: Profile, human: str, low_impact: str, evaluations: dict, base: Evaluation
 ) -> pd.DataFrame:
-    """One row for the base codec, the two finetuned rows and each evaluation (of a way and a
-    place): all measures, and paired differences from the base codec with their 95 % intervals;
-    `way` is knob, blend or the low-impact row, `place` 0 to 1 (none for that row)."""
-    rows = {"base": {"way": "knob", "place": 0.0}, human: {"way": "knob", "place": 1.0}}
-    rows[low_impact] = {"way": low_impact, "place": None}
-    for name, stage in {"base": "base_codec", human: "finetune", low_impact: "finetune"}.items():
-        rows[name] |= read_summary(profile, stage, name)["test"]
-    resamples = profile.evaluation.resamples
+    """One row for the base codec, the two finetuned rows and each evaluation, by its way and place:
+    all measures, and paired differences from the base codec with their 95 % intervals; `way` is
+    knob, blend or the low-impact row, `place` 0 to 1 (none for that row)."""
+    ends = {"base": ("knob", 0.0), human: ("knob", 1.0), low_impact: (low_impact, None)}
+    rows, resamples = {}, profile.evaluation.resamples
+    for name, (way, place) in ends.items():
+        stage = "base_codec" if name == "base" else "finetune"
+        rows[name] = {"way": way, "place": place} | read_summary(profile, stage, name)["test"]
     for (way, place), each in evaluations.items():
         measured = summarize(each, resamples) | compare(base, each, resamples)
         rows[f"{way} {place:g}"] = {"way": way, "place": place} | measured
@@ -75,9 +65,10 @@ def against(
     rows = []
     for name, each in evaluations.items():
         paired = compare(reference, each, resamples)
-        for measure, (text, bound) in MEASURES.items():
+        for measure, text in MEASURES.items():
             if f"{measure}_difference" in paired:
                 found = with_interval(paired, f"{measure}_difference")
-                claim = finding(f"{name}: {text} not worse", measure, found, **{bound: 0.0})
+                bound = 0.0 if measure == "feature" else None
+                claim = finding(f"{name}: {text} not worse", measure, found, at_most=bound)
                 rows.append({"row": name} | claim)
     return pd.DataFrame(rows, columns=["row", *FINDING])

@@ -12,17 +12,8 @@ import yaml
 from pydantic import BeforeValidator
 from pydantic.dataclasses import dataclass
 
-from icmlib.config import (
-    STRICT,
-    BaseTrainingConfig,
-    ChainConfig,
-    CodecConfig,
-    DataConfig,
-    FinetuneConfig,
-    Precision,
-    TaskConfig,
-    from_dict,
-)
+from icmlib import config as stages
+from icmlib.config import STRICT, CodecConfig, FinetuneConfig, from_dict
 from icmlib.io import InputError, project_root
 
 BRIDGE = "finetuned"  # row of the bridge itself; a profile's bridge_rows are its controls
@@ -49,8 +40,10 @@ class RateTaskConfig:
     """Study 2: a codec at several rates, what of the chain is finetuned, beside which anchors."""
 
     codec: CodecConfig = field(default_factory=lambda: CodecConfig("bmshj2018_hyperprior"))
-    base: BaseTrainingConfig = field(default_factory=lambda: BaseTrainingConfig(lambda_feature=0.0))
-    chain: ChainConfig = field(default_factory=ChainConfig)
+    base: stages.BaseTrainingConfig = field(
+        default_factory=lambda: stages.BaseTrainingConfig(lambda_feature=0.0)
+    )
+    chain: stages.ChainConfig = field(default_factory=stages.ChainConfig)
     points: dict[str, PointConfig] = field(default_factory=dict)  # from the lowest rate
     configurations: dict[str, Changes] = field(default_factory=dict)  # name -> changes of chain
     only_at: dict[str, list[str]] = field(default_factory=dict)  # name -> points; else all
@@ -63,13 +56,13 @@ class RateTaskConfig:
         chains = _changed("configurations", self.chain, self.configurations)
         controls = _changed("bridge_rows", self.bridge, self.bridge_rows)
         points = {*self.bridge_at}.union(*self.only_at.values())
-        trained = self.points_of("C-FT") if "C-FT" in chains else []
+        trained = {*self.points_of("C-FT")} if "C-FT" in chains else set()
         unlisted = [k for k, v in self.anchors.items() if not isinstance(v.get("quality"), list)]
-        _refuse("configurations without parts", [k for k, v in chains.items() if not v.parts])
         unknown = self.only_at.keys() - chains.keys() - controls.keys()
+        _refuse("configurations without parts", [k for k, v in chains.items() if not v.parts])
         _refuse("only_at of no configuration or bridge row", unknown)
         _refuse(f"no points (there are: {', '.join(self.points)})", points.difference(self.points))
-        _refuse("bridge_at where C-FT is not trained (see only_at)", {*self.bridge_at} - {*trained})
+        _refuse("bridge_at where C-FT is not trained (see only_at)", {*self.bridge_at} - trained)
         _refuse("anchors without a list of qualities", unlisted)
 
     def points_of(self, configuration: str) -> list[str]:
@@ -135,7 +128,7 @@ class SpeedConfig:
     repeats: int = 5  # medians are over so many
     # height and width in px, and how many times as fast our step should be
     images: list[list[int]] = field(default_factory=lambda: [[512, 512, 10], [768, 1024, 30]])
-    precisions: list[Precision] = field(default_factory=lambda: ["float32"])
+    precisions: list[stages.Precision] = field(default_factory=lambda: ["float32"])
     scene: int = 512  # px; images of the finetunings that are timed row by row
     crops: list[int] = field(default_factory=lambda: [128, 256])  # px; of base training
     steps: int = 3  # of base training in one call
@@ -150,12 +143,12 @@ class Profile:
     name: str
     seed: int = 0  # of every training but the task network's; `<profile>-seed<n>` sets it
     meaningless: bool = False  # a trial of the machinery: every page and figure says so
-    data: DataConfig = field(default_factory=DataConfig)
-    task: TaskConfig = field(default_factory=TaskConfig)
+    data: stages.DataConfig = field(default_factory=stages.DataConfig)
+    task: stages.TaskConfig = field(default_factory=stages.TaskConfig)
     codec: CodecConfig = field(default_factory=CodecConfig)
     # a trained base codec, from the project's root: a file of decoders; none: train in notebook 02
     base_weights: str | None = None
-    base: BaseTrainingConfig = field(default_factory=BaseTrainingConfig)
+    base: stages.BaseTrainingConfig = field(default_factory=stages.BaseTrainingConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     rate_task: RateTaskConfig = field(default_factory=RateTaskConfig)
@@ -220,8 +213,8 @@ def with_seed(profile: Profile, seed: int) -> Profile:
     facts = {"name": f"{profile.name}-seed{seed}", "seed": seed, "base_weights": None}
     values = dataclasses.asdict(profile) | facts
     study = values["rate_task"]
-    trained = [values["base"], values["finetune"]]
-    for stage in trained + [study[name] for name in ("base", "chain", "bridge")]:
+    trained = (values["base"], values["finetune"], study["base"], study["chain"], study["bridge"])
+    for stage in trained:
         stage["seed"] = seed
     return from_dict(Profile, values)
 

@@ -3,7 +3,6 @@ study 1. The curves through the points, and what is found between them, are in c
 
 from collections.abc import Iterator
 from itertools import groupby
-from operator import itemgetter
 
 import numpy as np
 import pandas as pd
@@ -22,8 +21,6 @@ from icmlib.studies.runs import load_codec, read_summary, run_folder
 from icmlib.studies.verdicts import FINDING, finding, with_interval
 
 MEASURES = ("box_AP", "psnr")  # of the curves that carry intervals
-
-# --- runs --------------------------------------------------------------------------------------
 
 
 def chain(profile: Profile, point: str, configuration: str) -> ChainConfig:
@@ -45,10 +42,7 @@ def anchor_codecs(profile: Profile, name: str) -> dict[str, ConventionalCodec]:
     """An anchor at each of the profile's qualities, by name; raises NotMeasured where it cannot
     run here."""
     options = lookup("anchor", name, profile.rate_task.anchors)
-    return {
-        f"q{quality}": codecs.anchor(name, **options | {"quality": quality})
-        for quality in options["quality"]
-    }
+    return {f"q{q}": codecs.anchor(name, **options | {"quality": q}) for q in options["quality"]}
 
 
 def codec_config(profile: Profile, point: str) -> CodecConfig:
@@ -56,9 +50,6 @@ def codec_config(profile: Profile, point: str) -> CodecConfig:
     study = profile.rate_task
     quality = study.points[point].quality
     return codecs.zoo_config(study.codec, quality) if quality else study.codec
-
-
-# --- points ------------------------------------------------------------------------------------
 
 
 def runs(profile: Profile) -> Iterator[tuple[str, str, tuple[str, str], str]]:
@@ -89,12 +80,10 @@ def resampled_curves(profile: Profile) -> dict[str, Curve]:
     rng = np.random.default_rng(0)
     counts = bootstrap.whole_and_resamples(images, profile.evaluation.resamples, rng)
     curves = {}
-    for curve, points in tqdm(groupby(runs(profile), itemgetter(0)), "curves"):
-        measured = [
-            resampled(load_evaluation(run_folder(profile, *run), name), counts)
-            for _, _, run, name in points
-        ]
-        curves[curve] = {name: np.stack([each[name] for each in measured]) for name in measured[0]}
+    for curve, points in tqdm(groupby(runs(profile), lambda each: each[0]), "curves"):
+        measured = [load_evaluation(run_folder(profile, *run), name) for _, _, run, name in points]
+        measured = pd.DataFrame([resampled(each, counts) for each in measured])
+        curves[curve] = {name: np.stack(measured[name]) for name in measured}
     return curves
 
 
@@ -123,18 +112,14 @@ def equal_rate(curves: dict[str, Curve], rate: float) -> pd.DataFrame:
     """What each curve of at least four points gives at one rate (bpp), beside the paper's figures
     near 0.1 bpp."""
     paper = pd.read_csv(project_root() / "data" / "chamain2020_table.csv", index_col=0)
-    rows = {}
+    rows, columns = {}, ["bpp", "box_mAP", "psnr", "box_mAP_low", "box_mAP_high"]
     for name, curve in curves.items():
         ap, psnr = (at_rate(curve, measure, rate) for measure in MEASURES)
         if len(curve["bpp"]) >= bd.MIN_POINTS and np.isfinite(ap[0]):
-            value, low, high = interval(100 * ap).values()
-            rows[name] = {"bpp": rate, "box_mAP": value, "psnr": psnr[0]}
-            rows[name] |= {"box_mAP_low": low, "box_mAP_high": high}
-    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("configuration")
-    return table.join(paper, rsuffix="_paper")
-
-
-# --- the bridge --------------------------------------------------------------------------------
+            value, *bounds = interval(100 * ap).values()
+            rows[name] = [rate, value, psnr[0], *bounds]
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+    return table.rename_axis("configuration").join(paper, rsuffix="_paper")
 
 
 def bridge(profile: Profile, point: str, row: str, after: dict) -> dict:
@@ -180,9 +165,6 @@ def bridge_findings(table: pd.DataFrame, back: float, change: float) -> pd.DataF
         text = f"{name}: box mAP at most {-change:g} % down"
         rows.append(finding(text, "% of mAP", with_interval(row, "box_AP_change"), at_least=change))
     return pd.DataFrame(rows, columns=FINDING)
-
-
-# --- pictures ----------------------------------------------------------------------------------
 
 
 def pictures(profile: Profile, points: pd.DataFrame, x: torch.Tensor) -> tuple[dict, dict]:

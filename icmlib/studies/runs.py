@@ -29,18 +29,9 @@ from icmlib import codecs, datasets, device, tasks
 from icmlib.codecs import Decoders, LearnedCodec
 from icmlib.codecs.decoders import HUMAN, SHIPPED
 from icmlib.config import CodecConfig
-from icmlib.evaluate import (
-    Evaluation,
-    compare,
-    evaluate,
-    load_evaluation,
-    load_vgg,
-    save_evaluation,
-    summarize,
-)
+from icmlib.evaluate import compare, evaluate, load_evaluation, load_vgg, save_evaluation, summarize
 from icmlib.io import InputError, UserError, plain, project_root, read_json, written
 from icmlib.studies.profile import Profile, load_profile
-from icmlib.tasks import TaskNetwork
 from icmlib.training.journal import Journal
 
 UNFINISHED = "notebook.unfinished.ipynb"  # see icmlib.tool.notebooks.run_notebook
@@ -61,8 +52,7 @@ class Run(Journal):
         old = read_json(self.path("run.json"))
         device.state().wait_for_everyone()  # before one of them writes
         if any(old.get(key) != value for key, value in self._facts.items()):
-            if {file.name for file in self.folder.iterdir()} - {".lock", UNFINISHED}:
-                self._move_aside(old)
+            self._move_aside(old)
             old = {}
         self._facts |= {
             "provenance": plain(provenance),
@@ -70,7 +60,7 @@ class Run(Journal):
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
             "threads": torch.get_num_threads(),
             "git": git_state(),
-            "start": old.get("start", _now()),
+            "start": old.get("start", datetime.now(UTC).isoformat(timespec="seconds")),
             "end": None,
         }
         self._write("run.json", self._facts)
@@ -99,18 +89,24 @@ class Run(Journal):
 
     @device.main_only
     def _move_aside(self, old: dict) -> None:
+        """All but the lock and the notebook that opens this run; the warning names what differs, as
+        `parameters.finetune.lr: 0.1 -> 0.2`."""
+        files = [each for each in self.folder.iterdir() if each.name not in (".lock", UNFINISHED)]
+        if not files:
+            return
         named = (self.folder.with_name(f"{self.folder.name}.old-{n}") for n in itertools.count(1))
         aside = next(folder for folder in named if not folder.exists())
-        self._lock.release(force=True)
-        self.folder.rename(aside)
-        changed = _changes(old, self._facts) if old else "run.json cannot be read"
-        warnings.warn(
-            f"{self.folder} is of another run ({changed}): moved to {aside}", stacklevel=4
-        )
-        self.folder.mkdir()
-        if (aside / UNFINISHED).exists():  # the notebook that opens this run
-            (aside / UNFINISHED).rename(self.folder / UNFINISHED)
-        self._claim()
+        was = {key: old.get(key) for key in self._facts}  # run.json holds more than is compared
+        flat = (pd.json_normalize(each).to_dict("records")[0] for each in (was, self._facts))
+        before, after = flat  # by dotted name
+        names = [name for name in before | after if before.get(name) != after.get(name)]
+        changes = [f"{name}: {before.get(name)} -> {after.get(name)}" for name in names]
+        changed = ", ".join(changes) if old else "run.json cannot be read"
+        aside.mkdir()
+        for file in files:
+            file.rename(aside / file.name)
+        message = f"{self.folder} is of another run ({changed}): moved to {aside}"
+        warnings.warn(message, stacklevel=4)
 
     @device.main_only
     def save_table(self, table: pd.DataFrame, name: str) -> None:
@@ -129,27 +125,13 @@ class Run(Journal):
         if table is not None:
             self.save_table(table, f"figures/{name}")
 
-    def finish(self, summary: dict) -> dict:
+    def finish(self, summary: dict) -> None:
         """Write summary.json, which marks the run as complete."""
-        self._write("run.json", self._facts | {"end": _now()})
+        end = datetime.now(UTC).isoformat(timespec="seconds")
+        self._write("run.json", self._facts | {"end": end})
         self._write("summary.json", summary)
         if device.main():
             self._lock.release()
-        return summary
-
-
-def _changes(old: dict, new: dict) -> str:
-    """Each value that differs, by its dotted name: `parameters.finetune.lr: 0.1 -> 0.2`."""
-    before, after = (  # run.json holds more than is compared
-        pd.json_normalize({key: each.get(key) for key in new}).to_dict("records")[0]
-        for each in (old, new)
-    )
-    names = [name for name in before | after if before.get(name) != after.get(name)]
-    return ", ".join(f"{name}: {before.get(name)} -> {after.get(name)}" for name in names)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def git_state() -> dict:
@@ -208,8 +190,7 @@ def load_codec(
 def load_decoders(weights: str | Path | None = None) -> Decoders:
     """A trained codec and the decoders that read its bits, from a file of decoders, or a run of
     notebooks 02 or 03: its folder, or that below `results` (`quick/finetune/p3x64`); by default the
-    shipped ones of profile `quick`. Raises FileNotFoundError, ValueError: no such file or run;
-    broken; not of one codec."""
+    shipped ones of profile `quick`. Raises FileNotFoundError, ValueError."""
     path = Path(weights or SHIPPED)
     if path.suffix == ".safetensors":
         return codecs.read_decoders(path)
@@ -226,27 +207,19 @@ def load_decoders(weights: str | Path | None = None) -> Decoders:
 
 
 def measure(
-    run: Run,
-    profile: Profile,
-    codec,
-    task: TaskNetwork,
-    before: Path | None = None,
-    with_vgg: bool = False,
-) -> tuple[dict[str, Evaluation], dict[str, Evaluation], dict[str, dict]]:
+    run: Run, profile: Profile, codec, task: nn.Module, before: Path | None = None, with_vgg=False
+) -> tuple[dict, dict, dict]:
     """Evaluate a codec on val and test, and save what was measured in its run. Returns, by split,
     its evaluations; those of the run folder `before` (or its own); summaries, with the paired
     differences. `with_vgg`: the VGG distance, too, on test; the summary's `vgg` says from where,
     or why not."""
-    resamples = {"val": profile.evaluation.resamples_val, "test": profile.evaluation.resamples}
-    vgg, limit, said = None, profile.evaluation.vgg_images, "n/a: switched off"
-    if with_vgg and limit != 0:
-        vgg, said = load_vgg()
+    config, limit = profile.evaluation, profile.evaluation.vgg_images
+    vgg, said = load_vgg() if with_vgg and limit != 0 else (None, "n/a: switched off")
+    settings = {"val": (config.resamples_val, None), "test": (config.resamples, vgg)}
     evaluations, others, summary = {}, {}, {"vgg": said}
-    for split, count in resamples.items():
+    for split, (count, distance) in settings.items():
         data = datasets.create(profile.data, split)
-        evaluations[split] = new = evaluate(
-            codec, task, data, vgg if split == "test" else None, limit
-        )
+        evaluations[split] = new = evaluate(codec, task, data, distance, limit)
         save_evaluation(new, run.folder, split)
         others[split] = load_evaluation(before, split) if before else new
         summary[split] = summarize(new, count) | compare(others[split], new, count)

@@ -1,8 +1,8 @@
 """Study 1 as tables: the rows that were run, whether the aims hold on test, and the paper's
 rows beside them."""
 
-from collections.abc import Iterable
 from dataclasses import asdict
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,6 @@ from icmlib import codecs
 from icmlib.config import FinetuneConfig, replace
 from icmlib.evaluate import Evaluation, compare, load_evaluation
 from icmlib.io import InputError, project_root, read_json
-from icmlib.metrics import detection
 from icmlib.studies.profile import Profile, lookup
 from icmlib.studies.runs import load_codec, read_summary, run_folder
 from icmlib.studies.verdicts import FINDING, finding, interval_text, with_interval
@@ -22,15 +21,9 @@ ENDS = ("", "_low", "_high")
 MAIN, LOW_IMPACT, L2 = "p3x64", "low_impact", "l2"
 
 
-# --- rows --------------------------------------------------------------------------------------
-
-
 def finetuning(profile: Profile, row: str, changes: dict) -> FinetuneConfig:
-    """Settings of a row of the profile, or with `changes` of a new row.
-
-    Raises:
-        ValueError: an unknown row without changes; changes to a row of the profile.
-    """
+    """Settings of a row of the profile, or with `changes` of a new row. Raises ValueError: unknown
+    without changes, or changes to a row of the profile."""
     if row in profile.rows and changes:
         raise InputError(f"row {row!r} is the profile's; give the changes a name of their own")
     return replace(profile.finetune, changes or lookup("row", row, profile.rows))
@@ -71,11 +64,9 @@ def read_rows(profile: Profile, split: str) -> pd.DataFrame:
 
 
 def relative(table: pd.DataFrame) -> pd.DataFrame:
-    """Adds what rows change against the row `base`, each with `_low` and `_high`.
-
-    `mask_AP_change`, `box_AP_change`: in % of the base codec's; `removed`: % of its excess pattern
-    (excess PRMS); `peak`: the highest LPP in dB, and its `period` in px.
-    """
+    """Adds what rows change against the row `base`, each with `_low` and `_high`: `mask_AP_change`,
+    `box_AP_change`, in % of the base codec's; `removed`: % of its excess pattern (excess PRMS);
+    `peak`: the highest LPP in dB, and its `period` in px."""
     table = table.copy()
     base, periods = table.loc["base"], [2, 4, 8]
     for end, opposite in zip(ENDS, ("", "_high", "_low")):
@@ -88,51 +79,36 @@ def relative(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def aims(
-    test: pd.DataFrame,
-    row: str | None,
-    change: float,
-    removed: float | None = None,
-    peak: float | None = None,
-    feature: float | None = None,
-    vgg: float | None = None,
-) -> pd.DataFrame:
-    """Findings on a row's aims: AP changes by at least `change` %, PSNR and SSIM rise; and, where
-    given, at least `removed` % of the excess pattern goes, no lattice peak is above `peak` dB, the
-    feature or VGG distance grows by at most so much. None where the table lacks the row."""
+def aims(test: pd.DataFrame, *rows: str | None, **limits: float) -> pd.DataFrame:
+    """Findings on the aims of rows; none for rows that the table lacks. PSNR and SSIM rise, and
+    within `limits`: AP changes by at least `change` %; at least `removed` % of the excess pattern
+    goes; no lattice peak is above `peak` dB; the distance `feature` or `vgg` grows by no more."""
     ap, found = task_measure(test), []
+    down = "at most {:g} % down" if limits.get("change") else "not down"
     machine = ap.replace("_", " ")
-    not_down = f"{machine} at most {-change:g} % down" if change else f"{machine} not down"
-    checks = [
-        ("at least {:g} % of the excess pattern removed", "% of excess PRMS", "removed", removed),
-        ("no lattice peak above {:g} dB", "highest LPP (dB)", "peak", peak),
-        (not_down, f"% of {machine}", f"{ap}_change", change),
-        ("feature distance not up", "difference", "feature_difference", feature),
-        ("VGG distance not up", "difference", "vgg_difference", vgg),
-        ("PSNR up", "dB", "psnr_difference", 0.0),
-        ("SSIM up", "difference", "ssim_difference", 0.0),
-    ]
-    for aim, measure, column, limit in checks:
-        if row in test.index and column in test and limit is not None:
-            lower = column in ("peak", "feature_difference", "vgg_difference")
-            bound = "at_most" if lower else "at_least"
-            figure = with_interval(test.loc[row], column)
-            found.append(finding(f"{row}: {aim.format(limit)}", measure, figure, **{bound: limit}))
+    checks = {  # aim, of what, column
+        "removed": ("at least {:g} % of the excess pattern removed", "% of excess PRMS", "removed"),
+        "peak": ("no lattice peak above {:g} dB", "highest LPP (dB)", "peak"),
+        "change": (f"{machine} {down}", f"% of {machine}", f"{ap}_change"),
+        "feature": ("feature distance not up", "difference", "feature_difference"),
+        "vgg": ("VGG distance not up", "difference", "vgg_difference"),
+        "psnr": ("PSNR up", "dB", "psnr_difference"),
+        "ssim": ("SSIM up", "difference", "ssim_difference"),
+    }
+    limits |= {"psnr": 0.0, "ssim": 0.0}
+    for row, (name, limit) in product(test.index.intersection(rows, sort=False), limits.items()):
+        aim, measure, column = checks[name]
+        if column in test:
+            bound = "at_most" if name in ("peak", "feature", "vgg") else "at_least"
+            figures, text = with_interval(test.loc[row], column), aim.format(abs(limit))
+            found.append(finding(f"{row}: {text}", measure, figures, **{bound: limit}))
     return pd.DataFrame(found, columns=FINDING)
 
 
-def claims(test: pd.DataFrame) -> pd.DataFrame:
-    """The findings by which all rows are judged: pattern gone, at the paper's price."""
-    rows = test.index.drop("base")
-    found = [aims(test, row, change=-1.6, removed=90, peak=5) for row in rows]
-    return pd.concat([*found, pd.DataFrame(columns=FINDING)], ignore_index=True)
-
-
 def by_row(seeds: pd.DataFrame) -> pd.DataFrame:
-    """`across_seeds` of `claims`: one line per row, one column per claim, such as `2 of 3`."""
-    pairs = [each.split(": ") for each in seeds["finding"]]
-    table = seeds.assign(row=[row for row, _ in pairs], claim=[claim for _, claim in pairs])
-    return table.pivot(index="row", columns="claim", values="holds")
+    """`across_seeds` of `aims`: one line per row, one column per aim, such as `2 of 3`."""
+    names = seeds["finding"].str.extract(r"(?P<row>.*?): (?P<claim>.*)")
+    return names.join(seeds["holds"]).pivot(index="row", columns="claim", values="holds")
 
 
 def paper() -> pd.DataFrame:
@@ -147,21 +123,17 @@ def beside_paper(test: pd.DataFrame) -> pd.DataFrame:
     base = paper().loc["base"]
     rows = paper().drop("base").loc[lambda each: each.index.isin(test.index)]
     ours = test.loc[rows.index]
-    table = rows[["label"]].assign(AP=ours[f"{task_measure(test)}_change"])
-    table["AP_paper"] = 100 * (rows["mAP"] / base["mAP"] - 1)
-    fidelity = [each for each in ("psnr", "ssim", "vgg") if f"{each}_difference" in ours]
-    for measure in fidelity:
-        table[measure] = ours[f"{measure}_difference"]
-        table[f"{measure}_paper"] = rows[measure] - base[measure]
-    signs = table.drop(columns="label").apply(np.sign)
-    for name in ("AP", "AP_paper"):
-        signs[name] = signs[name].where(table[name].abs() >= 0.5, 0.0)
-    measures = ("AP", *fidelity)
-    differ = (
-        ", ".join(name for name in measures if row[name] != row[f"{name}_paper"])
-        for _, row in signs.iterrows()
-    )
-    return table.assign(agrees=[f"not in {which}" if which else "yes" for which in differ])
+    pairs = {"AP": (ours[f"{task_measure(test)}_change"], 100 * (rows["mAP"] / base["mAP"] - 1))}
+    for name in ("psnr", "ssim", "vgg"):
+        if f"{name}_difference" in ours:
+            pairs[name] = ours[f"{name}_difference"], rows[name] - base[name]
+    table, differ = rows[["label"]], pd.Series("", rows.index)
+    for name, pair in pairs.items():
+        table = table.assign(**dict(zip((name, f"{name}_paper"), pair)))
+        least = 0.5 if name == "AP" else 0.0
+        here, there = (np.sign(change.where(change.abs() >= least, 0.0)) for change in pair)
+        differ += np.where(here == there, "", f", {name}")
+    return table.assign(agrees=[f"not in {each[2:]}" if each else "yes" for each in differ])
 
 
 def changes(configs: dict[str, FinetuneConfig], reference: str) -> dict[str, dict]:
@@ -173,29 +145,25 @@ def changes(configs: dict[str, FinetuneConfig], reference: str) -> dict[str, dic
 
 def paired_rows(profile: Profile, reference: str, names: list[str]) -> pd.DataFrame:
     """Paired differences on test of finetuned rows against another finetuned row."""
-    if not names:
-        return pd.DataFrame()
-    folders = {n: run_folder(profile, "finetune", n) for n in [reference, *names]}
-    runs = {name: load_evaluation(folder, "test") for name, folder in folders.items()}
-    base = read_summary(profile, "base_codec", "base")["test"]
+    base, rows = read_summary(profile, "base_codec", "base")["test"], {}
     ap = task_measure(base)
-    rows = {n: compare(runs[reference], runs[n], profile.evaluation.resamples) for n in names}
-    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("row")
-    for end in ENDS:
-        table[f"{ap}_change{end}"] = 100 * table[f"{ap}_difference{end}"] / base[ap]
-    labels = [read_summary(profile, "finetune", name)["label"] for name in names]
-    return table.assign(label=labels)
+    for name in names:
+        folders = [run_folder(profile, "finetune", each) for each in (reference, name)]
+        pair = [load_evaluation(folder, "test") for folder in folders]
+        rows[name] = compare(*pair, profile.evaluation.resamples)
+        for end in ENDS:
+            rows[name][f"{ap}_change{end}"] = 100 * rows[name][f"{ap}_difference{end}"] / base[ap]
+        rows[name]["label"] = read_summary(profile, "finetune", name)["label"]
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("row")
 
 
 def kept(profile: Profile, evaluation: Evaluation, kind: str) -> dict[str, float]:
     """How much of the AP on uncompressed test images is left, in %: `kept`, with its paired 95 %
     interval; `kind` is `mask` or `box`."""
-    folder = run_folder(profile, "task_network", "given")
-    before = load_evaluation(folder, "test")
-    whole = detection.average_precision(before.matches[kind])["AP"]
+    before = load_evaluation(run_folder(profile, "task_network", "given"), "test")
+    whole = read_summary(profile, "task_network", "given")["test"][f"{kind}_AP"]
     paired = compare(before, evaluation, profile.evaluation.resamples)
-    scale = 100 / whole if whole else np.nan
-    name = f"{kind}_AP_difference"
+    scale, name = 100 / whole if whole else np.nan, f"{kind}_AP_difference"
     return {f"kept{end}": scale * (whole + paired[f"{name}{end}"]) for end in ENDS}
 
 
@@ -211,10 +179,7 @@ def effect(row) -> str:
     )
 
 
-# --- pictures ----------------------------------------------------------------------------------
-
-
-def load_variants(profile: Profile, rows: Iterable[str]) -> dict:
+def load_variants(profile: Profile, rows: list[str]) -> dict:
     """Codecs by the names of their rows: the base codec, finetuned ones, filters after the base."""
     base = load_codec(profile, "base_codec", "base")
     variants = {"base": base}

@@ -18,36 +18,26 @@ def with_interval(row, column: str, scale: float = 1.0) -> dict[str, float]:
     return {end: scale * float(row[f"{column}{suffix}"]) for end, suffix in ends.items()}
 
 
-def finding(text: str, measure: str, found: dict, **bound: float) -> dict:
-    """One row with the columns FINDING: `found` has value, low and high of what is bounded, by
-    default from below by 0."""
-    said = verdict(found["low"], found["high"], **bound or {"at_least": 0.0})
-    if not np.isfinite(found["value"]):
+def finding(
+    text: str, measure: str, found: dict, at_least: float = 0.0, at_most: float | None = None
+) -> dict:
+    """One row with the columns FINDING: a claim on value, low and high of `found`. It `holds` where
+    the whole 95 % interval lies beyond the bound, `does not hold` where all of it lies on the other
+    side, and is `undecided` in between; an interval that touches the bound is no proof. Without
+    figures it `cannot be said`."""
+    low, high = found["low"], found["high"]
+    if at_most is not None:
+        low, high, at_least = -high, -low, -at_most
+    said = "holds" if low > at_least else "does not hold" if high < at_least else "undecided"
+    if not np.isfinite([found["value"], low, high]).all():
         said = "cannot be said"
     return {"finding": text, "measure": measure, "verdict": said, "reason": ""} | found
 
 
-def verdict(
-    low: float, high: float, at_least: float | None = None, at_most: float | None = None
-) -> str:
-    """A claim `holds` where the whole 95 % interval lies beyond the bound, `does not hold` where
-    all of it lies on the other side, and is `undecided` in between; an interval that touches the
-    bound is no proof. Without an interval it `cannot be said`."""
-    if at_most is not None:
-        low, high, at_least = -high, -low, -at_most
-    if not np.isfinite(low + high):
-        return "cannot be said"
-    return "holds" if low > at_least else "does not hold" if high < at_least else "undecided"
-
-
 def across_seeds(profile: Profile, found: pd.DataFrame, name: str) -> pd.DataFrame:
     """Each finding's value by seed, in how many seeds it `holds` (`2 of 3`), and the `spread` of
-    the values: their standard deviation over trainings.
-
-    Args:
-        found: findings of this profile.
-        name: of the table that the same notebook wrote for the other seeds, where it ran here.
-    """
+    the values: their standard deviation over trainings. `found` are this profile's; those of other
+    seeds are in the table `name` that the same notebook wrote, where it ran here."""
     tables = {f"seed {profile.seed}": found.set_index("finding")}
     for path in sorted((project_root() / "results").glob(f"{profile.name}-seed*[0-9]/{name}.csv")):
         seed = path.parent.name.rpartition("-seed")[2]
@@ -58,9 +48,6 @@ def across_seeds(profile: Profile, found: pd.DataFrame, name: str) -> pd.DataFra
     seeds.insert(0, "spread", seeds.std(axis=1))
     seeds.insert(0, "holds", [f"{count} of {len(tables)}" for count in held])
     return seeds.reset_index()
-
-
-# --- answers ---------------------------------------------------------------------------------
 
 
 def answer(run: Run, *sentences: str, trained: bool = True, seeds: Iterable[str] = ()) -> str:

@@ -14,8 +14,10 @@ import warnings
 from pathlib import Path
 
 import click
+from tqdm import tqdm
 
-# what is slow to import, PyTorch above all, is imported by the command that needs it
+import icmlib as icm  # loads nothing but what is used: PyTorch is slow to import
+from icmlib import tool
 
 PATH = click.Path(path_type=Path)
 WEIGHTS = click.option(
@@ -24,6 +26,7 @@ WEIGHTS = click.option(
     "results (quick/finetune/p3x64).  [default: the codec of profile quick that comes with icmlib]",
 )
 RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "PMI_", "MPI_LOCAL", "OMPI_COMM_", "MV2_COMM_")
+SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
 FORCE = click.option("--force", is_flag=True, help="For folders: redo files that already exist.")
 
 
@@ -44,24 +47,19 @@ class Commands(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:
-            from icmlib.io import UserError
-
-            if not isinstance(error, UserError | OSError):
+            if not isinstance(error, icm.io.UserError | OSError):
                 raise
             click.echo(f"error: {error}", err=True)
             context.exit(2)
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings=SETTINGS)
 def main() -> None:
     """Image coding for machines, and for the people who look at the same bits."""
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     if "TORCHELASTIC_RUN_ID" not in os.environ:  # left by other programs, not by a launcher
         for name in [name for name in os.environ if name.startswith(RANKS)]:
             del os.environ[name]
-
-
-# --- pictures -------------------------------------------------------------------------------
 
 
 @main.command()
@@ -77,11 +75,9 @@ def encode(source: Path, target: Path, weights: str, force: bool) -> None:
     folder, images that already have a .icm file are skipped; unreadable images are named at the end
     (exit code 1).
     """
-    from icmlib.io import READABLE
-    from icmlib.tool import files
-
-    kinds = (READABLE, files.SUFFIX)
-    _code(files.encode_file, _decoders(weights).codec, source, target, kinds, force)
+    kinds = (icm.io.READABLE, tool.files.SUFFIX)
+    codec = icm.load_decoders(weights).codec
+    _code(tool.files.encode_file, codec, source, target, kinds, force)
 
 
 @main.command()
@@ -90,7 +86,6 @@ def encode(source: Path, target: Path, weights: str, force: bool) -> None:
 @click.option(
     "--decoder",
     default="human",
-    show_default=True,
     help="For whom: human, machine, a number from 0 (machine) to 1 (human) between them, or "
     "another name that the weights have (icm info).",
 )
@@ -102,26 +97,19 @@ def decode(source: Path, target: Path, decoder: str, weights: str, force: bool) 
     One file, in the format of the suffix (.png, .jpg, .webp, .bmp, .tif), or all below a folder to
     PNG files below another folder.
     """
-    from icmlib.tool import files
-
-    kinds = ({files.SUFFIX}, ".png")
-    _code(files.decode_file, _decoders(weights).turn(decoder), source, target, kinds, force)
+    kinds = ({tool.files.SUFFIX}, ".png")
+    codec = icm.load_decoders(weights).turn(decoder)
+    _code(tool.files.decode_file, codec, source, target, kinds, force)
 
 
 def _code(code, codec, source: Path, target: Path, kinds: tuple, force: bool) -> None:
     """`code` one file, or a folder of files with the first of `kinds` to files of the second."""
-    from tqdm import tqdm
-
-    from icmlib.tool import files
-
-    if not source.exists():
-        raise FileNotFoundError(f"{source} does not exist")
     if not source.is_dir():
         click.echo(f"{target}: {_rate([code(codec, source, target)])}")
         return
-    jobs = files.pairs(source, target, *kinds)
+    jobs = tool.files.pairs(source, target, *kinds)
     left = [each for each in jobs if force or not each[1].exists()]
-    results = files.code_folder(code, codec, left)
+    results = tool.files.code_folder(code, codec, left)
     results = list(tqdm(results, total=len(left), unit="file", disable=not left))
     errors = [each for each in results if isinstance(each, Exception)]
     done = [each for each in results if not isinstance(each, Exception)]
@@ -142,20 +130,12 @@ def _rate(bitstreams: list) -> str:
     return f"{what}, {size:,} bytes" + (f", {8 * size / pixels:.3f} bpp" if pixels else "")
 
 
-def _decoders(weights: str | None):
-    from icmlib.studies.runs import load_decoders
-
-    return load_decoders(weights)
-
-
 @main.command()
 @click.argument("file", metavar="FILE", type=PATH)
 @WEIGHTS
 def info(file: Path, weights: str) -> None:
     """Show what a .icm file holds, and which decoders of these weights read it."""
-    from icmlib.tool.files import read_bitstream
-
-    bitstream = read_bitstream(file)
+    bitstream = tool.files.read_bitstream(file)
     pixels = bitstream.width * bitstream.height
     click.echo(f"image     {bitstream.width}x{bitstream.height} px")
     for name, size in (("file", bitstream.total_bytes), ("payload", bitstream.payload_bytes)):
@@ -163,7 +143,7 @@ def info(file: Path, weights: str) -> None:
     strings = " + ".join(f"{len(string):,}" for string in bitstream.strings)
     click.echo(f"strings   {len(bitstream.strings)} of {strings} bytes")
     click.echo(f"codec     {bitstream.codec}")
-    decoders = _decoders(weights)
+    decoders = icm.load_decoders(weights)
     own = decoders.codec.fingerprint
     reads = "read it" if own == bitstream.codec else f"do not read it: they are of codec {own}"
     click.echo(f"weights   {weights or 'those of icmlib'} {reads}")
@@ -176,7 +156,6 @@ def info(file: Path, weights: str) -> None:
     "--out",
     type=PATH,
     default="compare.png",
-    show_default=True,
     help="The picture (.png, .jpg, .pdf, .svg); the table lies beside it as .csv.",
 )
 @WEIGHTS
@@ -188,14 +167,9 @@ def compare(photo: Path, out: Path, weights: str) -> None:
     bilateral (sigma 2). bpp is of the payload, bpp_total of the whole file. For the original, both
     are of a PNG file.
     """
-    from icmlib.tool import photograph
-
-    table = photograph.try_decoders(photo, out, _decoders(weights))
+    table = tool.photograph.try_decoders(photo, out, icm.load_decoders(weights))
     click.echo(table.round(3).to_string())
     click.echo(f"{out}, {out.with_suffix('.csv')}")
-
-
-# --- the study ------------------------------------------------------------------------------
 
 
 @main.command()
@@ -207,29 +181,24 @@ def run(notebook: Path, executed: Path, parameters: tuple[str, ...]) -> None:
 
     Its parameters are checked against those that the notebook has.
     """
-    from icmlib.tool import notebooks
-
     if int(os.environ.get("RANK", 0)):  # of several processes, the first one's copy is kept
         executed = Path(tempfile.mkdtemp()) / executed.name
     start = time.perf_counter()
-    values = notebooks.read_parameters(notebook, parameters)
+    values = tool.notebooks.read_parameters(notebook, parameters)
     what = " ".join([notebook.stem, *(f"{name}={value}" for name, value in values.items())])
     click.echo(f"{what}: started")
-    notebooks.run_notebook(notebook, executed, values)
+    tool.notebooks.run_notebook(notebook, executed, values)
     click.echo(f"{what}: done in {(time.perf_counter() - start) / 60:.1f} min")
 
 
 @main.command()
 @click.argument("profile", default="quick")
-@click.option("--study", default="main", show_default=True, help="main, all, finetuning, ...")
+@click.option("--study", default="main", help="main, all, finetuning, ...")
 @click.option("--cores", type=click.IntRange(min=1), help="[default: those there are]")
 @click.option("--target", "targets", multiple=True, help="A file to make, instead of the report.")
 def reproduce(profile: str, study: str, cores: int, targets: tuple[str, ...]) -> None:
     """Run all notebooks of a study that are missing, and write their report."""
-    from icmlib.device import cores as available
-    from icmlib.tool.reproduce import reproduce
-
-    sys.exit(reproduce(profile, study, cores or available(), targets))
+    sys.exit(tool.reproduce.reproduce(profile, study, cores or icm.device.cores(), targets))
 
 
 @main.command()
@@ -238,19 +207,14 @@ def reproduce(profile: str, study: str, cores: int, targets: tuple[str, ...]) ->
 @click.option("--profile", help="Adds a first page: question, Table 1, findings, contents.")
 def report(html: Path, executed: tuple[Path, ...], profile: str) -> None:
     """Bind executed notebooks into one HTML page."""
-    from icmlib.tool.report import build_report
-
-    click.echo(build_report(html, executed, profile))
+    click.echo(tool.report.build_report(html, executed, profile))
 
 
 @main.command()
 @click.argument("profile", default="quick")
 def publish(profile: str) -> None:
     """Tables and pictures of a profile's runs to results/reference, and results/README.md."""
-    from icmlib.studies.profile import load_profile
-    from icmlib.tool.publish import publish
-
-    for path in publish(load_profile(profile)):
+    for path in tool.publish.publish(icm.load_profile(profile)):
         click.echo(path)
 
 
@@ -270,14 +234,12 @@ def openimages(root: Path, split: str, images: Path) -> None:
 
 @main.command()
 @click.argument("profile")
-@click.option("--size", default=554, show_default=True, help="Height and width in px.")
-@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Per step.")
-@click.option("--tflops", default=15.0, show_default=True, help="That a GPU sustains.")
+@click.option("--size", default=554, help="Height and width in px.")
+@click.option("--batch", type=click.IntRange(1), default=1, help="Per step.")
+@click.option("--tflops", default=15.0, help="That a GPU sustains.")
 def cost(profile: str, **settings: float) -> None:
     """Hours of a profile, from measured steps."""
-    from icmlib import bench, load_profile
-
-    click.echo(bench.cost(load_profile(profile), **settings).round(3).to_string())
+    click.echo(icm.bench.cost(icm.load_profile(profile), **settings).round(3).to_string())
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-import torch
 from PIL import Image
+from torchvision.transforms.functional import to_pil_image
 
 from icmlib.codecs.bitstream import Bitstream
 from icmlib.device import on_all_cores
@@ -17,8 +17,6 @@ from icmlib.io import IMAGE_SUFFIXES, InputError, UserError, files_below, read_i
 
 SUFFIX = ".icm"
 QUALITY = 95  # of decoded pictures that are written as JPEG or WebP
-
-Pair = tuple[Path, Path]  # a file to read, a file to write
 
 
 def encode_file(codec, source: Path, target: Path) -> Bitstream:
@@ -39,10 +37,10 @@ def decode_file(codec, source: Path, target: Path) -> Bitstream:
     bitstream = read_bitstream(source)
     with _about(source):
         image = codec.decode(bitstream)  # (3, H, W)
-    pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    picture = to_pil_image((image.clamp(0, 1) * 255).round().byte())
     format = Image.registered_extensions()[target.suffix.lower()]
     with written(target) as half, _about(target, ValueError):  # WebP takes no more than 16,383 px
-        Image.fromarray(pixels).save(half, format, quality=QUALITY)
+        picture.save(half, format, quality=QUALITY)
     return bitstream
 
 
@@ -68,10 +66,7 @@ def _about(path: Path, kind: type[Exception] = InputError) -> Iterator[None]:
         raise InputError(f"{path}: {error}") from error
 
 
-# --- many at once ------------------------------------------------------------------------
-
-
-def pairs(source: Path, target: Path, suffixes: set[str], suffix: str) -> list[Pair]:
+def pairs(source: Path, target: Path, suffixes: set[str], suffix: str) -> list[tuple]:
     """Every file below `source` with one of the suffixes, and its place below `target`. Raises
     ValueError: there is none, two would become the same file, or `target` is a file."""
     if target.exists() and not target.is_dir():
@@ -87,7 +82,7 @@ def pairs(source: Path, target: Path, suffixes: set[str], suffix: str) -> list[P
     return [(file, made) for made, file in sources.items()]
 
 
-def code_folder(code: Callable, codec, jobs: list[Pair]) -> Iterator[Bitstream | Exception]:
+def code_folder(code: Callable, codec, jobs: list[tuple]) -> Iterator[Bitstream | Exception]:
     """What `encode_file` or `decode_file` returns for each pair, or the error of a file that cannot
     be coded. Raises OSError: a file cannot be written; the others could not be, either."""
     for result in on_all_cores(partial(_attempt, code), codec, jobs):
@@ -96,7 +91,7 @@ def code_folder(code: Callable, codec, jobs: list[Pair]) -> Iterator[Bitstream |
         yield result
 
 
-def _attempt(code: Callable, codec, job: Pair) -> Bitstream | Exception:
+def _attempt(code: Callable, codec, job: tuple) -> Bitstream | Exception:
     try:
         return code(codec, *job)
     except (UserError, OSError) as error:

@@ -16,12 +16,8 @@ from icmlib.io import InputError, UserError, did_you_mean
 
 def run_notebook(notebook: str | Path, executed: str | Path, parameters: dict) -> None:
     """Execute a notebook with parameters. The executed copy is `<executed>.unfinished.ipynb` until
-    it is complete; if a cell fails, this copy holds the traceback.
-
-    Raises:
-        InputError: the executed copy would replace the notebook.
-        UserError: a cell failed, or the kernel was killed; names the cell.
-    """
+    it is complete; if a cell fails, this copy holds the traceback. Raises InputError: the executed
+    copy would replace the notebook; UserError: a cell failed, or the kernel was killed."""
     executed, notebook = Path(executed).resolve(), Path(notebook).resolve()
     half = executed.with_name(f"{executed.stem}.unfinished.ipynb")
     if notebook in (executed, half):
@@ -40,20 +36,15 @@ def run_notebook(notebook: str | Path, executed: str | Path, parameters: dict) -
             start_timeout=600,  # s; 60 are too few on a busy node with a slow disk
             extra_arguments=["--IPKernelApp.log_level=50"],  # not of shutting down
         )
-    except PapermillExecutionError as error:
-        why = f"{error.ename}: {error.evalue}\ntraceback: {half}"
-        raise UserError(f"{notebook}, {_last_cell(half)}:\n{why}") from error
-    except DeadKernelError as error:
+    except (PapermillExecutionError, DeadKernelError) as error:
         why = "the kernel was killed; most often memory ran out"
-        raise UserError(f"{notebook}, {_last_cell(half)}:\n{why}") from error
+        if isinstance(error, PapermillExecutionError):
+            why = f"{error.ename}: {error.evalue}\ntraceback: {half}"
+        cells = read_notebook(half).cells
+        begun = [cell for cell in cells if cell.metadata.get("papermill", {}).get("start_time")]
+        cell = begun[-1].source.strip().splitlines()[0]
+        raise UserError(f"{notebook}, cell `{cell}`:\n{why}") from error
     half.replace(executed)
-
-
-def _last_cell(executed: Path) -> str:
-    """The last cell that a notebook began, by its first line."""
-    cells = read_notebook(executed).cells
-    begun = [cell for cell in cells if cell.metadata.get("papermill", {}).get("start_time")]
-    return f"cell `{begun[-1].source.strip().splitlines()[0]}`"
 
 
 def read_notebook(path: str | Path) -> nbformat.NotebookNode:
@@ -67,39 +58,26 @@ def read_notebook(path: str | Path) -> nbformat.NotebookNode:
 
 
 def read_parameters(notebook: str | Path, words: list[str]) -> dict:
-    """Values of `name=value` words, each of the type of the notebook's default.
-
-    Raises:
-        InputError: a parameter that the notebook does not have (papermill only warns), or a value
-            of another type; or as `read_notebook`.
-    """
-    defaults = default_parameters(notebook)
+    """Values of `name=value` words, each of the type of the notebook's default; lists and dicts are
+    YAML. Raises InputError: a parameter that the notebook does not have (papermill only warns), or
+    a value of another type; or as `read_notebook`."""
+    cells = read_notebook(notebook).cells
+    cells = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    lines = [line for line in ast.parse("\n".join(cells)).body if isinstance(line, ast.Assign)]
+    defaults = {line.targets[0].id: ast.literal_eval(line.value) for line in lines}
     parameters = {}
     for word in words:
-        name, equals, value = word.partition("=")
+        name, equals, text = word.partition("=")
         if not equals:
             raise InputError(f"parameter {word!r} is not of the form name=value")
         if name not in defaults:
             hint, has = did_you_mean(name, defaults), ", ".join(defaults)
             raise InputError(f"{notebook} has no parameter {name!r}{hint}; it has: {has}")
-        parameters[name] = _typed(value, defaults[name], f"{notebook}: {name}")
+        kind, why = type(defaults[name]), f"its default {defaults[name]!r} is a"
+        try:
+            value = yaml.safe_load(text) if kind in (list, dict) else text
+            parameters[name] = TypeAdapter(kind).validate_python(value)
+        except (yaml.YAMLError, ValueError):
+            message = f"{notebook}: {name} is {text!r}; {why} {kind.__name__}"
+            raise InputError(message) from None
     return parameters
-
-
-def default_parameters(notebook: str | Path) -> dict:
-    """The literals of the cell tagged `parameters`, by name; raises as `read_notebook`."""
-    cells = read_notebook(notebook).cells
-    cells = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
-    lines = [line for line in ast.parse("\n".join(cells)).body if isinstance(line, ast.Assign)]
-    return {line.targets[0].id: ast.literal_eval(line.value) for line in lines}
-
-
-def _typed(text: str, default, what: str):
-    """The text as a value of the default's type; lists and dicts are YAML."""
-    kind = type(default)
-    try:
-        value = yaml.safe_load(text) if kind in (list, dict) else text
-        return TypeAdapter(kind).validate_python(value)
-    except (yaml.YAMLError, ValueError):
-        why = f"its default {default!r} is a {kind.__name__}"
-        raise InputError(f"{what} is {text!r}; {why}") from None

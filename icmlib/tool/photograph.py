@@ -27,10 +27,12 @@ def try_decoders(photo: Path, out: Path, decoders: Decoders) -> pd.DataFrame:
         raise InputError(f"{photo} would be overwritten; name another picture with --out")
     image = read_image(photo, upright=True)
     coded = CodedImage(decoders, image)
-    pictures = decode_all(coded)
-    other = pictures[HUMAN if HUMAN in pictures else ORIGINAL]
+    pictures = {ORIGINAL: image} | {name: coded.decode(name) for name in decoders.names}
+    for name, sigma in SIGMAS.items():
+        filtered = FILTERS[name](decoders.codec, sigma).decode(coded.bitstream)
+        pictures[f"{MACHINE} + {name}"] = fidelity.to_8bit(filtered)
     size = min(96, min(image.shape[-2:]) // 2)  # so that single pixels are seen
-    crop = figures.differing_crop(pictures[MACHINE], other, size)
+    crop = figures.differing_crop(pictures[MACHINE], pictures.get(HUMAN, image), size)
     table = measure(coded, pictures)
     rows = table.drop(ORIGINAL).iterrows()
     captions = {name: f"{row['bpp']:.3f} bpp, {row['psnr']:.2f} dB" for name, row in rows}
@@ -41,17 +43,6 @@ def try_decoders(photo: Path, out: Path, decoders: Decoders) -> pd.DataFrame:
     with written(out.with_suffix(".csv")) as half:
         table.to_csv(half)
     return table
-
-
-def decode_all(coded: CodedImage) -> dict[str, torch.Tensor]:
-    """The original, what each decoder makes of its bits, and the machine's picture filtered; each
-    (3, H, W)."""
-    decoders = coded.decoders
-    pictures = {ORIGINAL: coded.x} | {name: coded.decode(name) for name in decoders.names}
-    for name, sigma in SIGMAS.items():
-        filtered = FILTERS[name](decoders.codec, sigma).decode(coded.bitstream)
-        pictures[f"{MACHINE} + {name}"] = fidelity.to_8bit(filtered)
-    return pictures
 
 
 def measure(coded: CodedImage, pictures: dict[str, torch.Tensor]) -> pd.DataFrame:

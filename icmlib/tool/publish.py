@@ -50,12 +50,8 @@ may come from different runs: `git log results/reference` says when each was pub
 
 def publish(profile: Profile) -> list[Path]:
     """Copy tables and pictures of `results/<profile>` to `results/reference/<profile>`, and write
-    results/README.md, the table in README.md, and nothing else.
-
-    Raises:
-        FileNotFoundError: the profile has no results.
-        ValueError: its numbers mean nothing.
-    """
+    results/README.md, the table in README.md, and nothing else. Raises FileNotFoundError: the
+    profile has no results; ValueError: its numbers mean nothing."""
     root = project_root()
     source, target = root / "results" / profile.name, root / "results" / "reference" / profile.name
     if profile.meaningless:
@@ -65,32 +61,26 @@ def publish(profile: Profile) -> list[Path]:
         raise FileNotFoundError(f"no tables in {source}; run make reproduce PROFILE={profile.name}")
     target.mkdir(parents=True, exist_ok=True)
     copies = [Path(shutil.copyfile(file, target / file.name)) for file in files]
-    answers = read_json(target / ANSWERS) | _answers(source)
-    _write(target / ANSWERS, json.dumps(answers, indent=1))
-    _write(root / "results" / "README.md", _results_page(target.parent))
-    if profile.name == "quick":
-        page, table = (root / "README.md").read_text("utf-8"), _table1(target / "table1.csv")
-        page = MARKED.sub(lambda marks: marks[1] + table + marks[2], page)
-        _write(root / "README.md", page)
-    return [*copies, target / ANSWERS]
-
-
-def _write(path: Path, text: str) -> None:
-    with written(path) as half:
-        half.write_text(text, "utf-8")
-
-
-def _answers(source: Path) -> dict[str, dict]:
-    """Of one run of each kind."""
-    found = {}
+    answers = read_json(target / ANSWERS)
     for run in ANSWERED:
         path = source / run / "notebook.ipynb"
         answer = read_json(path.parent / "summary.json").get("answer")
         if answer and path.exists():
             commit = read_json(path.parent / "run.json")["git"]["commit"]
             facts = {"commit": commit, "date": date.today().isoformat()}
-            found[run] = {"notebook": heading(path), "answer": answer, **facts}
-    return found
+            answers[run] = {"notebook": heading(path), "answer": answer, **facts}
+    _write(target / ANSWERS, json.dumps(answers, indent=1))
+    _write(root / "results" / "README.md", _results_page(target.parent))
+    if profile.name == "quick":
+        table = f"{_markdown(main_rows(target / 'table1.csv').reset_index())}\n\n{LEGEND}"
+        page = (root / "README.md").read_text("utf-8")
+        _write(root / "README.md", MARKED.sub(lambda marks: marks[1] + table + marks[2], page))
+    return [*copies, target / ANSWERS]
+
+
+def _write(path: Path, text: str) -> None:
+    with written(path) as half:
+        half.write_text(text, "utf-8")
 
 
 def _results_page(reference: Path) -> str:
@@ -114,18 +104,13 @@ def _section(path: Path) -> str:
     link = f"[{path.name}](reference/{path.parent.name}/{path.name})"
     head = f"\n### {TABLES[path.name]}\n\n{facts} ({link})"
     if path.name == "table1.csv":
-        return f"{head}\n\n{_table1(path, all_rows=True)}\n"
+        return f"{head}\n\n{_markdown(main_rows(path, all_rows=True).reset_index())}\n\n{LEGEND}\n"
     table = table.drop(columns=FACTS, errors="ignore")
     for name in [each for each in table if f"{each}_low" in table]:
         ends = [table.pop(f"{name}{end}") for end in ("_low", "_high")]
         rows = zip(table[name].astype(float), *ends)
         table[name] = ["{:.3g} [{:.3g}, {:.3g}]".format(*row) for row in rows]
     return f"{head}\n\n{_markdown(table)}\n"
-
-
-def _table1(path: Path, all_rows: bool = False) -> str:
-    table = pd.read_csv(path, index_col="row", dtype={"row": str})
-    return f"{_markdown(main_rows(table, all_rows).reset_index())}\n\n{LEGEND}"
 
 
 def _markdown(table: pd.DataFrame) -> str:

@@ -23,15 +23,8 @@ TRIAL = f'<div style="{STYLE}">A trial of the machinery: these numbers mean noth
 
 
 def build_report(html: Path, notebooks: list[Path], profile_name: str | None = None) -> Path:
-    """One self-contained HTML page of executed notebooks: text, tables and pictures, no code.
-
-    Args:
-        notebooks: executed, in order; those of a profile lie in its run folders.
-        profile_name: adds a first page; none: notebooks alone.
-
-    Raises:
-        FileNotFoundError, InputError: a notebook that is missing, or none.
-    """
+    """One self-contained HTML page of executed notebooks, in order: text, tables and pictures, no
+    code. A profile, in whose run folders they lie, adds a first page. Raises as `read_notebook`."""
     cells = [cell for number, path in enumerate(notebooks, 1) for cell in _chapter(path, number)]
     title = "icmlib"
     if profile_name:
@@ -43,13 +36,10 @@ def build_report(html: Path, notebooks: list[Path], profile_name: str | None = N
     addresses = ("mathjax_url", "require_js_url", "jquery_url", "mermaid_js_url")
     options = dict.fromkeys(code, True) | dict.fromkeys(addresses, "")
     exporter = HTMLExporter(embed_images=True, **options)
-    body, _ = exporter.from_notebook_node(report, {"metadata": {"name": title}})
+    body, _ = exporter.from_notebook_node(report)
     with written(html) as half:
         half.write_text(body, encoding="utf-8")
     return html.resolve()
-
-
-# --- notebooks ------------------------------------------------------------------------------
 
 
 def _chapter(path: Path, number: int) -> list:
@@ -75,11 +65,7 @@ def heading(notebook: Path, pattern: str = r"^# (.*)$") -> str:
     return found[1] if found else notebook.stem
 
 
-# --- the first page -------------------------------------------------------------------------
-
-
 def _first_page(profile: Profile, notebooks: list[Path]) -> str:
-    """Title, facts, question, picture, main rows, findings, contents, in Markdown."""
     folder = project_root() / "results" / profile.name
     stages = [path.parent.parent.name for path in notebooks]
     git = git_state()
@@ -87,22 +73,21 @@ def _first_page(profile: Profile, notebooks: list[Path]) -> str:
     facts = profile.provenance | {"commit": commit, "date": date.today().isoformat()}
     page = ["# Image coding for machines, and for the people who look at the same bits"]
     page += [" · ".join(f"{name} {value}" for name, value in facts.items())]
-    asked = [path for path, stage in zip(notebooks, stages) if stage in ASKED]
-    page += [heading(path, r"^\*\*Question\.\*\* (.*)$") for path in asked]
+    question = r"^\*\*Question\.\*\* (.*)$"
+    page += [heading(path, question) for path, stage in zip(notebooks, stages) if stage in ASKED]
     if profile.meaningless:
         page.insert(0, TRIAL)
     if (picture := folder / "photograph.png").exists() and "figures" in stages:
         data = base64.b64encode(picture.read_bytes()).decode()
         page += [f'<img alt="photograph" src="data:image/png;base64,{data}">', f"*{CAPTION}*"]
     if (table := folder / "table1.csv").exists() and "ablations" in stages:
-        rows = main_rows(pd.read_csv(table, index_col="row", dtype={"row": str}))
-        page += ["## Table 1, main rows, test split", rows.to_html(), LEGEND]
+        page += ["## Table 1, main rows, test split", main_rows(table).to_html(), LEGEND]
     findings, contents = ["## Findings\n"], ["## Contents\n"]
-    for number, path in enumerate(notebooks, 1):
+    for number, (path, stage) in enumerate(zip(notebooks, stages), 1):
         link = f"[{heading(path)}](#chapter-{number})"
         contents.append(f"{number}. {link}")
         answer = read_json(path.parent / "summary.json").get("answer")
-        if answer and path.parent.parent.name not in GIVEN:
+        if answer and stage not in GIVEN:
             findings.append(f"- **{link}** {answer}")
     return "\n\n".join([*page, "\n".join(findings), "\n".join(contents)])
 
@@ -120,12 +105,12 @@ LEGEND = (
 )
 
 
-def main_rows(table: pd.DataFrame, all_rows: bool = False) -> pd.DataFrame:
-    """Table 1 as text: its rows that matter most (base, the paper's main row and low impact, L2
-    alone, the best beyond the paper, a filter), or all."""
+def main_rows(file: Path, all_rows: bool = False) -> pd.DataFrame:
+    """A table1.csv as text: its rows that matter most (base, the paper's main row and low impact,
+    L2 alone, the best beyond the paper, a filter), or all."""
+    table = pd.read_csv(file, index_col="row", dtype={"row": str})
     ap, base = task_measure(table), table.index == "base"
-    beyond = list(table.index[table["chosen"]]) if "chosen" in table else []
-    names = ["base", "p3x64", "low_impact", "l2", *beyond, "bilateral"]
+    main = table.index.isin(["base", "p3x64", "low_impact", "l2", "bilateral"])
     changes = table[[f"{ap}_change{end}" for end in ("", "_low", "_high")]].to_numpy()
     lpp = table[["lpp2", "lpp4", "lpp8"]].to_numpy()
     prms = table[["prms_Y", "prms_Cb", "prms_Cr"]].to_numpy()
@@ -144,4 +129,4 @@ def main_rows(table: pd.DataFrame, all_rows: bool = False) -> pd.DataFrame:
     }
     text = pd.DataFrame(columns)
     text.loc[base, ["against base (%)", "removed (%)"]] = ""
-    return text if all_rows else text.loc[[n for n in dict.fromkeys(names) if n in text.index]]
+    return text if all_rows else text[main | table.get("chosen", False)]

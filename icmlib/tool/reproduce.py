@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 import pandas as pd
+from snakemake.cli import main
+from snakemake.logging import DefaultFormatter
 
 from icmlib.io import project_root
 
@@ -18,21 +20,17 @@ def reproduce(profile: str, study: str, cores: int, targets: tuple[str, ...]) ->
 
     Snakemake's own log goes to `results/<profile>/snakemake.log`.
     """
-    from snakemake.cli import main
-    from snakemake.logging import DefaultFormatter
-
     folder = project_root() / "results" / profile
     folder.mkdir(parents=True, exist_ok=True)
     log = logging.FileHandler(folder / "snakemake.log", encoding="utf-8")
     log.setFormatter(DefaultFormatter())
     progress = Progress(folder, cores)
-    logger = logging.getLogger("snakemake")  # Snakemake clears the handlers of its own below it
-    logger.handlers = [log, progress]
+    # Snakemake clears the handlers of its own below it
+    logging.getLogger("snakemake").handlers = [log, progress]
     threading.Thread(target=progress.watch, daemon=True).start()
     words = ["--snakefile", str(project_root() / "Snakefile"), "--directory", str(project_root())]
     words += ["--cores", str(cores), "--nolock", "--rerun-incomplete", "--quiet", "all"]
-    words += ["--config", f"profile={profile}", f"study={study}"]
-    words += ["--", *targets] if targets else []
+    words += ["--config", f"profile={profile}", f"study={study}", "--", *targets]
     try:
         main(words)
     except SystemExit as end:
@@ -55,8 +53,7 @@ class Progress(logging.Handler):
     def __init__(self, folder: Path, cores: int):
         super().__init__()
         self.folder, self.cores = folder, cores
-        self.total = self.done = 0
-        self.failed: list[str] = []
+        self.total, self.failed = 0, []
         self.left: dict[str, int] = {}  # rule -> runs that have not ended
         self.running: dict[int, logging.LogRecord] = {}  # job -> the event of its start
         self.work: dict[str, float] = {}  # rule -> minutes of its last run, with all cores
@@ -79,21 +76,22 @@ class Progress(logging.Handler):
             self._finish(self.running.pop(record.job_id))
         elif event == "job_error" and record.jobid in self.running:
             job = self.running.pop(record.jobid)
-            self.failed.append(f"{_what(job)}: see {self._run(job) / 'notebook.unfinished.ipynb'}")
+            self.failed.append(
+                f"{_what(job)}: see {self._place(job) / 'notebook.unfinished.ipynb'}"
+            )
         elif record.levelno >= logging.ERROR and not self.failed:
             click.echo(record.getMessage(), err=True)
 
     def _finish(self, job: logging.LogRecord) -> None:
         minutes, file = _minutes(job), self.folder / TIMES
-        self.done += 1
         self.left[job.rule_name] -= 1
         self.work[job.rule_name] = self._share(minutes, job.threads)
-        row = {"rule": job.rule_name, "run": self._run(job).name}
+        row = {"rule": job.rule_name, "run": self._place(job).name}
         row |= {"minutes": f"{minutes:.2f}", "threads": job.threads}
         pd.DataFrame([row]).to_csv(file, mode="a", header=not file.exists(), index=False)
         now = ", ".join(_what(each).split("  ")[-1] for each in self.running.values())
         now = f"   now {now}" if now else ""
-        progress = f"[{self.done}/{self.total}]"
+        progress = f"[{self.total - sum(self.left.values())}/{self.total}]"
         click.echo(f"{progress} {_what(job)}  {minutes:.1f} min{now}{self._estimate()}")
 
     def _share(self, minutes: float, threads: int) -> float:
@@ -113,13 +111,12 @@ class Progress(logging.Handler):
         while True:
             time.sleep(60)
             for job in list(self.running.values()):
-                minutes, log = _minutes(job), self._run(job) / "log.csv"  # a line per step
+                minutes, log = _minutes(job), self._place(job) / "log.csv"  # a line per step
                 step = f", step {log.read_bytes().count(10) - 1}" if log.exists() else ""
                 if minutes > 1:
                     click.echo(f"        {_what(job)}  {minutes:.0f} min so far{step}")
 
-    def _run(self, job: logging.LogRecord) -> Path:
-        """The run folder of a job."""
+    def _place(self, job: logging.LogRecord) -> Path:
         return self.folder.parents[1] / Path(job.output[0].split(" ")[0]).parent
 
 
@@ -127,8 +124,8 @@ def _what(job: logging.LogRecord) -> str:
     """`03_patchgan_finetuning  p3x64`: a job's notebook and run."""
     books = [Path(each).stem for each in job.input if each.endswith(".ipynb")]
     book = next((each for each in books if each != "notebook"), job.rule_name)
-    names = [str(value) for value in job.wildcards.values()]
-    return f"{book}  {'-'.join(names) or Path(job.output[0]).parent.name}"
+    names = "-".join(map(str, job.wildcards.values()))
+    return f"{book}  {names or Path(job.output[0]).parent.name}"
 
 
 def _minutes(job: logging.LogRecord) -> float:
