@@ -38,19 +38,6 @@ def random_image(height: int, width: int, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.fixture
-def decoders(codec):
-    own, generator = codec.g_s.state_dict(), torch.Generator().manual_seed(0)
-    changed = {
-        name: {
-            key: own[key] * (1 + 0.3 * torch.randn(own[key].shape, generator=generator))
-            for key in ("0.weight", "0.bias")
-        }
-        for name in ("human", "low_impact")
-    }
-    return Decoders(codec, changed)
-
-
-@pytest.fixture
 def explorer(decoders):
     images = {"first": random_image(40, 56), "second": random_image(64, 64, seed=1)}
     return Explorer(decoders, OneBox(), images, ["disk", "square"])

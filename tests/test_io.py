@@ -69,6 +69,12 @@ def test_what_is_transparent_is_white(tmp_path, mode):
     assert x[:, :2].max() == 0 and x[:, 2:].min() == 1
 
 
+def test_of_16_bits_the_upper_8_count(tmp_path):
+    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png").equal(torch.from_numpy(grey).expand(3, -1, -1) / 255)
+
+
 def test_weights_of_a_wrapped_network_load(tmp_path):
     layer, other = torch.nn.Linear(2, 3), torch.nn.Linear(2, 3)
     save_file({f"module.{n}": w for n, w in layer.state_dict().items()}, tmp_path / "a.safetensors")
