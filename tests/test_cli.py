@@ -224,13 +224,8 @@ def test_help_is_there_without_pytorch():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-@pytest.fixture
-def scene(scenes):
-    return scenes("test").path(0)
-
-
-def test_compare(icm, decoders, scene, tmp_path):
-    out = tmp_path / "made" / "picture.png"
+def test_compare(icm, decoders, scenes, tmp_path):
+    scene, out = scenes("test").path(0), tmp_path / "made" / "picture.png"
     printed = done(icm("compare", scene, "--out", out))
     table = pd.read_csv(out.with_suffix(".csv"), index_col="decoder")
     names = [*decoders.names, "machine + gaussian", "machine + bilateral"]

@@ -43,11 +43,11 @@ def test_unknown_decoders_are_named(decoders, to):
     known = r"these weights have: machine, human, low_impact, or a number from 0 .* to 1 \(human\)"
     with pytest.raises(ValueError, match=f"unknown decoder '?{to}'?; {known}"):
         decoders.turn(to)
-
-
-def test_what_does_not_fit_together(codec, make_codec):
     with pytest.raises(ValueError, match=r"unknown decoder 0\.5; these weights have: machine$"):
-        Decoders(codec, {}).turn(0.5)
+        Decoders(decoders.codec, {}).turn(0.5)
+
+
+def test_a_decoder_of_another_codec_is_refused(codec, make_codec):
     with pytest.raises(ValueError, match="decoder human is of another codec"):
         Decoders.of(codec, {"human": make_codec(seed=1)})
 
