@@ -82,25 +82,22 @@ def test_nothing_is_run(tmp_path, name, make, protocol):
     assert not mark.exists()
 
 
-def test_arrays_of_objects_are_refused(tmp_path):
-    with pytest.raises(pickle.UnpicklingError, match="'O8' are not numbers"):
-        read_pickled_arrays(saved(tmp_path, {"model": np.array([{}, None], object)}))
+WHOLE = pickle.dumps(CHECKPOINT, 2)
 
 
-def test_names_below_admitted_ones_are_refused(tmp_path):
-    """Protocol 4 may ask for an attribute of an admitted name."""
-    path = tmp_path / "dotted.pkl"
-    path.write_bytes(b"\x80\x04\x8c\x05numpy\x8c\x0endarray.tofile\x93.")
-    with pytest.raises(pickle.UnpicklingError, match=r"it asks for numpy\.ndarray\.tofile"):
-        read_pickled_arrays(path)
-
-
-def test_cut_short_or_no_pickle_at_all(tmp_path):
-    whole = pickle.dumps(CHECKPOINT, 2)
-    for broken in (whole[:-100], whole[:40], b"<html>", b"", b"\x80\x02}b."):
-        (tmp_path / "broken.pkl").write_bytes(broken)
-        with pytest.raises(pickle.UnpicklingError):
-            read_pickled_arrays(tmp_path / "broken.pkl")
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (pickle.dumps({"model": np.array([{}, None], object)}, 2), "'O8' are not numbers"),
+        # protocol 4 may ask for an attribute of an admitted name
+        (b"\x80\x04\x8c\x05numpy\x8c\x0endarray.tofile\x93.", r"for numpy\.ndarray\.tofile"),
+        *((each, "") for each in (WHOLE[:-100], WHOLE[:40], b"<html>", b"", b"\x80\x02}b.")),
+    ],
+)
+def test_what_is_no_pickle_of_arrays_is_refused(tmp_path, content, message):
+    (tmp_path / "broken.pkl").write_bytes(content)
+    with pytest.raises(pickle.UnpicklingError, match=message):
+        read_pickled_arrays(tmp_path / "broken.pkl")
 
 
 def test_a_file_in_the_cache_is_read(hub):

@@ -13,23 +13,16 @@ from icmlib.datasets import CocoDataset
 from icmlib.io import files_below, load_weights, plain, read_image
 
 
-@pytest.fixture
-def album(tmp_path):
-    """A folder with two pictures, one of them behind a link, and much that is none."""
-    elsewhere = tmp_path / "elsewhere"
-    for folder in ("album/sub", "album/.ipynb_checkpoints", "elsewhere"):
-        (tmp_path / folder).mkdir(parents=True)
-    for name in ("sub/b.png", ".ipynb_checkpoints/b.png", "._c.png"):
-        Image.new("RGB", (40, 20)).save(tmp_path / "album" / name)
-    Image.new("RGB", (40, 20)).save(elsewhere / "a.JPG")
-    os.symlink(elsewhere, tmp_path / "album" / "linked")
-    os.symlink(tmp_path / "album", tmp_path / "album" / "sub" / "circle")
-    (tmp_path / "album" / "notes.txt").touch()
-    return tmp_path / "album"
-
-
-def test_folders_are_walked_in_one_way(album):
+def test_folders_are_walked_in_one_way(tmp_path):
     """Links are followed, once; what is hidden is no picture; the rest is counted and named."""
+    album, elsewhere = tmp_path / "album", tmp_path / "elsewhere"
+    for folder in (album / "sub", album / ".ipynb_checkpoints", elsewhere):
+        folder.mkdir(parents=True)
+    for name in ("sub/b.png", ".ipynb_checkpoints/b.png", "._c.png", "../elsewhere/a.JPG"):
+        Image.new("RGB", (40, 20)).save(album / name)
+    os.symlink(elsewhere, album / "linked")
+    os.symlink(album, album / "sub" / "circle")
+    (album / "notes.txt").touch()
     with pytest.warns(
         UserWarning, match=r"1 files below .*album are skipped: notes.txt \(read are"
     ):

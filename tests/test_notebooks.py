@@ -77,28 +77,28 @@ def test_the_notebook_itself_is_never_written(notebook):
     assert notebook.read_bytes() == before
 
 
-@pytest.mark.slow
-def test_a_killed_kernel_is_said_with_its_cell(notebook, tmp_path):
-    book = nbformat.read(notebook, as_version=4)
-    book.cells.append(nbformat.v4.new_code_cell("import os, signal\nos.kill(os.getpid(), 9)"))
-    nbformat.write(book, notebook)
-    done = CliRunner().invoke(cli.main, ["run", str(notebook), str(tmp_path / "out.ipynb")])
-    assert done.exit_code == 2 and "Traceback" not in done.output
-    assert "cell `import os, signal`:\nthe kernel was killed; most often memory" in done.stderr
+KILLED = "import os, signal\nos.kill(os.getpid(), 9)"
 
 
-def test_failed_run_leaves_its_traceback(notebook, tmp_path):
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("1 / 0", "cell `1 / 0`:\nZeroDivisionError: division by zero\ntraceback: "),
+        pytest.param(KILLED, "signal`:\nthe kernel was killed; most often", marks=pytest.mark.slow),
+    ],
+)
+def test_failed_run_is_said_with_its_cell(notebook, tmp_path, cell, message):
+    """The copy is replaced by what came to its end."""
     book = nbformat.read(notebook, as_version=4)
-    book.cells.append(nbformat.v4.new_code_cell("1 / 0"))
+    book.cells.append(nbformat.v4.new_code_cell(cell))
     nbformat.write(book, notebook)
-    executed, traceback = tmp_path / "out.ipynb", tmp_path / "out.unfinished.ipynb"
+    executed, unfinished = tmp_path / "out.ipynb", tmp_path / "out.unfinished.ipynb"
     executed.write_text("before")
     done = CliRunner().invoke(cli.main, ["run", str(notebook), str(executed)])
-    assert done.exit_code == 2
-    assert "cell `1 / 0`:\nZeroDivisionError: division by zero" in done.stderr
-    assert f"traceback: {traceback}" in done.stderr
-    assert "ZeroDivisionError" in traceback.read_text()
-    assert executed.read_text() == "before"  # replaced by what came to its end
+    assert done.exit_code == 2 and "Traceback" not in done.output
+    assert f"{message}{unfinished if 'traceback' in message else ''}" in done.stderr
+    assert cell == KILLED or "ZeroDivisionError" in unfinished.read_text()
+    assert executed.read_text() == "before"
 
 
 def icm(*words, **variables) -> subprocess.CompletedProcess:

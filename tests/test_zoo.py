@@ -42,14 +42,11 @@ def test_published_weights_make_the_same_bits(published, new_run):
     codec, run, bitstream = codecs.pretrained(CONFIG, 3), new_run(), published.encode(picture())
     run.save_weights(codec)
     assert codecs.zoo_config(CONFIG, 3) == TINY
+    widths = CodecConfig("bmshj2018_factorized", N=192, M=320)
+    assert codecs.zoo_config(CodecConfig(widths.name), 8) == widths
     for made in (codec, codecs.load(TINY, run.path("final.safetensors"))):
         assert made.encode(picture()) == bitstream and not made.training
         assert torch.equal(made.decode(bitstream), published.decode(bitstream))
-
-
-def test_widths_are_those_of_compressai():
-    name = "bmshj2018_factorized"
-    assert codecs.zoo_config(CodecConfig(name), 8) == CodecConfig(name, N=192, M=320)
 
 
 @pytest.mark.parametrize(
