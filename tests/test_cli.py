@@ -84,7 +84,8 @@ def below(folder) -> list[str]:
 
 @pytest.mark.parametrize("decoder", ["human", "machine", 0.3, "low_impact"])
 def test_there_and_back(icm, decoders, photo, file, tmp_path, decoder):
-    """The very bits and pictures of the library; by default the picture for people."""
+    """The very bits and pictures of the library, in the format of the name; by default the picture
+    for people."""
     bitstream = decoders.codec.encode(read_image(photo))
     assert file.read_bytes() == bytes(bitstream)
     words = () if decoder == "human" else ("--decoder", decoder)
@@ -93,11 +94,8 @@ def test_there_and_back(icm, decoders, photo, file, tmp_path, decoder):
     assert out == f"{tmp_path}/out.png: 40x24 px, {size} bytes, {size / 120:.3f} bpp\n"
     expected = decoders.turn(decoder).decode(bitstream)
     assert read_image(tmp_path / "out.png").equal((expected * 255).round() / 255)
-
-
-def test_format_of_the_picture_is_that_of_its_name(icm, file, tmp_path):
     for suffix, format in (("JPG", "JPEG"), ("tiff", "TIFF")):
-        done(icm("decode", file, tmp_path / f"out.{suffix}"))
+        done(icm("decode", file, tmp_path / f"out.{suffix}", *words))
         with Image.open(tmp_path / f"out.{suffix}") as image:
             assert image.format == format and image.size == (40, 24)
 

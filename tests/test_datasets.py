@@ -138,10 +138,6 @@ def reference(shared):
     return COCO(str(shared / "coco" / "annotations" / "instances_val2017.json"))
 
 
-def usable(reference: COCO, image_id: int) -> list[dict]:
-    return reference.loadAnns(reference.getAnnIds([image_id], iscrowd=False))
-
-
 def test_coco_targets_are_those_of_pycocotools(coco, reference):
     """Boxes, contiguous labels and masks (polygons) of every image."""
     assert len(coco) == len(reference.getImgIds()) == 47
@@ -149,7 +145,7 @@ def test_coco_targets_are_those_of_pycocotools(coco, reference):
     assert coco.categories[1] == "person" and coco.category_ids[0] == 1
     for index in range(len(coco)):
         image, target = coco[index]
-        own = usable(reference, target["image_id"])
+        own = reference.loadAnns(reference.getAnnIds([target["image_id"]], iscrowd=False))
         boxes = np.array([a["bbox"] for a in own], np.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         np.testing.assert_allclose(target["boxes"], boxes)

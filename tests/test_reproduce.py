@@ -43,10 +43,8 @@ def reproduce(tmp_path):
 
     def run(rows: str) -> subprocess.CompletedProcess:
         words = [sys.executable, "-m", "icmlib.tool.cli", "reproduce", "tiny", "--study", rows]
-        environment = os.environ | {"ICM_ROOT": str(tmp_path)}
-        return subprocess.run(
-            [*words, "--cores", "1"], env=environment, capture_output=True, text=True
-        )
+        environment, words = os.environ | {"ICM_ROOT": str(tmp_path)}, [*words, "--cores", "1"]
+        return subprocess.run(words, env=environment, capture_output=True, text=True)
 
     return run
 

@@ -131,10 +131,9 @@ def test_the_notebook_that_opens_a_run_stays_with_it(tmp_path):
 def test_a_run_of_another_machine_goes_on(tmp_path):
     """What it ran on is recorded, and decides nothing."""
     file = filled(tmp_path / "a").path("run.json")
-    facts = {
-        key: json.loads(file.read_text())[key] for key in ("threads", "versions", "provenance")
-    }
-    file.write_text(json.dumps(json.loads(file.read_text()) | dict.fromkeys(facts, "other")))
+    old = json.loads(file.read_text())
+    facts = {key: old[key] for key in ("threads", "versions", "provenance")}
+    file.write_text(json.dumps(old | dict.fromkeys(facts, "other")))
     run = Run(tmp_path / "a", {"lr": 0.1}, {}, {"profile": "t"})
     assert run.resume(net=layer()) == 2
     assert facts.items() <= json.loads(file.read_text()).items()
@@ -166,7 +165,7 @@ def test_failed_write_leaves_nothing_behind(tmp_path, error):
 
 @pytest.mark.parametrize("kept", [0, 900])
 def test_checkpoint_that_does_not_serve_is_named_with_the_remedy(tmp_path, kept):
-    """Of other networks, or as a full disk, a copy or a power cut may leave it; which is one."""
+    """Of other networks, or broken by a full disk, a copy or a power cut; and the remedy helps."""
     run = filled(tmp_path / "a")
     for parts in ({"net": nn.Linear(4, 2)}, {"discriminator": layer()}):
         with pytest.raises(ValueError, match=r"last\.pt .* of other networks"):
