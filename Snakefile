@@ -1,7 +1,7 @@
 """All studies as a graph of notebook runs: `make reproduce`, or `snakemake --config profile=NAME`.
 
-`study=main` (the default) is study 1 with the profile's `main_rows`; `finetuning`, `rate_task` and
-`zoo` are one study each, with everything in it; `all` is all of them. Each rule runs one notebook.
+`study=main` (the default) is study 1 with the profile's `main_rows`; `finetuning`, `rate_task`,
+`zoo` and `origin` are one study each, with everything in it; `all` is all of them. Each rule runs one notebook.
 Its output is the executed notebook; an unfinished or failed one is its log. `lib(...)` states which
 edits of the library run a rule again: one of studies/figures.py draws again and retrains nothing.
 """
@@ -20,7 +20,8 @@ FILTERS, KNOB = ("gaussian", "bilateral"), ("p3x64", "low_impact")  # KNOB: rows
 profile = load_profile(PROFILE)
 study2 = profile.rate_task
 rows = profile.main_rows if STUDY == "main" and profile.main_rows else list(profile.rows)
-studies = {"finetuning": rows, "rate_task": study2.points, "zoo": profile.zoo.codecs}
+origin = profile.origin.runs()
+studies = {"finetuning": rows, "rate_task": study2.points, "zoo": profile.zoo.codecs, "origin": origin}
 STUDIES = [name for name in studies if studies[name] and STUDY in (name, "main", "all")]
 STUDIES = STUDIES[:1] if STUDY == "main" else STUDIES  # study 1, where the profile has it
 if not STUDIES:
@@ -111,12 +112,17 @@ use rule notebook as zoo_codec with:
     input: CODEC, METRICS, PATCHGAN, loop("base_codec"), rules.task_network.output, notebook="notebooks/04b_codec_zoo.ipynb"
     output: update(book("zoo/{codec}"))
     log: book("zoo/{codec}", ".unfinished")
-    params: common, section(profile.base, profile.finetune, profile.zoo.finetune), lambda w: section(profile.zoo.codecs[w.codec])
+    params: common, section(profile.base, profile.finetune, profile.zoo.finetune), lambda w: section(profile.codecs[w.codec])
 
 use rule notebook as zoo with:
     input: lib("studies"), expand(rules.zoo_codec.output, codec=profile.zoo.codecs), notebook="notebooks/04c_codec_zoo_table.ipynb"
     output: update(book("zoo_table/all"))
     log: book("zoo_table/all", ".unfinished")
+
+use rule notebook as origin with:
+    input: lib("studies"), expand(rules.zoo_codec.output, codec=origin), notebook="notebooks/04d_origin.ipynb"
+    output: update(book("origin/all"))
+    log: book("origin/all", ".unfinished")
 
 use rule notebook as mse_codec with:
     input: CODEC, METRICS, loop("base_codec"), rules.task_network.output, notebook="notebooks/05a_rate_points.ipynb"
@@ -189,6 +195,7 @@ if "finetuning" in STUDIES:
     chapters += [*rules.base_codec.output, *expand(rules.finetune.output, row=rows[:1])]
     chapters += [*expand(rules.post_filter.output, filter=FILTERS[1]), *rules.ablations.output]
 chapters += rules.zoo.output if "zoo" in STUDIES else []
+chapters += rules.origin.output if "origin" in STUDIES else []
 chapters += rules.rate_task.output if "rate_task" in STUDIES else []
 if "finetuning" in STUDIES:
     chapters += rules.figures.output

@@ -41,8 +41,6 @@ FUNCTIONS = {
     "studies.profile": "load_profile",
     "studies.runs": "load_decoders load_task measure open_run read_summary run_folder",
 }
-__getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__,
-    submodules=MODULES - {"evaluate"},  # which is also a function
-    submod_attrs={module: names.split() for module, names in FUNCTIONS.items()},
-)
+FUNCTIONS = {module: names.split() for module, names in FUNCTIONS.items()}
+MODULES -= {"evaluate"}  # which is also a function
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, MODULES, FUNCTIONS)

@@ -79,6 +79,7 @@ def _precision() -> str:
 # VGG-16's ReLUs in order, by stage and place in it
 VGG16_LAYERS = ("relu1_1", "relu1_2", "relu2_1", "relu2_2", "relu3_1", "relu3_2", "relu3_3")
 VGG16_LAYERS += ("relu4_1", "relu4_2", "relu4_3", "relu5_1", "relu5_2", "relu5_3")
+Vgg16Layers = Annotated[tuple[Literal[VGG16_LAYERS], ...], Field(min_length=1)]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -99,9 +100,7 @@ class BaseTrainingConfig:
     shift: int = 0
     proxy: Literal["task", "vgg16"] = "task"  # whose features: the task network's, or VGG-16's
     # maps of the proxy vgg16: those of LPIPS, as the paper does not name its own
-    vgg16_layers: Annotated[list[Literal[VGG16_LAYERS]], Field(min_length=1)] = field(
-        default_factory=lambda: ["relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3"]
-    )
+    vgg16_layers: Vgg16Layers = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
     precision: Precision = field(default_factory=_precision)
     seed: int = 0
 
@@ -134,6 +133,7 @@ class ChainConfig:
 
     parts: list[Literal["encoder", "decoder", "entropy", "task"]] = field(default_factory=list)
     beta: float = 1.0  # on bits per pixel
+    shift: int = 0  # px: by how much decoded images and targets move at most before the task's loss
     batch: int = 4  # images per step
     steps: int = 500
     lr: float = 1e-4  # of the codec's parts
@@ -151,7 +151,7 @@ def from_dict(kind: type, values: dict, where: str = ""):
     try:  # as JSON: strict pydantic takes no dict for a dataclass otherwise
         return TypeAdapter(kind).validate_json(to_json(values))
     except ValidationError as error:
-        errors = [_explained(where or kind.__name__, kind, each) for each in error.errors()]
+        errors = (_explained(where or kind.__name__, kind, each) for each in error.errors())
         raise InputError("\n".join(errors)) from None
 
 
@@ -161,19 +161,14 @@ def _explained(where: str, kind: type, error: dict) -> str:
     if error["type"] == "value_error":  # of ours
         return f"{where}: {error['ctx']['error']}"
     if error["type"] == "unexpected_keyword_argument":
-        return f"{where}: unknown key{_nearest(kind, *error['loc'])}"
+        *steps, key = error["loc"]
+        for step in steps:  # fields, and keys of dicts
+            kind = get_args(kind)[-1] if get_args(kind) else kind.__dataclass_fields__[step].type
+        known = list(kind.__dataclass_fields__)
+        return f"{where}: unknown key{did_you_mean(key, known)}; known: {', '.join(known)}"
     if error["type"] == "float_type" and isinstance(value, str):
         why += " (YAML reads 1e-3 as text and 1.0e-3 as a number)"
     return f"{where} is {value!r:.60}: {why}"
-
-
-def _nearest(kind: type, *path: str) -> str:
-    """What the last key of the path could have been; before it are fields, and keys of dicts."""
-    *steps, key = path
-    for step in steps:
-        kind = get_args(kind)[-1] if get_args(kind) else kind.__dataclass_fields__[step].type
-    known = list(kind.__dataclass_fields__)
-    return f"{did_you_mean(key, known)}; known: {', '.join(known)}"
 
 
 def replace(config, changes: dict):

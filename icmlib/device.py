@@ -1,7 +1,4 @@
-"""The device and its processes: which GPU, which process of several, which precision.
-
-Evaluation is float32; trainings run in bf16 if their config asks for it.
-"""
+"""The device and its processes: which GPU, which process of several, which precision."""
 
 import contextlib
 import ctypes
@@ -18,8 +15,7 @@ from torch.utils.data import DataLoader
 
 
 def state() -> PartialState:
-    """Which process of a training this is. The others wait up to ten days for one that makes data
-    or latents for all."""
+    """Which process of a training this is. One that makes data for all has up to ten days."""
     return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=10))
 
 
@@ -35,12 +31,9 @@ def main() -> bool:
 
 def main_only(method: Callable) -> Callable:
     """The method; in processes other than the main one it does nothing."""
-
-    @functools.wraps(method)
-    def called(*args, **kwargs):
-        return method(*args, **kwargs) if main() else None
-
-    return called
+    return functools.wraps(method)(
+        lambda *args, **kwargs: method(*args, **kwargs) if main() else None
+    )
 
 
 @torch.no_grad()
@@ -55,19 +48,16 @@ def cores() -> int:
     return len(affinity(0)) if affinity else os.cpu_count()
 
 
-def on_all_cores(
-    function: Callable, codec, items: Sequence, workers: int | None = None
-) -> Iterator:
-    """`function(codec, item)` of each item, in order; the codec is on the CPU. `workers` are
-    processes, by default as many as PyTorch has threads; 0: none but this one."""
+def on_all_cores(function: Callable, codec, items: Sequence, workers: int | None = None):
+    """Iterates over `function(codec, item)` of each item, in order; the codec is on the CPU.
+    `workers` are processes, by default as many as PyTorch has threads; 0: none but this one."""
     workers = min(torch.get_num_threads() if workers is None else workers, len(items))
     call = functools.partial(function, codec)
     return iter(DataLoader(items, batch_size=None, num_workers=workers, collate_fn=call))
 
 
 def keep_freed_memory() -> None:
-    """From here on glibc keeps what a step frees; to hand it back and to get it again takes up to
-    half of a step's time."""
+    """From here on glibc keeps what a step frees: to get it anew takes up to half of its time."""
     with contextlib.suppress(OSError, AttributeError):  # another C library
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(-4, 0)  # M_MMAP_MAX of malloc.h
@@ -84,10 +74,9 @@ def exact() -> Iterator[None]:
     """Inside (or in a function so decorated), gradients and autocast are off and a GPU convolves
     the same way each time: sender and receiver must compute the same probabilities. cuDNN's
     settings are those of the whole process."""
-    settings = {"enabled": True, "benchmark": False, "deterministic": True, "allow_tf32": False}
     with (
         torch.no_grad(),
-        torch.backends.cudnn.flags(**settings),
+        torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
         torch.autocast("cpu", enabled=False),
         torch.autocast("cuda", enabled=False),
     ):
@@ -121,8 +110,8 @@ def channels_last(*modules: nn.Module) -> Iterator[None]:
 
 
 def _overruns(layer: nn.Module) -> bool:
-    """Whether oneDNN writes past its memory in this layer's gradient if maps are channels-last:
-    https://github.com/uxlfoundation/oneDNN/issues/6035 (cheng2020 has one). The same on a GPU, so
-    that a checkpoint's moments have the layout of their weights wherever it is resumed."""
+    """Whether oneDNN writes past its memory in this layer's gradient if maps are channels-last
+    (github.com/uxlfoundation/oneDNN/issues/6035; cheng2020 has one). On a GPU too, so that a
+    checkpoint's moments have the layout of their weights wherever it is resumed."""
     strided = isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and max(layer.stride) > 1
     return strided and layer.in_channels < 16

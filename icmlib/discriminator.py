@@ -14,15 +14,10 @@ class PatchDiscriminator(nn.Sequential):
     """
 
     def __init__(self, width: int = 32):
-        super().__init__(
-            spectral_norm(nn.Conv2d(3, width, 4, 2, 1)),
-            nn.LeakyReLU(0.2),
-            spectral_norm(nn.Conv2d(width, 2 * width, 4, 2, 1)),
-            nn.LeakyReLU(0.2),
-            spectral_norm(nn.Conv2d(2 * width, 4 * width, 4, 2, 1)),
-            nn.LeakyReLU(0.2),
-            spectral_norm(nn.Conv2d(4 * width, 1, 4, 1, 1)),
-        )
+        layers = []
+        for before, after in ((3, width), (width, 2 * width), (2 * width, 4 * width)):
+            layers += [spectral_norm(nn.Conv2d(before, after, 4, 2, 1)), nn.LeakyReLU(0.2)]
+        super().__init__(*layers, spectral_norm(nn.Conv2d(4 * width, 1, 4, 1, 1)))
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
         return super().forward(2 * patches - 1).float()

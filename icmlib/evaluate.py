@@ -1,9 +1,4 @@
-"""Measure a codec: the flow once per image, then one row of a table.
-
-image x -> codec.encode -> Bitstream (bytes) -> codec.decode -> x_hat -> task network
-                               |                                  |           |
-                              bpp                    PSNR SSIM VGG pattern   mAP
-"""
+"""Measure a codec: encode, decode and detect once per image, then one row of a table."""
 
 import hashlib
 from collections.abc import Callable
@@ -25,6 +20,7 @@ from icmlib.metrics import bootstrap, checkerboard, detection, fidelity
 from icmlib.tasks import TaskNetwork
 
 BATCH = 10  # images of one size that are measured together
+FIDELITY = ("psnr", "ssim", "vgg", "feature")
 
 
 @dataclass
@@ -47,11 +43,9 @@ def evaluate(
     progress: bool = True,
 ) -> Evaluation:
     """Code and measure every image of a `CocoDataset`, on this process's GPU if it has one.
-
     `codec` is anything with `encode(image) -> Bitstream` and `decode(bitstream) -> image`. Without
     a task network there are no detections and no feature distance. VGG-16 is slow: the distance is
-    taken of the first `vgg_images` images (by default of all), whole batches.
-    """
+    taken of the first `vgg_images` images (by default of all), whole batches."""
     where = device.current()
     for network in (codec, task, vgg):
         if hasattr(network, "to"):  # conventional codecs are no networks
@@ -81,12 +75,9 @@ def evaluate(
                 spectra[name].append(checkerboard.at_lattice(power))
                 pooled[name] += power[:3].mean(0) / len(images)
         tables.append(pd.DataFrame(table))
-    return Evaluation(
-        pd.concat(tables, ignore_index=True),
-        {name: np.stack(each) for name, each in spectra.items()},
-        pooled,
-        matched(dataset.ground_truth, detections) if task is not None else {},
-    )
+    spectra = {name: np.stack(each) for name, each in spectra.items()}
+    matches = matched(dataset.ground_truth, detections) if task is not None else {}
+    return Evaluation(pd.concat(tables, ignore_index=True), spectra, pooled, matches)
 
 
 def matched(ground_truth: dict, detections: list[dict]) -> dict[str, detection.Matches]:
@@ -126,12 +117,9 @@ def load_vgg() -> tuple[fidelity.VGGDistance | None, str]:
 @device.exact()
 def estimated_bpp(codec: LearnedCodec, dataset) -> list[float]:
     """The rate that the entropy model's likelihoods promise for each image, in bpp."""
-    rates = []
-    for index in range(len(dataset)):
-        x = dataset.image(index)[None].to(codec.device)
-        likelihoods = codec.eval()(x)["likelihoods"]
-        rates.append(float(losses.rate(likelihoods, x.shape[-2] * x.shape[-1])))
-    return rates
+    images = (dataset.image(index)[None].to(codec.device) for index in range(len(dataset)))
+    coded = ((codec.eval()(x)["likelihoods"], x[0, 0].numel()) for x in images)
+    return [float(losses.rate(likelihoods, pixels)) for likelihoods, pixels in coded]
 
 
 def _table(rows, files: list[bytes], bitstreams: list[Bitstream], x, x_hat) -> dict:
@@ -159,9 +147,7 @@ def summarize(evaluation: Evaluation, resamples: int = 1000, seed: int = 0) -> d
         "bpp_total": float(8 * table["total_bytes"].sum() / table["pixels"].sum()),
         "bpp_mean": float((8 * table["payload_bytes"] / table["pixels"]).mean()),
     }
-    for name in ("psnr", "ssim", "vgg", "feature"):
-        if name in table:
-            row[name] = float(table[name].mean())
+    row |= {name: float(table[name].mean()) for name in FIDELITY if name in table}
     row |= _pattern(evaluation, resamples, seed)
     for prefix, matches in evaluation.matches.items():
         row |= {f"{prefix}_{k}": v for k, v in detection.average_precision(matches).items()}
@@ -170,13 +156,10 @@ def summarize(evaluation: Evaluation, resamples: int = 1000, seed: int = 0) -> d
 
 def _pattern(evaluation: Evaluation, resamples: int, seed: int) -> dict:
     """LPP and PRMS of the decoded and of the original images, and the excess of PRMS."""
-    images, rng = len(evaluation.spectra["decoded"]), np.random.default_rng(seed)
-    counts = bootstrap.whole_and_resamples(images, resamples, rng)  # for both: paired
-    tile = len(evaluation.pooled["decoded"])
-    decoded, original = (
-        checkerboard.read_pattern(evaluation.spectra[name], tile, counts)
-        for name in ("decoded", "original")
-    )
+    spectra = evaluation.spectra["decoded"], evaluation.spectra["original"]
+    tile, rng = len(evaluation.pooled["decoded"]), np.random.default_rng(seed)
+    counts = bootstrap.whole_and_resamples(len(spectra[0]), resamples, rng)  # for both: paired
+    decoded, original = (checkerboard.read_pattern(each, tile, counts) for each in spectra)
     for name in [each for each in decoded if each.startswith("prms")]:
         decoded[f"excess_{name}"] = checkerboard.excess_prms(decoded[name], original[name])
     row = {k: float(values[0]) for k, values in decoded.items()}
@@ -191,15 +174,12 @@ def compare(base: Evaluation, other: Evaluation, resamples: int = 1000, seed: in
     `<name>_difference`, `<name>_difference_low`, `<name>_difference_high`."""
     if list(base.per_image["image_id"]) != list(other.per_image["image_id"]):
         raise ValueError("the two evaluations are of different images; nothing to pair")
-    result = {}
-    images, rng = len(base.per_image), np.random.default_rng(seed)
+    result, images, rng = {}, len(base.per_image), np.random.default_rng(seed)
     counts = bootstrap.whole_and_resamples(images, resamples, rng)
-    for name in ("psnr", "ssim", "vgg", "feature"):
-        if name in base.per_image and name in other.per_image:
-            before, after = base.per_image[name].to_numpy(), other.per_image[name].to_numpy()
-            known = ~(np.isnan(before) | np.isnan(after))  # of VGG, the first images alone
-            if not known.any():
-                continue
+    for name in [each for each in FIDELITY if each in base.per_image and each in other.per_image]:
+        before, after = base.per_image[name].to_numpy(), other.per_image[name].to_numpy()
+        known = ~(np.isnan(before) | np.isnan(after))  # of VGG, the first images alone
+        if known.any():
             drawn, before, after = counts[:, known], before[known], after[known]
             with np.errstate(invalid="ignore"):  # of lossless images: inf - inf, 0 * inf
                 difference = np.where(before == after, 0.0, after - before)
@@ -224,11 +204,9 @@ def save_evaluation(evaluation: Evaluation, folder: str | Path, split: str) -> N
     folder = Path(folder)
     with written(folder / f"{split}_per_image.csv") as half:
         evaluation.per_image.to_csv(half, index=False)
-    matches = {
-        f"{kind} {name}": array
-        for kind, each in evaluation.matches.items()
-        for name, array in vars(each).items()
-    }
+    matches = {}
+    for kind, each in evaluation.matches.items():
+        matches |= {f"{kind} {name}": array for name, array in vars(each).items()}
     spectra = {k: v.mean(0, keepdims=True) for k, v in evaluation.spectra.items()}
     files = {"matches": matches, "spectra": spectra, "pooled": evaluation.pooled}
     for name, arrays in files.items():
@@ -242,8 +220,7 @@ def load_evaluation(folder: str | Path, split: str) -> Evaluation:
     for key, array in np.load(folder / f"{split}_matches.npz").items():
         kind, name = key.split()
         matches.setdefault(kind, {})[name] = array
-    return Evaluation(
-        pd.read_csv(folder / f"{split}_per_image.csv", dtype={"file_name": str}),
-        *(dict(np.load(folder / f"{split}_{name}.npz")) for name in ("spectra", "pooled")),
-        {kind: detection.Matches(**each) for kind, each in matches.items()},
-    )
+    table = pd.read_csv(folder / f"{split}_per_image.csv", dtype={"file_name": str})
+    arrays = (dict(np.load(folder / f"{split}_{name}.npz")) for name in ("spectra", "pooled"))
+    matches = {kind: detection.Matches(**each) for kind, each in matches.items()}
+    return Evaluation(table, *arrays, matches)

@@ -17,6 +17,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic_core import to_json
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 
 class UserError(Exception):
@@ -34,10 +35,8 @@ def project_root() -> Path:
     for folder in (Path.cwd(), *Path.cwd().parents):
         if (folder / "notebooks" / "profiles").is_dir():
             return folder
-    raise FileNotFoundError(
-        f"{Path.cwd()} is not in a folder that holds notebooks/profiles; start in the project or "
-        f"set ICM_ROOT to it"
-    )
+    what = f"{Path.cwd()} is not in a folder that holds notebooks/profiles"
+    raise FileNotFoundError(f"{what}; start in the project or set ICM_ROOT to it")
 
 
 def fingerprint(*things) -> str:
@@ -45,11 +44,11 @@ def fingerprint(*things) -> str:
     digest = hashlib.sha256()
     for i, thing in enumerate(things):
         digest.update(b"\0" if i else b"")  # (1, 2) is not (12,)
-        if isinstance(thing, torch.nn.Module):
+        if isinstance(thing, nn.Module):
             thing = thing.state_dict()
         if isinstance(thing, Path):
             digest.update(thing.read_bytes())
-        elif isinstance(thing, dict) and any(torch.is_tensor(v) for v in thing.values()):
+        elif isinstance(thing, dict) and any(map(torch.is_tensor, thing.values())):
             for name in sorted(thing):
                 digest.update(name.encode())
                 digest.update(thing[name].detach().cpu().contiguous().numpy().tobytes())
@@ -59,10 +58,8 @@ def fingerprint(*things) -> str:
 
 
 def plain(thing):
-    """Dataclasses, paths and numpy scalars as JSON has them; numbers that are not finite are
-    null."""
-    text = to_json(thing, inf_nan_mode="null", fallback=lambda scalar: scalar.item())
-    return json.loads(text)
+    """Dataclasses, paths and numpy scalars as JSON has them; what is not finite is null."""
+    return json.loads(to_json(thing, inf_nan_mode="null", fallback=lambda scalar: scalar.item()))
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -96,20 +93,15 @@ def read_json(path: Path) -> dict:
     return {}
 
 
-def save_weights(path: str | Path, module: torch.nn.Module) -> None:
+def save_weights(path: str | Path, module: nn.Module) -> None:
     """A module's weights as safetensors."""
     with written(Path(path)) as half:
         save_file({name: value.contiguous() for name, value in module.state_dict().items()}, half)
 
 
-def load_weights(module: torch.nn.Module, path: str | Path, resizable: tuple = ()) -> None:
-    """Weights from safetensors (half precision is widened). Buffers whose names end in one of
-    `resizable` take their size from the file.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: broken file, or weights of another architecture.
-    """
+def load_weights(module: nn.Module, path: str | Path) -> None:
+    """Weights from safetensors (half precision is widened); buffers take their size from the file.
+    Raises FileNotFoundError; ValueError: broken file, or weights of another architecture."""
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"weights {path} do not exist; run the notebook that makes them")
@@ -117,29 +109,24 @@ def load_weights(module: torch.nn.Module, path: str | Path, resizable: tuple = (
         state = load_file(path)
     except Exception as error:
         raise InputError(f"weights {path} are not a whole safetensors file ({error})") from error
-    load_state(module, state, path, resizable)
+    load_state(module, state, path)
 
 
-def load_state(
-    module: torch.nn.Module, state: dict[str, torch.Tensor], path: Path, resizable: tuple = ()
-) -> None:
+def load_state(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
     """Weights that were read from `path`; as `load_weights`."""
     if all(name.startswith("module.") for name in state):  # of nn.DataParallel
         state = {name.removeprefix("module."): value for name, value in state.items()}
     for name, buffer in module.named_buffers():
-        if name in state and name.endswith(tuple(resizable)):
+        if name in state:  # of an entropy coder's tables it depends on the training
             buffer.resize_(state[name].shape)
     try:
         module.load_state_dict(state)
-    except RuntimeError as error:  # one line for each tensor
-        raise InputError(
-            f"weights {path} are of another architecture than {type(module).__name__} "
-            f"({str(error).splitlines()[-1].strip():.200}); set the profile's architecture to the "
-            f"one they were trained with"
-        ) from error
+    except RuntimeError as error:
+        why = str(error).splitlines()[-1].strip()  # there is one for each tensor
+        what = f"weights {path} are of another architecture than {type(module).__name__}"
+        how = "set the profile's architecture to the one they were trained with"
+        raise InputError(f"{what} ({why:.200}); {how}") from error
 
-
-# --- images ---------------------------------------------------------------------------------
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}  # read and written
 READABLE = IMAGE_SUFFIXES | {".gif", ".avif", ".heic", ".heif"}
@@ -149,17 +136,11 @@ UNREADABLE = (OSError, SyntaxError, Image.DecompressionBombError)  # to Pillow
 UNREADABLE += (struct.error, TypeError, ValueError)  # malformed EXIF data
 
 
-def read_image(
-    path: str | Path, upright: bool = False, file: BinaryIO | None = None
-) -> torch.Tensor:
+def read_image(path: str | Path, upright: bool = False, file: BinaryIO | None = None) -> Tensor:
     """(3, H, W) RGB float in [0, 1]; grey-scale, palette and 16-bit images are converted, what is
     transparent is put on white, and of an animation the first picture is taken. With `upright` it
     is turned as its EXIF orientation says; with `file`, which is read, the path only names it.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: no readable image, cut short, or of pixels whose range is not known.
-    """
+    Raises FileNotFoundError; ValueError: not readable, or of pixels whose range is not known."""
     try:
         with Image.open(file or path) as image:
             pixels = _pixels(ImageOps.exif_transpose(image) if upright else image)
@@ -167,9 +148,8 @@ def read_image(
         hint = "; its name holds a backslash, write /" if "\\" in str(path) else ""
         raise FileNotFoundError(f"image {path} does not exist{hint}") from None
     except UNREADABLE as error:
-        reason = str(error).partition(" <_io.")[0]  # no addresses in memory
-        message = f"image {path} cannot be read ({reason}); replace it or remove it"
-        raise InputError(message) from error
+        why = str(error).partition(" <_io.")[0]  # no addresses in memory
+        raise InputError(f"image {path} cannot be read ({why}); replace it or remove it") from error
     return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
 
 
@@ -203,7 +183,6 @@ def files_below(folder: Path, suffixes: Iterable[str] = READABLE) -> list[Path]:
     others = [file for file in files if file.suffix.lower() not in suffixes]
     if others:
         few = ", ".join(str(file.relative_to(folder)) for file in others[:3])
-        few += ", ..." * (len(others) > 3)
-        message = f"{len(others):,} files below {folder} are skipped: {few} (read are "
-        warnings.warn(f"{message}{', '.join(sorted(suffixes))})", stacklevel=2)
+        few += ", ..." * (len(others) > 3) + f" (read are {', '.join(sorted(suffixes))})"
+        warnings.warn(f"{len(others):,} files below {folder} are skipped: {few}", stacklevel=2)
     return [file for file in files if file.suffix.lower() in suffixes]

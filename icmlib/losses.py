@@ -13,11 +13,9 @@ def rate(likelihoods: dict[str, torch.Tensor], pixels: int) -> torch.Tensor:
 
 
 def discriminator_loss(kind: str, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
-    """What the discriminator minimises, from its scores of original and of decoded patches.
-
-    `kind` is `hinge` (Lim & Ye 2017), `least_squares` (Mao et al. 2017) or `cross_entropy`
-    (Goodfellow et al. 2014).
-    """
+    """What the discriminator minimises, from its scores of original and of decoded patches; `kind`
+    is `hinge` (Lim & Ye 2017), `least_squares` (Mao et al. 2017) or `cross_entropy` (Goodfellow et
+    al. 2014)."""
     if kind == "hinge":
         return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
     if kind == "least_squares":
@@ -35,13 +33,11 @@ def generator_loss(kind: str, fake: torch.Tensor) -> torch.Tensor:
 
 
 def lattice_power(x: torch.Tensor, x_hat: torch.Tensor, period: int = 8) -> torch.Tensor:
-    """Power of the residual at the frequencies where a decoder's checkerboard lives.
-
-    The Hann-windowed residual of patches (P, 3, s, s) in [0, 1], at the multiples of 1/`period`
-    cycles per pixel without DC, scaled as `icmlib.metrics.checkerboard` scales spectra: the mean
-    over patches and over R, G and B, in squared grey levels (of 255). Raises ValueError where s is
-    not a multiple of the period.
-    """
+    """Power of the residual at the frequencies where a decoder's checkerboard lives: the
+    Hann-windowed residual of patches (P, 3, s, s) in [0, 1], at the multiples of 1/`period` cycles
+    per pixel without DC, scaled as `icmlib.metrics.checkerboard` scales spectra, the mean over
+    patches and over R, G and B, in squared grey levels (of 255). Raises ValueError where s is not a
+    multiple of the period."""
     size = x.shape[-1]
     if size % period:
         raise ValueError(f"patches of {size} px are not a multiple of the period {period}")

@@ -75,7 +75,7 @@ def made_codec(seed: int, name: str):
     with torch.no_grad():
         for layer in made.model.g_a.modules():
             if isinstance(layer, torch.nn.Conv2d):
-                layer.weight *= 4 if name == "scale_hyperprior_s8" else 3  # has a stage less
+                layer.weight *= 4 if "_s8" in name else 3  # has a stage less
         made.model.entropy_bottleneck.quantiles += 0.2
     made.eval().update()
     return made

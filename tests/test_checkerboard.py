@@ -196,6 +196,7 @@ def test_tile_size():
 def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="60x64 px; a tile of 64x64 does not fit"):
         welch_spectrum(np.zeros((64, 60)), 64)
-    for value, message in ((255, "255"), (-0.1, r"need \[0, 1\]"), (float("nan"), "nan")):
+    wrong = [(255.0, "255"), (255, "floats"), (-0.1, r"need \[0, 1\]"), (float("nan"), "nan")]
+    for value, message in wrong:
         with pytest.raises(ValueError, match=message):
             planes(torch.full((3, 64, 64), value))

@@ -13,11 +13,7 @@ from pycocotools.cocoeval import COCOeval
 
 from icmlib.evaluate import Evaluation, compare
 from icmlib.metrics import detection
-from icmlib.metrics.detection import (
-    average_precision,
-    match,
-    to_coco_results,
-)
+from icmlib.metrics.detection import average_precision, match, to_coco_results
 
 # shared/data/README.md: AP and AP50.
 ORACLE = {"bbox": (0.505, 0.697), "segm": (0.320, 0.562)}

@@ -14,7 +14,7 @@ from icmlib.codecs import cached_latents
 from icmlib.codecs.patches import decoder_layers
 from icmlib.config import BaseTrainingConfig, ChainConfig, FinetuneConfig, TaskConfig
 from icmlib.io import fingerprint
-from icmlib.training.base_codec import random_crop
+from icmlib.training.base_codec import random_crop, shifted
 from icmlib.training.steps import late_decay, learning_rate
 from icmlib.training.task_network import flip
 
@@ -126,8 +126,11 @@ def test_chain_terms_of_mixed_sizes(codec, task):
     seen = []
     task.loss = lambda decoded, targets: seen.extend(decoded) or {"a": decoded[0].sum()}
     with torch.no_grad():
-        terms = training.chain.chain_terms(codec, task, images, [{}] * 3)
-        alone = [training.chain.chain_terms(codec, task, [x], [{}])["rate"] for x in images]
+        terms = training.chain.chain_terms(codec, task, images, [{}] * 3, CONFIGS["chain"])
+        settings = CONFIGS["chain"]
+        alone = [
+            training.chain.chain_terms(codec, task, [x], [{}], settings)["rate"] for x in images
+        ]
     pixels = [x[0].numel() for x in images]
     expected = sum(r * n for r, n in zip(alone, pixels)) / sum(pixels)
     assert float(terms["rate"]) == pytest.approx(float(expected), rel=1e-5)
@@ -219,6 +222,44 @@ def test_random_crop_of_a_smaller_image_repeats_its_far_edges():
     crop = random_crop(image, 3, random.Random(0))[0]
     flips = [expected.flip(axes) for axes in ((), (-1,), (-2,), (-1, -2))]
     assert any(torch.equal(crop, flipped) for flipped in flips)
+
+
+def test_random_crops_of_smaller_images():
+    """At a scale between a half and 1 of a ramp whose slope tells it, and inside the image."""
+    ramp = torch.linspace(0, 1, 65).expand(3, 65, 65)
+    crops = [random_crop(ramp, 32, random.Random(seed), scale=0.5) for seed in range(100)]
+    slopes = [64 * (crop[0, 16, 20] - crop[0, 16, 12]).abs().item() / 8 for crop in crops]
+    assert {crop.shape for crop in crops} == {(3, 32, 32)}
+    assert min(slopes) < 1.1 and max(slopes) > 1.9 and 0.99 < min(slopes) < max(slopes) < 2.04
+    assert random_crop(ramp, 65, random.Random(0), scale=0.5).shape == (3, 65, 65)
+
+
+def test_images_move_together():
+    x = torch.arange(48.0).reshape(1, 3, 4, 4)
+    seen = set()
+    for seed in range(60):
+        torch.manual_seed(seed)
+        one, other = shifted([x, 2 * x], 2)
+        down, right = one.shape[-2] - 4, one.shape[-1] - 4
+        seen.add((down, right))
+        assert torch.equal(one[..., down:, right:], x) and torch.equal(other, 2 * one)
+    assert len(seen) == 9
+
+
+def test_decoded_images_move_with_their_targets():
+    """Where the mask is, the image is bright; the box is around it."""
+    mask = torch.zeros(1, 16, 16, dtype=torch.uint8)
+    mask[:, 4:8, 5:12] = 1
+    target = {"boxes": torch.tensor([[5.0, 4, 12, 8]]), "masks": mask}
+    places = set()
+    for seed in range(20):
+        torch.manual_seed(seed)
+        images, (new,) = training.chain.moved({0: mask.float().expand(3, 16, 16)}, [target], 7)
+        assert torch.equal(images[0][0], new["masks"][0].float())
+        left, top, right, bottom = new["boxes"][0].int().tolist()
+        assert new["masks"][0, top:bottom, left:right].all() and new["masks"].sum() == 28
+        places.add((left, top))
+    assert len(places) > 10 and torch.equal(target["boxes"], torch.tensor([[5.0, 4, 12, 8]]))
 
 
 @pytest.mark.parametrize(("patch_size", "count"), [(24, 3), (128, 1)])

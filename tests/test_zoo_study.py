@@ -28,7 +28,7 @@ def test_a_codec_changes_what_study_1_shares(profile):
     assert architecture == CodecConfig("mbt2018_mean", N=8, M=12)
     assert (base.steps, base.batch, finetune.steps, finetune.layers) == (3, 2, 5, 3)
     assert zoo.settings(profile, "plain")[1] == profile.base
-    with pytest.raises(ValueError, match=r"codec of the zoo 'smal'; the profile has: small, pl"):
+    with pytest.raises(ValueError, match=r"codec 'smal'; the profile has: small, pl"):
         zoo.settings(profile, "smal")
 
 

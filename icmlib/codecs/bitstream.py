@@ -15,10 +15,11 @@ from itertools import accumulate, pairwise
 import torch
 
 from icmlib.io import InputError
+from icmlib.metrics.fidelity import check_range
 
 MAGIC = b"ICM1"
 HEADER = struct.Struct(">4s8sHHIB")
-CRC = struct.Struct(">I")
+CRC_BYTES = 4
 MAX_SIDE = 65535  # px
 MAX_PIXELS = 2**25  # a little over 8K UHD; raise `bitstream.MAX_PIXELS` for trusted senders
 
@@ -48,20 +49,19 @@ class Bitstream:
     def __bytes__(self) -> bytes:
         check_size(self.height, self.width)
         fields = (MAGIC, bytes.fromhex(self.codec), self.height, self.width, self.symbols_crc)
-        head = HEADER.pack(*fields, len(self.strings))
         lengths = struct.pack(f">{len(self.strings)}I", *map(len, self.strings))
-        body = head + lengths + b"".join(self.strings)
-        return body + CRC.pack(zlib.crc32(body))
+        body = HEADER.pack(*fields, len(self.strings)) + lengths + b"".join(self.strings)
+        return body + zlib.crc32(body).to_bytes(CRC_BYTES)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Bitstream":
         """Raises BitstreamError: not a bitstream, damaged, or of more than `MAX_PIXELS`."""
         if data[: len(MAGIC)] != MAGIC:
             raise BitstreamError(f"not an ICM bitstream: starts with {bytes(data[:4])!r}")
-        if len(data) < HEADER.size + CRC.size:
+        if len(data) < HEADER.size + CRC_BYTES:
             raise BitstreamError(f"bitstream is cut short: {len(data)} bytes")
-        body, (crc,) = data[: -CRC.size], CRC.unpack(data[-CRC.size :])
-        if zlib.crc32(body) != crc:
+        body = data[:-CRC_BYTES]
+        if zlib.crc32(body).to_bytes(CRC_BYTES) != data[-CRC_BYTES:]:
             what = f"bitstream of {len(data)} bytes is damaged"
             raise BitstreamError(f"{what} (checksum differs); transfer it again")
         _, codec, height, width, symbols_crc, count = HEADER.unpack_from(body)
@@ -91,6 +91,4 @@ def check_image(image: torch.Tensor) -> None:
         what = f"{tuple(image.shape)} of {image.dtype}"
         raise InputError(f"image is {what}; need (3, H, W) of floats in [0, 1]")
     check_size(*image.shape[1:])
-    low, high = (value.item() for value in image.aminmax())
-    if not (low >= 0 and high <= 1):  # NaN fails, too
-        raise InputError(f"image runs from {low:.4g} to {high:.4g}; need [0, 1]")
+    check_range("image", image)

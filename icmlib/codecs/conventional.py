@@ -1,15 +1,19 @@
-"""Image file formats as codecs: JPEG, WebP, AVIF and PNG by Pillow, HEVC by x265.
+"""Image file formats as codecs: JPEG, WebP, AVIF and PNG by Pillow, HEVC by x265, VVC by VVenC in
+the FFmpeg that imageio-ffmpeg brings. `anchor` makes them by name.
 
 Containers take 300 to 450 bytes of a HEIF or AVIF file, 170 of a JPEG file: at 128x128 px up to
 0.2 bpp, as much as the picture at the lowest rates. Size and settings alone decide the container,
 so it need not be sent: the decoder takes it from a flat picture that it codes itself, the template.
 """
 
+import inspect
 import io
 import re
+import subprocess
 import zlib
 from functools import lru_cache
 
+import imageio_ffmpeg
 import numpy as np
 import PIL
 import pillow_heif
@@ -26,11 +30,8 @@ class NotMeasured(UserError, RuntimeError):
 
 class ConventionalCodec:
     """A codec whose bitstream is a file of its own format, or what follows its container.
-
-    Subclasses define `_write(pixels) -> file` and, where Pillow cannot, `_read(file, height, width)
-    -> pixels`, with pixels (H, W, 3) uint8 RGB. `symbols_crc` is the file's. `options` decide the
-    bits; `facts` are for tables.
-    """
+    `options` decide the bits; `facts` are for tables. Subclasses define `_write(pixels) -> file`
+    and, where Pillow cannot, `_read(file, height, width) -> pixels`, (H, W, 3) uint8 RGB."""
 
     def __init__(self, format: str, options: dict, container: bool = True, **facts: str):
         self.format, self.options, self.container = format, options, container
@@ -113,34 +114,28 @@ def read_pixels(file: bytes, format: str, height: int, width: int) -> np.ndarray
 
 def jpeg(quality: int, chroma: str = "4:4:4", container: bool = True) -> PillowCodec:
     """Quality 1 to 100; Huffman tables made for each image."""
-    check_settings("JPEG", quality, 1, 100, chroma)
     options = {"quality": quality, "subsampling": chroma, "optimize": True}
     return PillowCodec("JPEG", container, **options)
 
 
 def webp(quality: int) -> PillowCodec:
     """Lossy WebP, quality 0 to 100, its slowest search; the format has 4:2:0 alone."""
-    check_settings("WebP", quality, 0, 100, "4:2:0")
     return PillowCodec("WEBP", quality=quality, method=6)
 
 
 def avif(quality: int, chroma: str = "4:4:4", container: bool = True) -> PillowCodec:
     """AV1 intra by libaom, quality 0 to 100."""
-    check_settings("AVIF", quality, 0, 100, chroma)
     options = {"quality": quality, "subsampling": chroma, "speed": 4, "codec": "aom"}
     return PillowCodec("AVIF", container, **options, advanced={"tune": "psnr"}, max_threads=1)
 
 
 class HEVC(ConventionalCodec):
-    """HEVC intra: x265 in a HEIF file, through pillow-heif; BT.601 YCbCr of full range, 8 bits.
-
-    Quality is 0 to 100; x265's constant rate factor is (100 - quality) / 2. Its tune "psnr" is
-    without psychovisual optimisation. Parameter sets belong to the container. Raises NotMeasured:
-    pillow-heif was built with another encoder.
-    """
+    """HEVC intra: x265 in a HEIF file without tiles, by pillow-heif; BT.601 YCbCr of full range, 8
+    bits. Quality is 0 to 100; x265's constant rate factor is (100 - quality) / 2. Its tune "psnr"
+    is without psychovisual optimisation. Parameter sets belong to the container. Raises
+    NotMeasured: pillow-heif was built with another encoder."""
 
     def __init__(self, quality: int, chroma: str = "4:4:4", container: bool = True):
-        check_settings("HEVC", quality, 0, 100, chroma)
         encoder = pillow_heif.libheif_info()["HEIF"]
         if "x265" not in encoder:
             what = f"HEVC is not measured: pillow-heif's encoder is {encoder!r}, not x265"
@@ -151,21 +146,97 @@ class HEVC(ConventionalCodec):
         super().__init__("HEVC", options, container, **rate, version=version)
 
     def _write(self, pixels: np.ndarray) -> bytes:
-        options = dict(self.options)
-        settings = {"quality": options.pop("quality"), "tile_size": 0}  # one picture, no tiles
-        settings["chroma"] = options.pop("chroma").replace(":", "")
-        return written_pixels(pixels, "HEIF", **settings, enc_params=options)
+        settings = {**self.options, "chroma": self.options["chroma"].replace(":", "")}
+        encoder = {name: settings.pop(name) for name in ("preset", "tune")}
+        return written_pixels(pixels, "HEIF", **settings, tile_size=0, enc_params=encoder)
 
 
-def check_settings(name: str, quality: int, lowest: int, highest: int, chroma: str) -> None:
-    """ValueError for a quality out of range and for an unknown chroma format."""
+SMALLEST = 64  # px a side, of what is coded
+EXACT = "flags=lanczos+accurate_rnd+full_chroma_int+full_chroma_inp"
+TO_YUV = f"scale=out_color_matrix=bt709:out_range=full:{EXACT},format=yuv420p10le"
+TO_RGB = f"scale=in_color_matrix=bt709:in_range=full:{EXACT},format=rgb24"
+
+
+class VVC(ConventionalCodec):
+    """VVC intra; BT.709 YCbCr of full range, 4:2:0, 10 bits; its file is the raw .266 stream.
+    Quality is VVenC's QP, 0 (finest) to 63, without perceptual optimisation; presets are "faster",
+    "fast", "medium", "slow", "slower". Parameter sets belong to the container. Raises NotMeasured:
+    the FFmpeg at hand has no VVenC; when encoding, ValueError: FFmpeg takes no stream of more than
+    8 bits per pixel, which a low QP can need."""
+
+    def __init__(self, quality: int, preset: str = "medium", container: bool = True):
+        try:
+            version = _version(imageio_ffmpeg.get_ffmpeg_exe())
+        except (OSError, RuntimeError) as error:
+            how = "Install imageio-ffmpeg's own wheel from PyPI, 0.8.1 or later, or name an ffmpeg"
+            message = f"VVC is not measured: {error}. {how} with libvvenc in IMAGEIO_FFMPEG_EXE"
+            raise NotMeasured(message) from error
+        options = {"quality": quality, "preset": preset}
+        super().__init__("VVC", options, container, chroma="4:2:0", version=version)
+
+    def _write(self, pixels: np.ndarray) -> bytes:
+        height, width = _coded_size(*pixels.shape[:2])
+        room = ((0, height - pixels.shape[0]), (0, width - pixels.shape[1]), (0, 0))
+        picture = written_pixels(np.pad(pixels, room, "edge"), "PPM")
+        try:
+            return _encoded(picture, **self.options).stdout
+        except RuntimeError as error:
+            how = "if it takes more than 8 bits per pixel, take a higher QP"
+            raise InputError(f"{self.label} cannot code the image; {how}: {error}") from error
+
+    def _read(self, file: bytes, height: int, width: int) -> np.ndarray:
+        command = ["-f", "vvc", "-i", "-", "-vf", TO_RGB, "-f", "image2pipe", "-c:v", "ppm", "-"]
+        size = _coded_size(height, width)
+        return read_pixels(_ffmpeg(command, file).stdout, "PPM", *size)[:height, :width]
+
+
+def _coded_size(height: int, width: int) -> tuple[int, int]:
+    """Last row and column are repeated: 4:2:0 needs even sides."""
+    return max(height + height % 2, SMALLEST), max(width + width % 2, SMALLEST)
+
+
+def _encoded(picture: bytes, quality: int, preset: str, log: str = "error"):
+    options = f"-c:v libvvenc -threads 1 -preset {preset} -qp {quality} -qpa 0 -f vvc -"
+    return _ffmpeg(["-f", "ppm_pipe", "-i", "-", "-vf", TO_YUV, *options.split()], picture, log)
+
+
+@lru_cache
+def _version(program: str) -> str:
+    """VVenC states its version when it encodes. Raises RuntimeError: no encoder, or no decoder."""
+    picture = written_pixels(np.zeros((SMALLEST, SMALLEST, 3), np.uint8), "PPM")
+    coded = _encoded(picture, 63, "faster", log="info")
+    _ffmpeg(["-f", "vvc", "-i", "-", "-f", "null", "-"], coded.stdout)
+    said = coded.stderr.decode(errors="replace")
+    return "VVenC " + "".join(re.findall(r"libvvenc version: (\S+)", said))
+
+
+def _ffmpeg(options: list[str], data: bytes, log: str = "error") -> subprocess.CompletedProcess:
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-v", log, *options]
+    ended = subprocess.run(command, input=data, capture_output=True)
+    if ended.returncode:
+        said = ended.stderr.decode(errors="replace").strip()[-500:]
+        raise RuntimeError(f"{command[0]} ended with {ended.returncode}: {said}")
+    return ended
+
+
+ANCHORS = {"JPEG": jpeg, "WebP": webp, "AVIF": avif, "HEVC": HEVC, "VVC": VVC}
+QUALITIES = dict.fromkeys(ANCHORS, (0, 100)) | {"JPEG": (1, 100), "VVC": (0, 63)}  # lowest, highest
+
+
+def anchor(name: str, **options) -> ConventionalCodec:
+    """`anchor("HEVC", quality=30, chroma="4:2:0")`; the options are those of `ANCHORS[name]`.
+    Raises ValueError: an unknown name, option or value; NotMeasured: the codec cannot run here."""
+    if name not in ANCHORS:
+        raise InputError(f"unknown anchor {name!r}; known: {', '.join(ANCHORS)}")
+    known = inspect.signature(ANCHORS[name]).parameters
+    if unknown := ", ".join(options.keys() - known.keys()):
+        raise InputError(f"{name} has no option {unknown}; known: {', '.join(known)}")
+    (lowest, highest), quality = QUALITIES[name], options.get("quality")
     if not isinstance(quality, int) or not lowest <= quality <= highest:
         raise InputError(f"{name} quality is {quality!r}; need an integer, {lowest} to {highest}")
-    if chroma not in ("4:4:4", "4:2:0"):
+    if (chroma := options.get("chroma", "4:4:4")) not in ("4:4:4", "4:2:0"):
         raise InputError(f"{name} chroma is {chroma!r}; need one of 4:4:4, 4:2:0")
-
-
-# --- containers --------------------------------------------------------------------------
+    return ANCHORS[name](**options)
 
 
 @lru_cache(maxsize=64)

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from icmlib.codecs.learned import TABLES, LearnedCodec
+from icmlib.codecs.learned import LearnedCodec
 from icmlib.codecs.zoo import create
 from icmlib.config import CodecConfig, from_dict
 from icmlib.io import InputError, fingerprint, load_state, written
@@ -22,13 +22,11 @@ from icmlib.io import InputError, fingerprint, load_state, written
 MACHINE, HUMAN = "machine", "human"
 SHIPPED = Path(__file__).parents[2] / "data" / "weights" / "quick_codec.safetensors"
 
-Weights = dict[str, torch.Tensor]
-
 
 class Decoders:
     """A codec, whose decoder is the `machine`'s, and of others the weights of `g_s` that differ."""
 
-    def __init__(self, codec: LearnedCodec, finetuned: dict[str, Weights]):
+    def __init__(self, codec: LearnedCodec, finetuned: dict[str, dict[str, torch.Tensor]]):
         self.codec, self.finetuned = codec, finetuned
 
     @property
@@ -41,14 +39,14 @@ class Decoders:
         Network Interpolation, CVPR 2019). Raises ValueError: no such decoder."""
         if to in self.names:
             return self.codec.with_decoder(self.finetuned.get(to, {}))
-        known = ", ".join(self.names)
-        if HUMAN in self.finetuned:
-            own, human = self.codec.g_s.state_dict(), self.finetuned[HUMAN]
+        known, human = ", ".join(self.names), self.finetuned.get(HUMAN)
+        if human is not None:
+            known += ", or a number from 0 (machine) to 1 (human)"
             with contextlib.suppress(ValueError):  # no number
                 if 0 <= (place := float(to)) <= 1:
+                    own = self.codec.g_s.state_dict()
                     weights = {n: own[n].lerp(human[n].to(own[n]), place) for n in human}
                     return self.codec.with_decoder(weights)
-            known += ", or a number from 0 (machine) to 1 (human)"
         raise InputError(f"unknown decoder {to!r}; these weights have: {known}")
 
     @classmethod
@@ -57,10 +55,9 @@ class Decoders:
         own, changed = codec.g_s.state_dict(), {}
         for name, other in finetuned.items():
             if other.fingerprint != codec.fingerprint:
-                raise InputError(
-                    f"decoder {name} is of another codec ({other.fingerprint}, this one is "
-                    f"{codec.fingerprint}), whose bits it reads; finetune it from this one"
-                )
+                codecs = f"another codec ({other.fingerprint}, this one is {codec.fingerprint})"
+                how = "whose bits it reads; finetune it from this one"
+                raise InputError(f"decoder {name} is of {codecs}, {how}")
             weights = other.g_s.state_dict()
             changed[name] = {n: w.clone() for n, w in weights.items() if not w.equal(own[n])}
         return cls(codec, changed)
@@ -86,17 +83,16 @@ def read_decoders(path: str | Path = SHIPPED) -> Decoders:
     file. Raises FileNotFoundError; ValueError: broken, or of other tensors than it states."""
     if not Path(path).exists():
         raise FileNotFoundError(f"file of decoders {path} does not exist")
-    finetuned: dict[str, Weights] = {}
+    weights = {}  # by decoder; the codec's own by ""
     try:
         with safe_open(path, framework="pt") as file:
             header = {name: json.loads(text) for name, text in (file.metadata() or {}).items()}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-        for name in [name for name in tensors if "/" in name]:
-            decoder, _, weight = name.partition("/")
-            finetuned.setdefault(decoder, {})[weight] = tensors.pop(name)
+            for name in file.keys():
+                decoder, _, own_name = name.rpartition("/")
+                weights.setdefault(decoder, {})[own_name] = file.get_tensor(name)
         codec = create(from_dict(CodecConfig, header["codec"]))
-        load_state(codec, tensors, path, resizable=TABLES)
-        decoders = Decoders(codec.eval(), finetuned)
+        load_state(codec, weights.pop(""), path)
+        decoders = Decoders(codec.eval(), weights)
         if decoders.fingerprints() != header["fingerprints"]:
             raise ValueError("its tensors are not those that its header states; get it again")
         return decoders

@@ -5,7 +5,6 @@ import zlib
 from collections.abc import Callable
 from functools import cached_property, partial
 from itertools import product
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +15,8 @@ from torch import Tensor, nn
 from icmlib.codecs.bitstream import Bitstream, BitstreamError, check_image
 from icmlib.codecs.rans import Tables
 from icmlib.device import exact, one_thread
-from icmlib.io import InputError, fingerprint, load_weights
+from icmlib.io import InputError, fingerprint
 
-# buffers with the entropy coder's tables: their size depends on the training
-TABLES = ("_quantized_cdf", "_offset", "_cdf_length", "scale_table")
 CACHED = ("fingerprint", "_tables", "_h_s")  # computed from the weights at first use
 
 
@@ -84,8 +81,6 @@ class LearnedCodec(nn.Module):
         other.load_state_dict(self.state_dict() | changed, assign=True)
         return other
 
-    # --- training ------------------------------------------------------------------------
-
     def forward(self, x: Tensor) -> dict:
         """x (B, 3, H, W) in [0, 1] -> `x_hat` (B, 3, H, W) and `likelihoods` of y and z."""
         height, width = x.shape[-2:]
@@ -109,13 +104,6 @@ class LearnedCodec(nn.Module):
         """Make the entropy coder's tables from the weights; needed after training."""
         self.model.update(force=True)
         self.train(self.training)
-
-    def load(self, path: str | Path) -> None:
-        """Weights and tables from safetensors; raises as `icmlib.io.load_weights`."""
-        load_weights(self, path, resizable=TABLES)
-        self.train(self.training)
-
-    # --- image <-> bits ------------------------------------------------------------------
 
     @cached_property
     def fingerprint(self) -> str:
@@ -171,8 +159,6 @@ class LearnedCodec(nn.Module):
     def latents(self, x: Tensor) -> Tensor:
         """x (B, 3, H, W) -> y_hat (B, M, h, w), as the decoder sees it."""
         return self._compress(self.pad(x.to(self.device)))[-1]
-
-    # --- latents <-> symbols -------------------------------------------------------------
 
     def _compress(self, x: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
         """x (B, 3, H, W) -> the symbols of z and y, the indexes of their tables, y_hat."""

@@ -1,8 +1,6 @@
-"""CompressAI's range coder, made safe for strings from strangers.
-
-The decoder (rANS, compressai/cpp_exts/rans/rans_interface.cpp) does not know the length of its
-string and reads beyond the end of a wrong one. So each string is padded with zeros, as many as the
-decoder can read at most.
+"""CompressAI's range coder, made safe for strings from strangers. Its decoder (rANS,
+compressai/cpp_exts/rans/rans_interface.cpp) does not know the length of its string and reads beyond
+the end of a wrong one. So each is padded with zeros, as many as the decoder can read at most.
 """
 
 from collections.abc import Callable
@@ -19,8 +17,7 @@ SYMBOL_BYTES = 7  # at most: 16 bits of a table, 4 bits of a length, 32 bits of 
 
 
 class Tables:
-    """An entropy model's tables of cumulative frequencies, as lists. Raises ValueError: the model
-    has none yet."""
+    """An entropy model's tables of cumulative frequencies. Raises ValueError: it has none yet."""
 
     def __init__(self, model: EntropyModel):
         rows, lengths = model.quantized_cdf.tolist(), model.cdf_length.tolist()
@@ -50,10 +47,8 @@ class Tables:
 def padded(string: bytes, count: int) -> bytes:
     """The string with zeros behind it: all that decoding `count` symbols may read. Raises
     BitstreamError: no encoder has written this string.
-
     A symbol beyond its table is coded in nibbles: their number in unary (15, 15, ..., the rest),
-    then those. Each 15 costs 64 bits: a word may ask for 64 bytes, a state for as many a symbol.
-    """
+    then those. Each 15 costs 64 bits: a word may ask for 64 bytes, a state for as many a symbol."""
     longest = STATE_BYTES + SYMBOL_BYTES * count
     if len(string) % WORD_BYTES or not STATE_BYTES <= len(string) <= longest:
         need = f"need a multiple of {WORD_BYTES}, {STATE_BYTES} to {longest}"

@@ -1,9 +1,11 @@
 """Learned codecs by name: those of CompressAI's zoo, and one of stride 8."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
-from compressai.layers import GDN
+from compressai.layers import GDN, subpel_conv3x3
 from compressai.models import ScaleHyperprior
 from compressai.models.utils import conv, deconv
 from compressai.zoo.image import cfgs, model_architectures, model_urls
@@ -14,25 +16,36 @@ from icmlib import device
 from icmlib.codecs.learned import LearnedCodec
 from icmlib.config import CodecConfig, replace
 from icmlib.downloads import read_state
-from icmlib.io import InputError, did_you_mean
+from icmlib.io import InputError, did_you_mean, load_weights
 
 
 class ScaleHyperpriorS8(ScaleHyperprior):
     """The scale hyperprior (Ballé et al. 2018) with three stages instead of four, for scenes of
-    about 128x128. Its ConvTranspose2d(k=5, s=2) cover pixels unevenly (Odena et al. 2016)."""
+    about 128x128. `up` enlarges the decoder's maps: one of UPSAMPLING."""
 
     downsampling_factor = 32
 
-    def __init__(self, N: int, M: int):
+    def __init__(self, up: Callable[[int, int], nn.Module], N: int, M: int):
         super().__init__(N, M)
         self.g_a = nn.Sequential(conv(3, N), GDN(N), conv(N, N), GDN(N), conv(N, M))
-        self.g_s = nn.Sequential(
-            deconv(M, N), GDN(N, inverse=True), deconv(N, N), GDN(N, inverse=True), deconv(N, 3)
-        )
+        inverse = partial(GDN, N, inverse=True)
+        self.g_s = nn.Sequential(up(M, N), inverse(), up(N, N), inverse(), up(N, 3))
 
 
+def resized(channels: int, out: int) -> nn.Module:
+    """Bilinear, then a convolution (Odena et al. 2016)."""
+    larger = nn.Upsample(scale_factor=2, mode="bilinear")
+    return nn.Sequential(larger, conv(channels, out, stride=1))
+
+
+UPSAMPLING = {
+    "": deconv,  # ConvTranspose2d(k=5, s=2), which covers pixels unevenly (Odena et al. 2016)
+    "_k4": partial(nn.ConvTranspose2d, kernel_size=4, stride=2, padding=1),  # evenly
+    "_subpixel": partial(subpel_conv3x3, r=2),  # Shi et al. 2016
+    "_resize": resized,
+}
 KEYS = {name.replace("-", "_"): name for name in model_architectures}  # our name -> the zoo's
-MODELS = {"scale_hyperprior_s8": ScaleHyperpriorS8}
+MODELS = {f"scale_hyperprior_s8{k}": partial(ScaleHyperpriorS8, up) for k, up in UPSAMPLING.items()}
 MODELS |= {name: model_architectures[key] for name, key in KEYS.items()}
 
 
@@ -50,7 +63,7 @@ def create(config: CodecConfig, seed: int = 0) -> LearnedCodec:
 def load(config: CodecConfig, path: str | Path) -> LearnedCodec:
     """A trained codec, ready to encode and decode; raises as `icmlib.io.load_weights`."""
     codec = create(config)
-    codec.load(path)
+    load_weights(codec, path)
     return codec.to(device.current()).eval()
 
 
@@ -58,7 +71,8 @@ def pretrained(config: CodecConfig, quality: int) -> LearnedCodec:
     """CompressAI's codec of that name, trained for MSE, ready to encode and decode; its N and M
     override the config's. Raises as `zoo_config` and `icmlib.downloads.read_state`."""
     codec = create(zoo_config(config, quality))
-    state = read_state(_url(config.name, quality), f"{config.name} quality {quality}")
+    url = model_urls[KEYS[config.name]]["mse"][quality]
+    state = read_state(url, f"{config.name} quality {quality}")
     codec.model.load_state_dict(load_pretrained(state))
     codec.to(device.current()).eval().update()
     return codec
@@ -66,14 +80,8 @@ def pretrained(config: CodecConfig, quality: int) -> LearnedCodec:
 
 def zoo_config(config: CodecConfig, quality: int) -> CodecConfig:
     """The config with the N and M of CompressAI's weights; ValueError: none of this quality."""
-    _url(config.name, quality)
-    widths = cfgs[KEYS[config.name]][quality]
-    return replace(config, {"N": widths[0], "M": widths[-1]})
-
-
-def _url(name: str, quality: int) -> str:
-    urls = model_urls.get(KEYS.get(name), {}).get("mse", {})
-    if quality not in urls:
-        known = ", ".join(map(str, urls)) or "none"
-        raise InputError(f"{name} has no weights of quality {quality!r}; there are: {known}")
-    return urls[quality]
+    known = model_urls.get(key := KEYS.get(config.name), {}).get("mse", {})
+    if quality not in known:
+        there = ", ".join(map(str, known)) or "none"
+        raise InputError(f"{config.name} has no weights of quality {quality!r}; there are: {there}")
+    return replace(config, {"N": cfgs[key][quality][0], "M": cfgs[key][quality][-1]})

@@ -16,7 +16,6 @@ from icmlib.metrics import bootstrap
 MIN_POINTS = 4  # as Bjøntegaard's own
 MIN_OVERLAP = 0.5  # of the narrower range
 MIN_VALID = 0.95  # of the resamples, for an interval
-NAN = float("nan")
 
 Points = tuple[np.ndarray, np.ndarray]  # rates and qualities
 
@@ -27,28 +26,26 @@ class Delta:
 
     value: float
     reason: str  # why there is no delta or no interval, else ""
-    overlap: float = NAN  # share of the narrower range of qualities (BD-rate) or log rates, 0 to 1
-    low: float = NAN  # 95 % bootstrap interval over images
-    high: float = NAN
+    overlap: float = np.nan  # of the narrower range of qualities (BD-rate) or log rates, 0 to 1
+    low: float = np.nan  # 95 % bootstrap interval over images
+    high: float = np.nan
 
 
 def delta(anchor: Points, test: Points, of: str = "rate") -> Delta:
     """The BD-rate ("rate") or BD-quality ("quality") of `test` against `anchor`, each (rates,
-    qualities), arrays (points,) in any order.
-
-    There is a reason in place of a number where a curve has fewer than four points, is not finite
-    or not monotone, or where less than half of the narrower range is common.
+    qualities), arrays (points,) in any order. A reason is in place of a number where a curve has
+    fewer than four points, is not finite or not monotone, or too little of both ranges is common.
     """
-    anchor, test = _sorted(*anchor), _sorted(*test)
+    anchor, test = (np.array(curve)[:, np.argsort(curve[0])] for curve in (anchor, test))
     if unfit := _unfit("anchor", *anchor) or _unfit("test", *test):
-        return Delta(NAN, unfit)
-    if of == "rate":
-        axis, overlap = "quality", _overlap(anchor[1], test[1])
-    else:
-        axis, overlap = "rate", _overlap(np.log10(anchor[0]), np.log10(test[0]))
+        return Delta(np.nan, unfit)
+    a, b = (qualities if of == "rate" else np.log10(rates) for rates, qualities in (anchor, test))
+    common = min(a[-1], b[-1]) - max(a[0], b[0])
+    overlap = float(max(common, 0) / min(a[-1] - a[0], b[-1] - b[0]))
     if overlap < MIN_OVERLAP:
+        axis = "quality" if of == "rate" else "rate"
         reason = f"the {axis} ranges overlap by {overlap:.0%}; need {MIN_OVERLAP:.0%}"
-        return Delta(NAN, reason, overlap)
+        return Delta(np.nan, reason, overlap)
     import bjontegaard  # here, since it loads pyplot
 
     function = bjontegaard.bd_rate if of == "rate" else bjontegaard.bd_psnr
@@ -57,15 +54,12 @@ def delta(anchor: Points, test: Points, of: str = "rate") -> Delta:
 
 
 def resampled_delta(anchor: Points, test: Points, of: str = "rate") -> Delta:
-    """`delta` of the whole set, with its 95 % interval over images.
-
-    Rates and qualities are (points, 1 + R): the whole set, then the same R resamples of images for
-    both curves. If more than 5 % of the resamples have no delta, there is no interval.
-    """
-    whole, *resamples = [
-        delta(*((rates[:, i], qualities[:, i]) for rates, qualities in (anchor, test)), of)
-        for i in range(anchor[0].shape[1])
-    ]
+    """`delta` of the whole set, with its 95 % interval over images. Rates and qualities are
+    (points, 1 + R): the whole set, then the same R resamples of images for both curves. If more
+    than 5 % of the resamples have no delta, there is no interval."""
+    anchor, test = np.array(anchor), np.array(test)  # (2, points, 1 + R)
+    draws = range(anchor.shape[-1])
+    whole, *resamples = [delta(anchor[..., i], test[..., i], of) for i in draws]
     draws = np.array([each.value for each in resamples])
     valid = np.isfinite(draws).mean()
     if whole.reason or valid < MIN_VALID:
@@ -73,11 +67,6 @@ def resampled_delta(anchor: Points, test: Points, of: str = "rate") -> Delta:
         return replace(whole, reason=reason)
     low, high = bootstrap.interval(draws)
     return replace(whole, low=low, high=high)
-
-
-def _sorted(rates: np.ndarray, qualities: np.ndarray) -> Points:
-    order = np.argsort(rates, kind="stable")
-    return rates[order], qualities[order]
 
 
 def _unfit(name: str, rates: np.ndarray, qualities: np.ndarray) -> str:
@@ -89,9 +78,3 @@ def _unfit(name: str, rates: np.ndarray, qualities: np.ndarray) -> str:
     if (np.diff(rates) <= 0).any() or (np.diff(qualities) <= 0).any():
         return f"{name} is not monotone"
     return ""
-
-
-def _overlap(a: np.ndarray, b: np.ndarray) -> float:
-    """Share of the narrower of two rising axes that is common."""
-    common = min(a[-1], b[-1]) - max(a[0], b[0])
-    return float(max(common, 0) / min(a[-1] - a[0], b[-1] - b[0]))

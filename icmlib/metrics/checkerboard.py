@@ -26,6 +26,7 @@ Below N = 64 the neighbourhoods of the S = 8 lattice hold lines of their own: co
 only with each other.
 """
 
+import itertools
 from collections.abc import Iterable
 from functools import lru_cache
 
@@ -34,6 +35,7 @@ import scipy.fft
 from torch import Tensor
 
 from icmlib.io import InputError
+from icmlib.metrics.fidelity import check_range
 
 SCALES = (2, 4, 8)
 PLANES = ("R", "G", "B", "Y", "Cb", "Cr")
@@ -47,10 +49,8 @@ _FROM_RGB = np.array([*np.eye(3), _Y, (_B - _Y) / 1.772, (_R - _Y) / 1.402])  # 
 def planes(image: Tensor) -> np.ndarray:
     """`PLANES` of an RGB image (3, H, W): (6, H, W), float64; Cb and Cr are 0 for grey. Raises
     ValueError: not in [0, 1]."""
-    image = image.detach().cpu().double().numpy()
-    if not (image.min() >= 0 and image.max() <= 1):  # so phrased, NaN fails too
-        raise ValueError(f"values run from {image.min():.4g} to {image.max():.4g}; need [0, 1]")
-    return np.tensordot(_FROM_RGB, image, axes=1)
+    check_range("image", image)
+    return np.tensordot(_FROM_RGB, image.detach().cpu().double().numpy(), axes=1)
 
 
 def tile_size(shapes: Iterable[tuple[int, int]]) -> int:
@@ -87,24 +87,21 @@ def at_lattice(spectra: np.ndarray) -> np.ndarray:
     """The frequencies of spectra (..., N, N) that are read, (..., K): those of the lattice and
     their neighbours, of f and -f one."""
     tile = spectra.shape[-1]
-    return spectra.reshape(*spectra.shape[:-2], -1)[..., _frequencies(tile)]
+    return spectra.reshape(*spectra.shape[:-2], -1)[..., _lattice(tile)[0]]
 
 
 def read_pattern(spectra: np.ndarray, tile: int, counts: np.ndarray | None = None) -> dict:
     """The reading of the pooled spectra of n images, (n, 6, K) by `at_lattice`: "lpp2", "lpp4",
     "lpp8" in dB and "prms" in grey levels of 255, and the same of each plane ("lpp2_Cb").
-
     With `counts` (R, n), how often each image is drawn in each resample, values are (R,). Noise
     raises PRMS near its floor, where an interval can lie above the reading itself. With equal
-    counts, `excess_prms` of decoded and original "prms" is the bootstrap of the excess.
-    """
+    counts, `excess_prms` of decoded and original "prms" is the bootstrap of the excess."""
     weights = np.ones((1, len(spectra))) if counts is None else counts
-    weights = weights / len(spectra)
-    planes = [_read(weights @ spectra[:, k], tile) for k in range(len(PLANES))]
-    reading = {name: np.max([plane[name] for plane in planes[:3]], axis=0) for name in planes[0]}
-    reading["prms"] = np.sqrt(np.mean([plane["prms"] ** 2 for plane in planes[:3]], axis=0))
-    for plane, own in zip(PLANES, planes):
-        reading |= {f"{name}_{plane}": values for name, values in own.items()}
+    planes = _read(np.tensordot(weights / len(spectra), spectra, axes=1), tile)
+    reading = {name: values[:, :3].max(axis=1) for name, values in planes.items()}
+    reading["prms"] = np.sqrt((planes["prms"][:, :3] ** 2).mean(axis=1))
+    for i, plane in enumerate(PLANES):
+        reading |= {f"{name}_{plane}": values[:, i] for name, values in planes.items()}
     return {k: float(v[0]) for k, v in reading.items()} if counts is None else reading
 
 
@@ -115,50 +112,33 @@ def excess_prms(decoded, original):
 
 
 def _read(pooled: np.ndarray, tile: int) -> dict[str, np.ndarray]:
-    """Of pooled spectra (R, K) of one plane; each value is (R,)."""
+    """Of pooled spectra (R, 6, K); each value is (R, 6)."""
     pooled, reading, power = np.maximum(pooled, POWER_FLOOR), {}, 0.0
     for scale in SCALES:
-        pairs = _lattice(tile, scale)
-        peak = np.concatenate([pooled[:, points] for points, _ in pairs], axis=1)
-        around = [np.median(pooled[:, neighbours], axis=-1) for _, neighbours in pairs]
-        background = np.concatenate(around, axis=1)
-        reading[f"lpp{scale}"] = 10 * np.log10(peak / background).mean(axis=1)
-        power = power + 2.25 * np.maximum(peak - background, 0).sum(axis=1) / tile**2
+        points = _lattice(tile)[1][scale]
+        peak = np.stack([pooled[..., each[0]] for each in points])
+        background = np.stack([np.median(pooled[..., each[1:]], axis=-1) for each in points])
+        reading[f"lpp{scale}"] = 10 * np.log10(peak / background).mean(axis=0)
+        power = power + 2.25 * np.maximum(peak - background, 0).sum(axis=0) / tile**2
     return reading | {"prms": 255 * np.sqrt(power)}
 
 
 @lru_cache
-def _frequencies(tile: int) -> np.ndarray:
-    """Flat indices into an (N, N) spectrum, sorted."""
-    indices = [each.ravel() for scale in SCALES for pair in _points(tile, scale) for each in pair]
-    return np.unique(np.concatenate(indices))
+def _lattice(tile: int) -> tuple[np.ndarray, dict[int, list]]:
+    """The frequencies that are read, sorted; and for each S `_points` as places among them."""
+    points = {scale: _points(tile, scale) for scale in SCALES}
+    known = np.unique(np.concatenate([each for scale in SCALES for each in points[scale]]))
+    return known, {scale: [known.searchsorted(each) for each in points[scale]] for scale in SCALES}
 
 
-@lru_cache
-def _lattice(tile: int, scale: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Lambda_S as places among `_frequencies`: pairs (points, their neighbours)."""
-    known = _frequencies(tile)
-    return [tuple(np.searchsorted(known, each) for each in pair) for pair in _points(tile, scale)]
-
-
-def _points(tile: int, scale: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Lambda_S as flat indices into an (N, N) spectrum: pairs (points, their neighbours).
-
-    Points off the axes have 112 neighbours, points on an axis 8, hence one pair for each kind. A
-    spectrum is the same at f and -f; of the two, the smaller index.
-    """
-    near = [(i, j) for i in range(-5, 6) for j in range(-5, 6) if max(abs(i), abs(j)) > 1]
-    kinds = {
-        (True, True): near,
-        (False, True): [(0, j) for i, j in near if i == 0],
-        (True, False): [(i, 0) for i, j in near if j == 0],
-    }
-    steps = [(k, m) for k in range(scale) for m in range(scale)]
-    steps = [(k, m) for k, m in steps if k % 2 or m % 2]  # both even: in Lambda_{S/2}, or DC
-    pairs = []
-    for kind, offsets in kinds.items():
-        points = np.array([(k, m) for k, m in steps if (k > 0, m > 0) == kind]) * tile // scale
-        around = points[:, None] + np.array(offsets)  # (points, neighbours, 2)
-        flat = [(sign * each % tile) @ (tile, 1) for each in (points, around) for sign in (1, -1)]
-        pairs.append((np.minimum(*flat[:2]), np.minimum(*flat[2:])))
-    return pairs
+def _points(tile: int, scale: int) -> list[np.ndarray]:
+    """Lambda_S: each point and, after it, its neighbours (112, or 8 on an axis), as flat indices
+    into an (N, N) spectrum, which is the same at f and -f: of the two, the smaller index."""
+    ring = [(i, j) for i in range(-5, 6) for j in range(-5, 6) if max(abs(i), abs(j)) > 1]
+    points = []
+    for k, m in itertools.product(range(scale), repeat=2):
+        if k % 2 or m % 2:  # both even: in Lambda_{S/2}, or DC
+            near = [(i, j) for i, j in ring if (k or i == 0) and (m or j == 0)]
+            places = np.array([(0, 0), *near]) + np.array([k, m]) * tile // scale
+            points.append(np.minimum(*(sign * places % tile @ (tile, 1) for sign in (1, -1))))
+    return points

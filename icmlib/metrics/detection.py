@@ -2,10 +2,8 @@
 
 Ground truth is a COCO-style dict (images, annotations, categories); detections are a list of COCO
 results (image_id, category_id, score, bbox in x, y, width, height pixels, and, for masks,
-segmentation as RLE). Neither is ever changed.
-
-`match` pairs detections with objects once (pycocotools); `average_precision` then reads any
-resample of the images.
+segmentation as RLE). Neither is ever changed. `match` pairs them once (pycocotools);
+`average_precision` then reads any resample of the images.
 """
 
 import contextlib
@@ -14,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from pycocotools import mask as rle
+from torchvision.ops import box_convert
 
 # The official thresholds, made the official way: np.arange is off by a bit at some of them.
 RECALLS = np.linspace(0, 1, 101)
@@ -37,10 +36,8 @@ class Matches:
 
 def match(ground_truth: dict, detections: list[dict], iou_type: str) -> Matches:
     """Matches detections to objects once, image by image (area all, 100 detections per image).
-
     `iou_type` is "bbox" or "segm". Detections of categories that the ground truth does not list
-    are ignored; AssertionError: of images that it does not list.
-    """
+    are ignored; AssertionError: of images that it does not list."""
     image_ids, found = _evaluate_images(ground_truth, detections, iou_type)
     positives = [np.sum(np.equal(each["gtIgnore"], 0)) for each in found]
     positives = np.array(positives, dtype=int).reshape(-1, len(image_ids))
@@ -52,43 +49,33 @@ def match(ground_truth: dict, detections: list[dict], iou_type: str) -> Matches:
         np.concatenate([each[name] for each in found], axis=1)[:, order] > 0
         for name in ("dtMatches", "dtIgnore")
     )
-    return Matches(
-        image_ids=np.array(image_ids),
-        positives=positives,
-        category=category[order],
-        image=image[order],
-        true_positive=matched & ~ignored,
-        ignored=ignored,
-    )
+    places = category[order], image[order]
+    return Matches(np.array(image_ids), positives, *places, matched & ~ignored, ignored)
 
 
 def average_precision(matches: Matches, weights: np.ndarray | None = None) -> dict:
-    """COCO's "AP" and "AP50" with each image counted `weights` times.
-
-    weights (I,), or None for one each, gives floats; weights (R, I) gives arrays (R,). A category
-    is left out of a resample without its objects; nan where no category is left.
-    """
+    """COCO's "AP" and "AP50" with each image counted `weights` times: (I,), or None for one each,
+    gives floats; (R, I) gives arrays (R,). A category is left out of a resample without its
+    objects; nan where no category is left."""
     weights = np.ones(len(matches.image_ids)) if weights is None else np.asarray(weights)
     rows = np.atleast_2d(weights).astype(float)
-    table = np.stack([_precision(matches, k, rows) for k in range(len(matches.positives))])
+    parts = np.array_split(rows, 1 + len(rows) * len(matches.image) // CHUNK)  # as memory allows
+    categories = range(len(matches.positives))
+    tables = [[_precision(matches, k, part) for k in categories] for part in parts]
+    table = np.concatenate(tables, axis=1)  # (K, R, T)
     table = np.ma.masked_invalid([table.mean(axis=2), table[:, :, 0]])  # (2, K, R)
     values = dict(zip(("AP", "AP50"), table.mean(axis=1).filled(np.nan)))
     return {k: float(v[0]) for k, v in values.items()} if weights.ndim == 1 else values
 
 
 def to_coco_results(image_id: int, prediction: dict, category_ids: list[int]) -> list[dict]:
-    """A task network's prediction for one image (`icmlib.tasks.TaskNetwork`) as COCO results.
-
-    `category_ids[label - 1]` is the data set's category; ValueError for a label outside 1..K.
-    """
+    """A task network's prediction for one image (`icmlib.tasks.TaskNetwork`) as COCO results;
+    `category_ids[label - 1]` is the data set's category. ValueError: a label outside 1..K."""
     labels = prediction["labels"].tolist()
     if labels and not (min(labels) >= 1 and max(labels) <= len(category_ids)):
-        raise ValueError(
-            f"labels run from {min(labels)} to {max(labels)}; need 1 to {len(category_ids)} "
-            "(0 is the background, which is no detection)"
-        )
-    corners = prediction["boxes"].detach().cpu().double().numpy().reshape(-1, 4)
-    boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).tolist()
+        need = f"need 1 to {len(category_ids)} (0 is the background, which is no detection)"
+        raise ValueError(f"labels run from {min(labels)} to {max(labels)}; {need}")
+    boxes = box_convert(prediction["boxes"].detach().double(), "xyxy", "xywh").tolist()
     results = [
         {"image_id": image_id, "category_id": category_ids[label - 1], "score": score, "bbox": box}
         for label, score, box in zip(labels, prediction["scores"].tolist(), boxes, strict=True)
@@ -107,13 +94,9 @@ def encode_mask(mask: np.ndarray) -> dict:
     return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode()}
 
 
-def _evaluate_images(
-    ground_truth: dict, detections: list[dict], iou_type: str
-) -> tuple[list[int], list[dict]]:
-    """The image ids, rising, and pycocotools' matches, category by category, by these images.
-
-    It writes to what it is given, hence the copies, and takes an id of 0 for no match.
-    """
+def _evaluate_images(ground_truth: dict, detections: list[dict], iou_type: str) -> tuple:
+    """The image ids, rising, and pycocotools' matches, category by category, by these images. It
+    writes to what it is given, hence the copies, and takes an id of 0 for no match."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -135,21 +118,13 @@ def _evaluate_images(
 def _precision(matches: Matches, k: int, weights: np.ndarray) -> np.ndarray:
     """AP of a category at each IoU threshold, (R, T), under weights (R, I); nan where no object
     counts."""
-    own = matches.category == k
-    image, positives = matches.image[own], weights @ matches.positives[k]
-    right, counted = matches.true_positive[:, own], ~matches.ignored[:, own]
-    table = np.empty((len(weights), IOU_THRESHOLDS))
-    step = max(1, CHUNK // max(1, len(image)))  # all resamples at once fill the memory
-    for rows in (slice(start, start + step) for start in range(0, len(weights), step)):
-        drawn = weights[rows][:, image]
-        for t in range(IOU_THRESHOLDS):
-            table[rows, t] = _threshold_precision(drawn, positives[rows], right[t], counted[t])
-    return table
+    own = slice(*np.searchsorted(matches.category, (k, k + 1)))
+    drawn, positives = weights[:, matches.image[own]], weights @ matches.positives[k]
+    found = zip(matches.true_positive[:, own], ~matches.ignored[:, own])  # at each threshold
+    return np.stack([_threshold_precision(drawn, positives, *each) for each in found], axis=1)
 
 
-def _threshold_precision(
-    weights: np.ndarray, positives: np.ndarray, right: np.ndarray, counted: np.ndarray
-) -> np.ndarray:
+def _threshold_precision(weights, positives, right, counted) -> np.ndarray:
     """Mean over 101 recalls of the best precision at that recall or more, (R,), under weights
     (R, D) of the detections by falling score; positives (R,), right and counted (D,) bool."""
     # Recall, and the envelope of precision, change only where a detection is right.

@@ -11,11 +11,12 @@ from pytorch_msssim import ssim as msssim_ssim
 from torch import Tensor
 
 from icmlib import downloads
+from icmlib.io import InputError
 
 
 def to_8bit(x: Tensor) -> Tensor:
     """The image as an 8-bit file holds it: round(255 x) / 255. Any shape, values in [0, 1]."""
-    _check_range("x", x)
+    check_range("x", x)
     x = x.to(torch.promote_types(x.dtype, torch.float32))  # bfloat16 does not hold 256 levels
     return torch.round(255 * x) / 255
 
@@ -49,10 +50,8 @@ def feature_distance(features_x: dict[str, Tensor], features_y: dict[str, Tensor
 
 
 class VGGDistance(torch.nn.Module):
-    """LPIPS on VGG-16 (Zhang et al. 2018, arXiv 1801.03924), version 0.1; lower is closer.
-
-    lpips brings its linear layers, `icmlib.downloads.vgg16` the rest; `source` says from where.
-    """
+    """LPIPS on VGG-16 (Zhang et al. 2018, arXiv 1801.03924), version 0.1; lower is closer. lpips
+    brings its linear layers, `icmlib.downloads.vgg16` the rest; `source` says from where."""
 
     def __init__(self):
         super().__init__()
@@ -81,16 +80,16 @@ def _check_pair(x: Tensor, y: Tensor, smallest: int = 1) -> None:
         raise ValueError(f"need images (B, 3, H, W); got shape {tuple(x.shape)}")
     height, width = x.shape[2:]
     if min(height, width) < smallest:
-        raise ValueError(
-            f"image is {width}x{height} px; this metric needs at least {smallest}x{smallest}"
-        )
-    _check_range("x", x)
-    _check_range("y", y)
+        needs = f"this metric needs at least {smallest}x{smallest}"
+        raise ValueError(f"image is {width}x{height} px; {needs}")
+    check_range("x", x)
+    check_range("y", y)
 
 
-def _check_range(name: str, image: Tensor) -> None:
+def check_range(name: str, image: Tensor) -> None:
+    """Raises ValueError: not floats, or not in [0, 1]."""
     if not image.is_floating_point():
-        raise ValueError(f"{name} is {image.dtype}; need floats in [0, 1]")
+        raise InputError(f"{name} is {image.dtype}; need floats in [0, 1]")
     low, high = (value.item() for value in image.aminmax())
     if not (low >= 0 and high <= 1):  # NaN fails, too
-        raise ValueError(f"{name} runs from {low:.4g} to {high:.4g}; need [0, 1]")
+        raise InputError(f"{name} runs from {low:.4g} to {high:.4g}; need [0, 1]")

@@ -4,6 +4,7 @@ import dataclasses
 import re
 from collections.abc import Iterable
 from dataclasses import field
+from itertools import product
 from pathlib import Path
 from typing import Annotated
 
@@ -97,6 +98,25 @@ class ZooConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
+class OriginConfig:
+    """Where the pattern comes from: the base training, for each codec, grid and rate."""
+
+    base: Changes = field(default_factory=dict)  # changes of the profile's base, for all
+    codecs: dict[str, CodecConfig] = field(default_factory=dict)
+    grids: dict[str, Changes] = field(default_factory=dict)  # of base
+    rates: dict[str, Changes] = field(default_factory=dict)  # of base, from the lowest
+
+    def runs(self) -> dict[str, ZooCodecConfig]:
+        """By name, `<codec>-<grid>-<rate>`."""
+        return {
+            f"{codec}-{grid}-{rate}": ZooCodecConfig(
+                self.codecs[codec], {**self.base, **self.grids[grid], **self.rates[rate]}
+            )
+            for codec, grid, rate in product(self.codecs, self.grids, self.rates)
+        }
+
+
+@dataclass(frozen=True, config=STRICT)
 class EvaluationConfig:
     """How a codec is measured."""
 
@@ -140,6 +160,7 @@ class Profile:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     rate_task: RateTaskConfig = field(default_factory=RateTaskConfig)
     zoo: ZooConfig = field(default_factory=ZooConfig)
+    origin: OriginConfig = field(default_factory=OriginConfig)
     speed: SpeedConfig = field(default_factory=SpeedConfig)
     # Table 1: name -> changes of finetune
     rows: Annotated[dict[str, Changes], _or_empty] = field(default_factory=dict)
@@ -148,10 +169,15 @@ class Profile:
     def __post_init__(self):
         _changed("rows", self.finetune, self.rows)
         _changed("zoo", self.finetune, {"finetune": self.zoo.finetune})
-        _changed("zoo.codecs", self.base, {k: codec.base for k, codec in self.zoo.codecs.items()})
+        _changed("zoo.codecs", self.base, {k: codec.base for k, codec in self.codecs.items()})
         _refuse("names of other rows", self.rows.keys() & {"base", "gaussian", "bilateral"})
         unknown = set(self.main_rows).difference(self.rows)
         _refuse(f"main_rows that are no rows (there are: {', '.join(self.rows)})", unknown)
+
+    @property
+    def codecs(self) -> dict[str, ZooCodecConfig]:
+        """All that notebook 04b trains: those of the zoo, and of the study of the origin."""
+        return self.zoo.codecs | self.origin.runs()
 
     @property
     def provenance(self) -> dict[str, str | int]:

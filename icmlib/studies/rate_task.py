@@ -98,15 +98,15 @@ def resampled_curves(profile: Profile) -> dict[str, Curve]:
     return curves
 
 
-def resampled(evaluation: Evaluation, counts: np.ndarray) -> Curve:
-    """A point of a curve: `bpp`, `box_AP` and `psnr` of each resample, (1 + R,), by its counts of
-    the images."""
-    matches = evaluation.matches["box"]  # their images are sorted, the data set's need not be
+def resampled(evaluation: Evaluation, counts: np.ndarray, kind: str = "box") -> Curve:
+    """A point of a curve: `bpp`, `<kind>_AP` and `psnr` of each resample, (1 + R,), by its counts
+    of the images."""
+    matches = evaluation.matches[kind]  # their images are sorted, the data set's need not be
     table = evaluation.per_image.set_index("image_id").loc[list(matches.image_ids)]
     bits, pixels = counts @ (8.0 * table["payload_bytes"]), counts @ table["pixels"].to_numpy(float)
     ap = detection.average_precision(matches, counts)["AP"]
     psnr = counts @ table["psnr"].to_numpy() / counts.sum(1)
-    return {"bpp": bits / pixels, "box_AP": ap, "psnr": psnr}
+    return {"bpp": bits / pixels, f"{kind}_AP": ap, "psnr": psnr}
 
 
 def with_intervals(points: pd.DataFrame, curves: dict[str, Curve]) -> pd.DataFrame:

@@ -14,9 +14,9 @@ BOTH = ("box_AP", "mask_AP", "psnr", "ssim", "lpp2", "lpp4", "lpp8", "prms", "ex
 def settings(
     profile: Profile, codec: str
 ) -> tuple[CodecConfig, BaseTrainingConfig, FinetuneConfig]:
-    """Architecture, base training and finetuning of one codec of the profile's zoo; raises
-    ValueError: it has no such codec."""
-    chosen = lookup("codec of the zoo", codec, profile.zoo.codecs)
+    """Architecture, base training and finetuning of one of the profile's codecs; raises ValueError:
+    it has no such codec."""
+    chosen = lookup("codec", codec, profile.codecs)
     finetune = replace(profile.finetune, profile.zoo.finetune)
     return chosen.codec, replace(profile.base, chosen.base), finetune
 

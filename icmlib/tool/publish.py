@@ -32,6 +32,7 @@ TABLES = {  # file of a reference -> its title in results/README.md
     "rate_task_seeds.csv": "Rate against task: findings by seed",
     "rate_task_bridge.csv": "The bridge: a C-FT codec's decoder finetuned for people",
     "speed.csv": "Speed, side by side",
+    "bound.csv": "What bounds a finetuning step: seconds measured, and of arithmetic, memory, kernels",
 }
 MARKED = re.compile(r"(<!-- table1:.*?-->\n).*?(\n<!-- /table1 -->)", re.DOTALL)  # in README.md
 FACTS = ["profile", "seed", "data"]  # columns of every table

@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from torch.nn.functional import pad
 from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
@@ -49,7 +50,7 @@ def finetune_chain(
             codec.train(not {"encoder", "entropy"}.isdisjoint(config.parts))
             images, targets = flipped(batch, config.seed, step)
             with seeded(config.seed, step):
-                terms = chain_terms(codec, task, images, targets, config.precision)
+                terms = chain_terms(codec, task, images, targets, config)
             loss = terms["task"] + config.beta * terms["rate"]
             for module in (codec, task):
                 module.zero_grad()
@@ -79,7 +80,7 @@ def trained_weights(codec: LearnedCodec, parts: list[str]) -> list[nn.Parameter]
 
 
 def chain_terms(
-    codec: LearnedCodec, task: TaskNetwork, images: list, targets: list, precision: str = "float32"
+    codec: LearnedCodec, task: TaskNetwork, images: list, targets: list, config: ChainConfig
 ) -> dict[str, torch.Tensor]:
     """Of images (3, H, W) of any sizes: `task`, the sum of the task network's own losses on the
     decoded images, and `rate`, in bits per pixel of all of them."""
@@ -87,10 +88,25 @@ def chain_terms(
     for shape in dict.fromkeys(image.shape for image in images):  # one size together
         indices = [i for i, image in enumerate(images) if image.shape == shape]
         x = torch.stack([images[i] for i in indices]).to(codec.device)
-        with device.autocast(x.device, precision):
+        with device.autocast(x.device, config.precision):
             out = codec(x)
         bits = bits + losses.rate(out["likelihoods"], 1)
         decoded |= dict(zip(indices, out["x_hat"].clamp(0, 1)))
     pixels = sum(image.shape[-2] * image.shape[-1] for image in images)
+    if config.shift:
+        decoded, targets = moved(decoded, targets, config.shift)
     found = task.loss([decoded[i] for i in range(len(images))], targets)
     return {"task": sum(found.values()), "rate": bits / pixels}
+
+
+def moved(images: dict, targets: list[dict], limit: int) -> tuple[dict, list[dict]]:
+    """Images (3, H, W) by index and their targets, moved down and right by the same random
+    0..`limit` px; the first row and column fill what is new, and masks are empty there."""
+    down, right = torch.randint(limit + 1, (2,)).tolist()
+    images = {i: pad(x[None], (right, 0, down, 0), mode="replicate")[0] for i, x in images.items()}
+    by = torch.tensor([right, down, right, down])
+    targets = [each | {"boxes": each["boxes"] + by} for each in targets]
+    for each in targets:
+        if "masks" in each:
+            each["masks"] = pad(each["masks"], (right, 0, down, 0))
+    return images, targets

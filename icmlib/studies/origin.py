@@ -1,0 +1,89 @@
+"""Where the pattern comes from: base codecs whose machine sees the decoder's lattice on the grid of
+its own strides or on one that moves, by how their decoders enlarge maps."""
+
+import numpy as np
+import pandas as pd
+
+from icmlib import datasets
+from icmlib.evaluate import load_evaluation
+from icmlib.metrics import bootstrap
+from icmlib.studies.curves import Curve, at_rate, interval
+from icmlib.studies.profile import Profile
+from icmlib.studies.rate_task import resampled
+from icmlib.studies.runs import read_summary, run_folder
+from icmlib.studies.table1 import task_measure
+from icmlib.studies.verdicts import FINDING, finding
+from icmlib.studies.zoo import AFTER, BEFORE
+
+MEASURES = ("psnr", "ssim", "lpp2", "lpp4", "lpp8", "prms", "excess_prms")
+
+
+def read_rows(profile: Profile) -> pd.DataFrame:
+    """One row for each base codec, indexed by run: codec, grid, rate, bits, AP, PSNR, SSIM and
+    pattern (dB, grey levels, the latter with intervals) on test, and the pattern that finetuning
+    left (`_after`)."""
+    rows = {}
+    for name in profile.origin.runs():
+        codec, grid, rate = name.split("-")
+        before, after = (read_summary(profile, stage, name)["test"] for stage in (BEFORE, AFTER))
+        ap = task_measure(pd.DataFrame([before]))
+        row = {"codec": codec, "grid": grid, "rate": rate, "bpp": before["bpp"], ap: before[ap]}
+        row |= {measure: before[measure] for measure in MEASURES}
+        row |= {f"prms{end}": before[f"prms{end}"] for end in ("_low", "_high")}
+        rows[name] = row | {f"{each}_after": after[each] for each in (ap, "prms", "psnr")}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("run")
+
+
+def curves(profile: Profile, ap: str) -> dict[tuple[str, str], Curve]:
+    """Of each codec and grid the points from the lowest rate, (points, 1 + R): of the whole set,
+    then of R resamples of the test images, the same for all. `ap` is `mask_AP` or `box_AP`."""
+    images = len(datasets.create(profile.data, "test"))
+    rng = np.random.default_rng(0)
+    counts = bootstrap.whole_and_resamples(images, profile.evaluation.resamples, rng)
+    points: dict[tuple[str, str], list[Curve]] = {}
+    for name in profile.origin.runs():
+        evaluation = load_evaluation(run_folder(profile, BEFORE, name), "test")
+        point = resampled(evaluation, counts, ap.removesuffix("_AP"))
+        points.setdefault(tuple(name.split("-")[:2]), []).append(point)
+    return {
+        key: {name: np.stack([each[name] for each in found]) for name in found[0]}
+        for key, found in points.items()
+    }
+
+
+def at_equal_rate(one: Curve, other: Curve, ap: str) -> dict:
+    """How much the other's AP (%) and PSNR (dB) differ from one's in the middle of their common
+    rates, each with `value`, `low` and `high`, nan where they have none; `bpp` is that rate."""
+    low = max(np.quantile(each["bpp"].min(0), 0.99) for each in (one, other))
+    high = min(np.quantile(each["bpp"].max(0), 0.01) for each in (one, other))
+    rate = float(np.sqrt(low * high)) if low <= high else float("nan")
+    scores, psnr = ([at_rate(each, name, rate) for each in (one, other)] for name in (ap, "psnr"))
+    change, difference = 100 * (scores[1] / scores[0] - 1), psnr[1] - psnr[0]
+    return {"bpp": rate, ap: interval(change), "psnr": interval(difference)}
+
+
+def findings(rows: pd.DataFrame, curves: dict[tuple[str, str], Curve], ap: str) -> pd.DataFrame:
+    """What the second grid does to each codec, and what each other way to enlarge does on the first
+    grid: less than half of the pattern; AP (at most 1 % down) and PSNR at equal rate."""
+    codecs, (first, second) = rows["codec"].unique(), rows["grid"].unique()
+    pairs = {f"{codec}, {second} grid": ((codec, first), (codec, second)) for codec in codecs}
+    others = {f"{c} for {codecs[0]}": ((codecs[0], first), (c, first)) for c in codecs[1:]}
+    found, machine = [], ap.replace("_", " ")
+    for name, (one, other) in (pairs | others).items():
+        for rate in rows["rate"].unique():
+            before, after = (rows.loc["-".join((*key, rate))] for key in (one, other))
+            text = f"{name}: less than half of the pattern, {rate} rate"
+            found.append(finding(text, "of its PRMS", share(before, after), at_most=0.5))
+        change = at_equal_rate(curves[one], curves[other], ap)
+        at = f"at {change['bpp']:.3f} bpp"
+        text = f"{name}: {machine} at most 1 % down at equal rate"
+        found.append(finding(text, f"%, {at}", change[ap], at_least=-1.0))
+        found.append(finding(f"{name}: PSNR up at equal rate", f"dB, {at}", change["psnr"]))
+    return pd.DataFrame(found, columns=FINDING)
+
+
+def share(before: pd.Series, after: pd.Series) -> dict[str, float]:
+    """PRMS after over PRMS before; its interval is that of two codecs which are not paired, so it
+    is too wide rather than too narrow."""
+    ends = (("value", "", ""), ("low", "_low", "_high"), ("high", "_high", "_low"))
+    return {name: after[f"prms{a}"] / before[f"prms{b}"] for name, a, b in ends}
