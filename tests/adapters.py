@@ -71,8 +71,12 @@ def assert_same(predictions: list[dict], others: list[dict]) -> None:
         assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
 
 
-def assert_gradient(score, images: list[torch.Tensor], size: float = 1e-6) -> None:
-    """That of finite differences, along a random direction, in double precision."""
+def assert_gradient(network, images: list[torch.Tensor], size: float = 1e-6) -> None:
+    """Of the features, that of finite differences along a random direction, in double precision."""
+
+    def score(images: list[torch.Tensor]) -> torch.Tensor:
+        return sum((m * m).mean() for m in network.features(images).values())
+
     images = [image.double().requires_grad_() for image in images]
     gradients = torch.autograd.grad(score(images), images)
     generator = torch.Generator().manual_seed(1)

@@ -91,6 +91,31 @@ def codec(make_codec):
     return make_codec()
 
 
+def finetuned(codec, layers: int):
+    """A copy whose first decoder layers have other weights."""
+    from icmlib.codecs.patches import decoder_layers
+
+    other, generator = copy.deepcopy(codec), torch.Generator().manual_seed(layers)
+    with torch.no_grad():
+        for weight in torch.nn.ModuleList(decoder_layers(other.g_s)[:layers]).parameters():
+            noise = torch.randn(weight.shape, generator=generator)
+            weight += 0.2 * weight.abs().mean() * noise
+    return other
+
+
+@pytest.fixture
+def others(codec):
+    return {"human": finetuned(codec, 2), "low_impact": finetuned(codec, 1)}
+
+
+@pytest.fixture
+def decoders(codec, others):
+    """`machine`, the tiny codec's own, and the others."""
+    from icmlib.codecs import Decoders
+
+    return Decoders.of(codec, others)
+
+
 class ToyTask(torch.nn.Module):
     """A machine that costs nothing; its loss draws from the global generator."""
 

@@ -4,14 +4,47 @@ Run by test_kill.py, and by test_processes.py as `python every_training.py FOLDE
 process or under `accelerate launch`.
 """
 
+import contextlib
 import sys
 from pathlib import Path
+
+import pytest
 
 from icmlib import codecs, device, tasks, training
 from icmlib.config import BaseTrainingConfig, ChainConfig, CodecConfig, FinetuneConfig, TaskConfig
 from icmlib.datasets import CocoDataset, deadleaves
 from icmlib.evaluate import evaluate, save_evaluation, summarize
 from icmlib.studies.runs import Run
+
+
+def train_one(
+    loop: str, codec, task, data, config, journal: training.Journal, latents: Path
+) -> None:
+    """`loop` is task, base, chain or finetune; the codec's latents are kept in a folder."""
+    if loop == "task":
+        training.train_task_network(task, data, config, journal)
+    elif loop == "base":
+        training.train_base_codec(codec, task, data, config, journal)
+    elif loop == "chain":
+        training.finetune_chain(codec, task, data, config, journal)
+    else:
+        y_hat = codecs.cached_latents(codec, data, latents)
+        training.finetune_decoder(codec, y_hat, task, data, config, journal)
+
+
+@contextlib.contextmanager
+def stopped_after(last: int):
+    """A training inside stops when it has logged this step."""
+    log = training.Journal.log
+
+    def log_and_stop(self, step, terms):
+        log(self, step, terms)
+        if step == last:
+            raise InterruptedError
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedError):
+        patch.setattr(training.Journal, "log", log_and_stop)
+        yield
 
 
 def train(folder: Path, scenes: Path, steps: int = 2, batch: int = 32) -> None:
@@ -25,21 +58,20 @@ def train(folder: Path, scenes: Path, steps: int = 2, batch: int = 32) -> None:
     shared = {"steps": steps, "batch": batch}
     codec, network = codecs.create(CodecConfig(N=8, M=12)), tasks.create(TaskConfig())
     codec.update()  # the file of an untrained codec has tables, too
-
-    finetune = FinetuneConfig(**shared, patches=2, patch_size=32, lr=1e-3, lambda_feature=1.0)
-    finetune_run = run("finetune")
-    latents = codecs.cached_latents(codec, data, finetune_run.folder)
-    training.finetune_decoder(codec, latents, network, data, finetune, finetune_run)
-    evaluation = evaluate(codec, None, val)
-    save_evaluation(evaluation, finetune_run.folder, "val")
-    finetune_run.finish(summarize(evaluation, resamples=5))
-
-    task = TaskConfig(**shared, lr=1e-4, seed=1)
-    training.train_task_network(network.requires_grad_(True), data, task, run("task"))
-    base = BaseTrainingConfig(**shared, crop=48)
-    training.train_base_codec(codec, network, data, base, run("base"))
-    chain = ChainConfig(["encoder", "decoder", "entropy", "task"], **shared)
-    training.finetune_chain(codec, network, data, chain, run("chain"))
+    configs = {
+        "finetune": FinetuneConfig(**shared, patches=2, patch_size=32, lr=1e-3, lambda_feature=1.0),
+        "task": TaskConfig(**shared, lr=1e-4, seed=1),
+        "base": BaseTrainingConfig(**shared, crop=48),
+        "chain": ChainConfig(["encoder", "decoder", "entropy", "task"], **shared),
+    }
+    for loop, config in configs.items():
+        journal = run(loop)
+        network.requires_grad_(True)
+        train_one(loop, codec, network, data, config, journal, journal.folder)
+        if loop == "finetune":
+            evaluation = evaluate(codec, None, val)
+            save_evaluation(evaluation, journal.folder, "val")
+            journal.finish(summarize(evaluation, resamples=5))
     if device.main():
         (folder / "processes.txt").write_text(str(device.state().num_processes))
 

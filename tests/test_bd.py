@@ -10,27 +10,23 @@ RATES = np.array([0.1, 0.2, 0.4, 0.8, 1.6])
 PSNR = np.array([28.0, 30.5, 33.5, 36.0, 38.0])
 
 
-def test_a_tenth_less_rate_everywhere_is_minus_ten_percent():
-    delta = bd.delta((RATES, PSNR), (0.9 * RATES, PSNR))
-    assert delta.value == pytest.approx(-10, abs=1e-9) and delta.reason == ""
-    assert delta.overlap == 1
-    delta = bd.delta((RATES, PSNR), (0.9 * RATES, PSNR), of="quality")
-    assert delta.overlap == pytest.approx(np.log(14.4) / np.log(16))
+LINE = 30 + 6 * np.log2(RATES / 0.1)
 
 
-def test_a_constant_gain_is_that_gain():
-    """One decibel more at every rate; and the sign: more is better."""
-    delta = bd.delta((RATES, PSNR), (RATES, PSNR + 1), of="quality")
-    assert delta.value == pytest.approx(1, abs=1e-9) and delta.overlap == 1
-    assert bd.delta((RATES, PSNR), (RATES, PSNR)).value == pytest.approx(0, abs=1e-12)
-
-
-def test_a_straight_line_by_hand():
-    """6 dB a doubling against 6 dB a doubling 3 dB higher: half an octave, 1 - 1/sqrt 2 less."""
-    line = 30 + 6 * np.log2(RATES / 0.1)
-    delta = bd.delta((RATES, line), (RATES, line + 3))
-    assert delta.value == pytest.approx(100 * (2**-0.5 - 1), abs=1e-9)
-    assert delta.overlap == pytest.approx(21 / 24)
+@pytest.mark.parametrize(
+    ("of", "before", "after", "value", "overlap"),
+    [
+        ("rate", PSNR, (0.9 * RATES, PSNR), -10, 1),  # a tenth less everywhere
+        ("rate", PSNR, (RATES, PSNR), 0, 1),
+        ("quality", PSNR, (RATES, PSNR + 1), 1, 1),  # more is better
+        ("quality", LINE, (0.9 * RATES, LINE), -6 * np.log2(0.9), np.log(14.4) / np.log(16)),
+        ("rate", LINE, (RATES, LINE + 3), 100 * (2**-0.5 - 1), 21 / 24),  # half an octave less
+    ],
+)
+def test_by_hand(of, before, after, value, overlap):
+    delta = bd.delta((RATES, before), after, of=of)
+    assert delta.value == pytest.approx(value, abs=1e-9) and delta.reason == ""
+    assert delta.overlap == pytest.approx(overlap)
 
 
 @pytest.mark.parametrize("of", ["rate", "quality"])

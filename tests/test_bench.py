@@ -66,17 +66,13 @@ def test_ratios_are_of_turns():
     assert row == {"ours": 2, "theirs": 10, "ratio": 5, "ratio_low": 5, "ratio_high": 15}
 
 
-def test_memory_layout_is_restored(codec):
-    """After a loop that fails, too."""
+def test_memory_layout_is_restored_and_layers_that_would_crash_are_left_alone(codec):
+    """After an error, too. Cheng's encoder begins with a strided 1x1 convolution of 3 channels: the
+    gradient of its weights is that of the plain layout."""
     with pytest.raises(RuntimeError), device.channels_last(codec):
         assert codec.g_s[0].weight.is_contiguous(memory_format=torch.channels_last)
         raise RuntimeError
     assert codec.g_s[0].weight.is_contiguous()
-
-
-def test_layers_that_channels_last_would_crash_are_left_alone():
-    """Cheng's encoder begins with a strided 1x1 convolution of 3 channels: the gradient of its
-    weights is that of the plain layout."""
     cheng = codecs.create(CodecConfig("cheng2020_anchor", N=8))
     narrow, wide = nn.Conv2d(3, 8, 1, stride=2), nn.Conv2d(16, 8, 1, stride=2)
     with device.channels_last(cheng, narrow, wide):
@@ -103,12 +99,9 @@ def test_likelihoods_are_float32_under_autocast(codec):
 
 
 @pytest.mark.slow
-def test_the_cost_of_a_profile_is_that_of_all_its_stages(tmp_path, monkeypatch):
+def test_the_cost_of_a_profile_is_that_of_all_its_stages(project):
     """As many images as its trainings see and its evaluations measure; none is left out."""
-    folder = tmp_path / "notebooks" / "profiles"
-    folder.mkdir(parents=True)
-    (folder / "tiny.yaml").write_text(COSTED)
-    monkeypatch.setenv("ICM_ROOT", str(tmp_path))
+    project(tiny=COSTED)
     table = bench.cost(load_profile("tiny"), size=64, tflops=30.0)
     assert table["images"].to_dict() == {
         "task network": 2 * 8,

@@ -111,13 +111,9 @@ def test_bitstream_of_another_codec_is_refused(codec, make_codec):
         other.decode(bitstream)
     with pytest.raises(BitstreamError, match="holds 1 strings"):
         codec.decode(dataclasses.replace(bitstream, strings=bitstream.strings[:1]))
-
-
-def test_other_probabilities_are_found(codec, make_codec):
-    """A machine whose entropy model computes slightly otherwise, under the same fingerprint."""
-    bitstream, other = codec.encode(picture()), make_codec()
+    other = make_codec()
     assert other.fingerprint == codec.fingerprint
-    with torch.no_grad():
+    with torch.no_grad():  # a machine that computes slightly other probabilities
         other.model.h_s[-2].bias += 3.0
     with pytest.raises(BitstreamError):
         other.decode(bitstream)
@@ -202,12 +198,6 @@ def test_other_images_of_the_same_names_never_meet_old_latents(codec, tmp_path):
             latents = cached_latents(codec, dataset, tmp_path / "latents")
             expected = codec.latents(dataset.image(0)[None])[0]
             assert torch.equal(latents[0].float(), expected)
-
-
-def test_png_is_lossless():
-    x, codec = picture(33, 50), PillowCodec("PNG")
-    bitstream = codec.encode(x)
-    assert torch.equal(codec.decode(bitstream), x) and bitstream.strings[0][:4] == b"\x89PNG"
 
 
 @pytest.mark.parametrize("name", FILTERS)

@@ -138,10 +138,6 @@ def reference(shared):
     return COCO(str(shared / "coco" / "annotations" / "instances_val2017.json"))
 
 
-def usable(reference: COCO, image_id: int) -> list[dict]:
-    return reference.loadAnns(reference.getAnnIds([image_id], iscrowd=False))
-
-
 def test_coco_targets_are_those_of_pycocotools(coco, reference):
     """Boxes, contiguous labels and masks (polygons) of every image."""
     assert len(coco) == len(reference.getImgIds()) == 47
@@ -149,7 +145,7 @@ def test_coco_targets_are_those_of_pycocotools(coco, reference):
     assert coco.categories[1] == "person" and coco.category_ids[0] == 1
     for index in range(len(coco)):
         image, target = coco[index]
-        own = usable(reference, target["image_id"])
+        own = reference.loadAnns(reference.getAnnIds([target["image_id"]], iscrowd=False))
         boxes = np.array([a["bbox"] for a in own], np.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         np.testing.assert_allclose(target["boxes"], boxes)
@@ -183,20 +179,6 @@ def test_skip_and_limit_make_disjoint_splits_of_one_file(shared, coco, monkeypat
     assert {a["image_id"] for a in val.ground_truth["annotations"]} <= ids
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"skip": 47, "limit": 5}, "47 images asked for, skip: 47 and limit: 5 leave none"),
-        ({"skpi": 40}, r"data\.splits\.val\.skpi: unknown key \(did you mean 'skip'\?\)"),
-        ({"skip": "40"}, r"data\.splits\.val\.skip is '40'"),
-    ],
-)
-def test_bad_split_is_named(shared, monkeypatch, changes, message):
-    """A mistyped skip would let train and val overlap."""
-    with pytest.raises(ValueError, match=message):
-        coco_split(shared, monkeypatch, **changes)
-
-
 def test_images_by_id(shared, coco, reference, monkeypatch, tmp_path):
     """From a list or a file, in whatever order: the images and ground truth of pycocotools alone,
     in the order of the annotations."""
@@ -215,26 +197,29 @@ def test_images_by_id(shared, coco, reference, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("ids", "message"),
+    ("changes", "message"),
     [
-        ([139, 1, 2, 3, 4], r"47 images; . of the ids asked for are not among them: 1, 2, 3,"),
-        ([], "of the 0 images asked for, .* leave none"),
-        ([285, True], r"data\.splits\.val\.ids.* is True"),
-        (139, r"data\.splits\.val\.ids.* is 139"),
-        ("none.txt", r"No such file .*none\.txt"),
+        ({"skip": 47, "limit": 5}, "47 images asked for, skip: 47 and limit: 5 leave none"),
+        ({"skpi": 40}, r"data\.splits\.val\.skpi: unknown key \(did you mean 'skip'\?\)"),
+        ({"skip": "40"}, r"data\.splits\.val\.skip is '40'"),
+        ({"ids": [139, 1, 2, 3, 4]}, "47 images; . of the ids .* are not among them: 1, 2, 3,"),
+        ({"ids": []}, "of the 0 images asked for, .* leave none"),
+        ({"ids": [285, True]}, r"data\.splits\.val\.ids.* is True"),
+        ({"ids": 139}, r"data\.splits\.val\.ids.* is 139"),
+        ({"ids": "none.txt"}, r"No such file .*none\.txt"),
         (b"139\n\n139, 285\n", r"ids\.txt: '139,' is no image id; one is like 139"),
         (b"\x89PNG\xff", "is no image id"),
     ],
 )
-def test_bad_list_of_ids_is_named(shared, monkeypatch, tmp_path, ids, message):
-    """The check of the data set says the same."""
-    if isinstance(ids, bytes):
-        (tmp_path / "ids.txt").write_bytes(ids)
-        ids = str(tmp_path / "ids.txt")
+def test_bad_split_is_named(shared, monkeypatch, tmp_path, changes, message):
+    """A mistyped skip would let train and val overlap. The check of the data set says the same."""
+    if isinstance(changes, bytes):
+        (tmp_path / "ids.txt").write_bytes(changes)
+        changes = {"ids": str(tmp_path / "ids.txt")}
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        coco_split(shared, monkeypatch, ids=ids)
+        coco_split(shared, monkeypatch, **changes)
     with pytest.raises(ValueError, match=message):
-        datasets.check(DataConfig("coco", root="coco", splits={"val": FILES | {"ids": ids}}))
+        datasets.check(DataConfig("coco", root="coco", splits={"val": FILES | changes}))
 
 
 # --- made sets ---------------------------------------------------------------------------

@@ -6,15 +6,18 @@ from collections import OrderedDict
 
 import numpy as np
 import pytest
+import torch
+from compressai.zoo import image as zoo
 from conftest import Malicious
 
-from icmlib import downloads, tasks
-from icmlib.config import BaseTrainingConfig, TaskConfig
+from icmlib import codecs, downloads, tasks
+from icmlib.config import BaseTrainingConfig, CodecConfig, TaskConfig
 from icmlib.downloads import WeightsUnavailable, read_pickled_arrays, read_state
 from icmlib.metrics.fidelity import VGGDistance
 from icmlib.tasks import proxies
 
 MODELS = "https://download.pytorch.org/models/"
+ZOO, PAPER = CodecConfig("mbt2018_mean"), BaseTrainingConfig(proxy="vgg16")
 FASTER_RCNN = TaskConfig("fasterrcnn_mobilenet_v3_large_fpn", weights="COCO_V1", num_classes=80)
 
 CHECKPOINT = {
@@ -79,25 +82,22 @@ def test_nothing_is_run(tmp_path, name, make, protocol):
     assert not mark.exists()
 
 
-def test_arrays_of_objects_are_refused(tmp_path):
-    with pytest.raises(pickle.UnpicklingError, match="'O8' are not numbers"):
-        read_pickled_arrays(saved(tmp_path, {"model": np.array([{}, None], object)}))
+WHOLE = pickle.dumps(CHECKPOINT, 2)
 
 
-def test_names_below_admitted_ones_are_refused(tmp_path):
-    """Protocol 4 may ask for an attribute of an admitted name."""
-    path = tmp_path / "dotted.pkl"
-    path.write_bytes(b"\x80\x04\x8c\x05numpy\x8c\x0endarray.tofile\x93.")
-    with pytest.raises(pickle.UnpicklingError, match=r"it asks for numpy\.ndarray\.tofile"):
-        read_pickled_arrays(path)
-
-
-def test_cut_short_or_no_pickle_at_all(tmp_path):
-    whole = pickle.dumps(CHECKPOINT, 2)
-    for broken in (whole[:-100], whole[:40], b"<html>", b"", b"\x80\x02}b."):
-        (tmp_path / "broken.pkl").write_bytes(broken)
-        with pytest.raises(pickle.UnpicklingError):
-            read_pickled_arrays(tmp_path / "broken.pkl")
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (pickle.dumps({"model": np.array([{}, None], object)}, 2), "'O8' are not numbers"),
+        # protocol 4 may ask for an attribute of an admitted name
+        (b"\x80\x04\x8c\x05numpy\x8c\x0endarray.tofile\x93.", r"for numpy\.ndarray\.tofile"),
+        *((each, ".") for each in (WHOLE[:-100], WHOLE[:40], b"<html>", b"", b"\x80\x02}b.")),
+    ],
+)
+def test_what_is_no_pickle_of_arrays_is_refused(tmp_path, content, message):
+    (tmp_path / "broken.pkl").write_bytes(content)
+    with pytest.raises(pickle.UnpicklingError, match=f"is no pickle of arrays: .*{message}"):
+        read_pickled_arrays(tmp_path / "broken.pkl")
 
 
 def test_a_file_in_the_cache_is_read(hub):
@@ -106,22 +106,27 @@ def test_a_file_in_the_cache_is_read(hub):
     path.write_bytes(pickle.dumps(CHECKPOINT, 2))
     found = read_state(url, "these")
     np.testing.assert_array_equal(found["model"]["weight"], CHECKPOINT["model"]["weight"])
-    path.write_bytes(pickle.dumps({"model": Malicious(os.system, "true")}))
-    with pytest.raises(WeightsUnavailable, match=r"these weights .*it asks for posix.system"):
-        read_state(url, "these")
+
+
+@pytest.mark.parametrize("name", ["model_final_f10217.pkl", "vgg16-397923af.pth"])
+def test_no_file_in_the_cache_is_unpickled(hub, tmp_path, name):
+    """Even what has the name that it should have: else it would have made a folder."""
+    bomb = {"model": Malicious(os.mkdir, str(tmp_path / "owned"))}
+    torch.save(bomb, hub / name) if name.endswith("pth") else saved(hub, bomb).rename(hub / name)
+    with pytest.raises(WeightsUnavailable, match=r"(?s)these weights .*posix\.mkdir"):
+        read_state(f"https://nowhere.invalid/{name}", "these")
+    assert not (tmp_path / "owned").exists()
 
 
 @pytest.mark.parametrize(
     ("load", "url"),
     [
         (lambda: tasks.create(FASTER_RCNN), f"{MODELS}{FASTER_RCNN.name}-fb6a3cc7.pth"),
+        (lambda: codecs.pretrained(ZOO, 3), zoo.model_urls["mbt2018-mean"]["mse"][3]),
         (VGGDistance, f"{MODELS}vgg16-397923af.pth"),
-        (
-            lambda: proxies.create(BaseTrainingConfig(proxy="vgg16"), None),
-            f"{MODELS}vgg16-397923af.pth",
-        ),
+        (lambda: proxies.create(PAPER, None), f"{MODELS}vgg16-397923af.pth"),
     ],
-    ids=["detector", "distance", "proxy"],
+    ids=["detector", "codec", "distance", "proxy"],
 )
 def test_no_network_says_what_to_put_where(hub, load, url, monkeypatch):
     """Never a network with other weights."""

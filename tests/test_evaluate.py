@@ -3,11 +3,13 @@
 import hashlib
 import sys
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from adapters import without_masks
 from PIL import Image
 
 from icmlib.codecs import PillowCodec
@@ -57,43 +59,30 @@ PNG = PillowCodec("PNG")
 JPEG = PillowCodec("JPEG", quality=20)
 
 
-def test_rates_are_those_of_the_files(codec, dataset):
-    """Total bits over total pixels, of payload and of whole files; the hash is the file's."""
+def test_a_row_is_of_the_files_and_of_the_8_bit_images(codec, dataset):
+    """Total bits over total pixels, of payload and of whole files; the hash is the file's; means
+    over images. Without a machine there is neither mAP nor feature distance."""
     evaluation = evaluate(codec, None, dataset)
-    files = [codec.encode(dataset.image(i)) for i in range(4)]
-    row = summarize(evaluation, resamples=20)
-    pixels = 4 * 64 * 64
+    row, images = summarize(evaluation, resamples=20), [*map(dataset.image, range(4))]
+    files, pixels = [codec.encode(x) for x in images], 4 * 64 * 64
     assert row["bpp_total"] == pytest.approx(8 * sum(len(bytes(f)) for f in files) / pixels)
     assert row["bpp"] == pytest.approx(8 * sum(len(b"".join(f.strings)) for f in files) / pixels)
     assert row["bpp_total"] > row["bpp"] > 0 and row["images"] == 4
     hashes = [hashlib.sha256(bytes(f)).hexdigest() for f in files]
     assert evaluation.per_image["sha256"].tolist() == hashes
-
-
-def test_fidelity_is_of_the_8_bit_images(codec, dataset):
-    """Means over images; without a machine there is neither mAP nor feature distance."""
-    evaluation = evaluate(codec, None, dataset)
-    pairs = [(x, codec.decode(codec.encode(x))) for x in map(dataset.image, range(4))]
-    pairs = [(x[None], to_8bit(x_hat)[None]) for x, x_hat in pairs]
-    row = summarize(evaluation, resamples=20)
+    pairs = [(x[None], to_8bit(codec.decode(f))[None]) for x, f in zip(images, files)]
     assert row["psnr"] == pytest.approx(np.mean([float(psnr(*pair)) for pair in pairs]))
     assert row["ssim"] == pytest.approx(np.mean([float(ssim(*pair)) for pair in pairs]), rel=1e-6)
     assert np.isnan(row["vgg"]) and "feature" not in row
 
 
-class Darkness(torch.nn.Module):
-    """In place of the VGG distance: how much darker a picture is."""
-
-    def forward(self, x, x_hat):
-        return (x - x_hat).mean((1, 2, 3))
-
-
 def test_vgg_is_taken_of_the_first_images(dataset, monkeypatch):
-    """Whole batches of them; differences are over these alone, and of their resamples."""
+    """Whole batches of them; differences are over these alone, and of their resamples. Here it is
+    how much darker a picture is."""
     monkeypatch.setattr(sys.modules["icmlib.evaluate"], "BATCH", 2)
-    base, other = (
-        evaluate(PillowCodec("JPEG", quality=q), None, dataset, Darkness(), 1) for q in (10, 60)
-    )
+    codecs, vgg = (PillowCodec("JPEG", quality=q) for q in (10, 60)), torch.nn.Identity()
+    vgg.forward = lambda x, x_hat: (x - x_hat).mean((1, 2, 3))
+    base, other = (evaluate(codec, None, dataset, vgg, 1) for codec in codecs)
     first = base.per_image["vgg"].to_numpy()
     assert np.isnan(first).tolist() == [False, False, True, True]
     assert summarize(base, resamples=20)["vgg"] == pytest.approx(first[:2].mean())
@@ -117,13 +106,18 @@ def test_without_a_machine_or_annotations_there_is_no_map(dataset, scenes_folder
 
 
 def test_lossless_codec_adds_nothing(dataset, oracle):
-    """Infinite PSNR, no excess pattern, and the mAP of the uncompressed images: here 1."""
+    """Infinite PSNR, no excess pattern, and the mAP of the uncompressed images: here 1. Of a
+    machine that finds boxes only, there is none of masks."""
     row = summarize(evaluate(PNG, oracle, dataset), resamples=20)
     assert row["psnr"] == float("inf") and row["ssim"] == 1 and row["feature"] == 0
     assert row["excess_prms"] == row["excess_prms_low"] == row["excess_prms_high"] == 0
     assert row["prms"] == row["original_prms"] and row["lpp4_Cb"] == row["original_lpp4_Cb"]
     assert row["mask_AP"] == row["box_AP"] == row["mask_AP50"] == 1
     assert oracle.seen == 4
+    found = oracle.predict
+    oracle.predict = lambda *given: [without_masks(each) for each in found(*given)]
+    row = summarize(evaluate(PNG, oracle, dataset), resamples=20)
+    assert row["box_AP"] == 1 and "mask_AP" not in row
 
 
 def test_the_machine_sees_the_decoded_image(dataset, oracle):
@@ -184,18 +178,13 @@ def test_saved_and_loaded(dataset, oracle, new_run):
     assert differences == pytest.approx(dict.fromkeys(differences, 0), abs=1e-9)
 
 
-class Double:
-    """A codec of someone's own, in double precision."""
-
-    def encode(self, image):
-        return PNG.encode(image.double())
-
-    def decode(self, bitstream):
-        return PNG.decode(bitstream).double()
-
-
 def test_a_codec_in_double_precision_is_measured(dataset):
-    ours, theirs = (evaluate(codec, None, dataset).per_image for codec in (PNG, Double()))
+    """One of someone's own."""
+    double = SimpleNamespace(
+        encode=lambda image: PNG.encode(image.double()),
+        decode=lambda bits: PNG.decode(bits).double(),
+    )
+    ours, theirs = (evaluate(codec, None, dataset).per_image for codec in (PNG, double))
     pd.testing.assert_frame_equal(ours, theirs)
 
 

@@ -5,12 +5,12 @@ import io
 import re
 from datetime import UTC, datetime
 
-import numpy as np
 import pytest
 import torch
+from conftest import picture
 from PIL import Image
 
-from icmlib.codecs import Bitstream, Decoders, bitstream
+from icmlib.codecs import Bitstream, Decoders
 from icmlib.explorer import CodedImage, Explorer, widget
 from icmlib.metrics import checkerboard, fidelity
 
@@ -32,27 +32,9 @@ class OneBox:
         ]
 
 
-def random_image(height: int, width: int, seed: int = 0) -> torch.Tensor:
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
-    return torch.from_numpy(pixels).permute(2, 0, 1) / 255
-
-
-@pytest.fixture
-def decoders(codec):
-    own, generator = codec.g_s.state_dict(), torch.Generator().manual_seed(0)
-    changed = {
-        name: {
-            key: own[key] * (1 + 0.3 * torch.randn(own[key].shape, generator=generator))
-            for key in ("0.weight", "0.bias")
-        }
-        for name in ("human", "low_impact")
-    }
-    return Decoders(codec, changed)
-
-
 @pytest.fixture
 def explorer(decoders):
-    images = {"first": random_image(40, 56), "second": random_image(64, 64, seed=1)}
+    images = {"first": picture(40, 56), "second": picture(64, 64, seed=1)}
     return Explorer(decoders, OneBox(), images, ["disk", "square"])
 
 
@@ -60,7 +42,7 @@ def explorer(decoders):
 
 
 def test_the_bits_are_written_once_and_read_by_every_decoder(decoders):
-    x = random_image(40, 56)
+    x = picture(40, 56)
     image = CodedImage(decoders, x)
     bitstream = Bitstream.from_bytes(image.file)
     for to in ("machine", 0.3, 1.0, "low_impact", 0):
@@ -73,7 +55,7 @@ def test_the_bits_are_written_once_and_read_by_every_decoder(decoders):
 
 
 def test_readings_are_those_of_the_metrics(decoders):
-    x = random_image(40, 56)
+    x = picture(40, 56)
     image = CodedImage(decoders, x)
     row, planes = image.measure(image.machine), checkerboard.planes(image.machine)
     spectra = checkerboard.at_lattice(checkerboard.welch_spectrum(planes, 32))
@@ -81,13 +63,6 @@ def test_readings_are_those_of_the_metrics(decoders):
     assert row["psnr"] == fidelity.psnr(x[None], image.machine[None]).item()
     assert (row["lpp4"], row["prms"]) == (pattern["lpp4"], pattern["prms"])
     assert not image.residual_spectrum(x).any() and image.residual_spectrum(image.machine).any()
-
-
-@pytest.mark.parametrize("shape, reason", [((15, 40), "40x15 px"), ((50, 60), "2999 px in all")])
-def test_images_of_no_use_are_refused(decoders, monkeypatch, shape, reason):
-    monkeypatch.setattr(bitstream, "MAX_PIXELS", 2999)
-    with pytest.raises(ValueError, match=reason):
-        CodedImage(decoders, random_image(*shape))
 
 
 def test_the_table_has_no_number_for_what_is_missing():
@@ -121,7 +96,7 @@ def test_other_decoders_of_the_file_go_by_name(explorer):
 
 
 def test_without_a_human_decoder_there_is_no_knob(codec):
-    explorer = Explorer(Decoders(codec, {}), None, {"first": random_image(40, 56)}, [])
+    explorer = Explorer(Decoders(codec, {}), None, {"first": picture(40, 56)}, [])
     assert explorer.knob.disabled and explorer.detections.disabled
     assert explorer.divider.after_label == "machine"
 

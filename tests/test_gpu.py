@@ -12,6 +12,7 @@ import torch
 from accelerate import PartialState
 from adapters import pictures, target
 from conftest import tiny_codec
+from every_training import stopped_after, train_one
 
 from icmlib import codecs, device, tasks, training
 from icmlib.codecs import BitstreamError
@@ -85,15 +86,7 @@ def trained(loop: str, data, folder) -> pd.DataFrame:
     """The log of a training, which goes on from a checkpoint in the folder."""
     journal, config = Journal(folder), CONFIGS[loop]
     codec, task = tiny_codec(), machine()
-    if loop == "task":
-        training.train_task_network(task, data, config, journal)
-    elif loop == "base":
-        training.train_base_codec(codec, task, data, config, journal)
-    elif loop == "chain":
-        training.finetune_chain(codec, task, data, config, journal)
-    else:
-        latents = codecs.cached_latents(codec, data, folder)
-        training.finetune_decoder(codec, latents, task, data, config, journal)
+    train_one(loop, codec, task, data, config, journal, folder)
     return journal.logged()
 
 
@@ -110,15 +103,8 @@ def test_the_first_losses_are_those_of_the_cpu(loop, scenes, tmp_path, same_draw
 def test_a_stopped_training_goes_on(loop, scenes, tmp_path, monkeypatch):
     """As the undisturbed one, but for the order in which a GPU adds."""
     monkeypatch.setattr(training.journal, "CHECKPOINT_EVERY", 4)
-    whole, log = trained(loop, scenes("train"), tmp_path / "whole"), Journal.log
-
-    def stopping(journal, step, terms):
-        log(journal, step, terms)
-        if step == 5:
-            raise InterruptedError
-
-    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
-        patch.setattr(Journal, "log", stopping)
+    whole = trained(loop, scenes("train"), tmp_path / "whole")
+    with stopped_after(5):
         trained(loop, scenes("train"), tmp_path / "stopped")
     resumed = trained(loop, scenes("train"), tmp_path / "stopped")
     pd.testing.assert_frame_equal(resumed, whole, rtol=1e-2, atol=1e-5, check_dtype=False)

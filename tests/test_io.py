@@ -13,26 +13,17 @@ from icmlib.datasets import CocoDataset
 from icmlib.io import files_below, load_weights, plain, read_image
 
 
-@pytest.fixture
-def album(tmp_path):
-    """A folder with two pictures, one of them behind a link, and much that is none."""
-    elsewhere = tmp_path / "elsewhere"
-    for folder in ("album/sub", "album/.ipynb_checkpoints", "elsewhere"):
-        (tmp_path / folder).mkdir(parents=True)
-    for name in ("sub/b.png", ".ipynb_checkpoints/b.png", "._c.png"):
-        Image.new("RGB", (40, 20)).save(tmp_path / "album" / name)
-    Image.new("RGB", (40, 20)).save(elsewhere / "a.JPG")
-    os.symlink(elsewhere, tmp_path / "album" / "linked")
-    os.symlink(tmp_path / "album", tmp_path / "album" / "sub" / "circle")
-    (tmp_path / "album" / "notes.txt").touch()
-    return tmp_path / "album"
-
-
-def test_folders_are_walked_in_one_way(album):
+def test_folders_are_walked_in_one_way(tmp_path):
     """Links are followed, once; what is hidden is no picture; the rest is counted and named."""
-    with pytest.warns(
-        UserWarning, match=r"1 files below .*album are skipped: notes.txt \(read are"
-    ):
+    album, elsewhere = tmp_path / "album", tmp_path / "elsewhere"
+    for folder in (album / "sub", album / ".ipynb_checkpoints", elsewhere):
+        folder.mkdir(parents=True)
+    for name in ("sub/b.png", ".ipynb_checkpoints/b.png", "._c.png", "../elsewhere/a.JPG"):
+        Image.new("RGB", (40, 20)).save(album / name)
+    os.symlink(elsewhere, album / "linked")
+    os.symlink(album, album / "sub" / "circle")
+    (album / "notes.txt").touch()
+    with pytest.warns(UserWarning, match=r"1 files below .*album are skipped: notes.txt \(read "):
         files = files_below(album)
     assert [str(file.relative_to(album)) for file in files] == ["linked/a.JPG", "sub/b.png"]
     with pytest.warns(UserWarning, match=r"skipped: linked/a\.JPG, notes"):
@@ -67,6 +58,12 @@ def test_what_is_transparent_is_white(tmp_path, mode):
     image.save(tmp_path / "a.png")
     x = read_image(tmp_path / "a.png")
     assert x[:, :2].max() == 0 and x[:, 2:].min() == 1
+
+
+def test_of_16_bits_the_upper_8_count(tmp_path):
+    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png").equal(torch.from_numpy(grey).expand(3, -1, -1) / 255)
 
 
 def test_weights_of_a_wrapped_network_load(tmp_path):

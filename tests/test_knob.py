@@ -2,8 +2,8 @@
 
 import pandas as pd
 import pytest
+from conftest import picture
 
-from icmlib.codecs import Decoders
 from icmlib.evaluate import Evaluation
 from icmlib.studies import knob
 
@@ -41,13 +41,9 @@ def test_better_is_up_or_down_as_the_measure_has_it():
     assert first[["value", "low", "high"]].tolist() == [1, 1, 1]
 
 
-def test_a_blend_mixes_the_pictures(codec, make_codec):
-    image = next(iter(codec.parameters())).new_zeros(3, 40, 56).uniform_(0, 1)
-    changed = {name: 1.1 * weight for name, weight in codec.g_s.state_dict().items()}
-    decoders = Decoders(codec, {"human": changed})
-    bitstream = codec.encode(image)
-    machine = decoders.turn("machine").decode(bitstream)
-    human = decoders.turn("human").decode(bitstream)
+def test_a_blend_mixes_the_pictures(codec, decoders):
+    bitstream = codec.encode(picture())
+    machine, human = (decoders.turn(to).decode(bitstream) for to in ("machine", "human"))
     mixed = knob.Blend(decoders, 0.25)
-    assert mixed.encode(image) == bitstream
+    assert mixed.encode(picture()) == bitstream
     assert mixed.decode(bitstream).equal(machine.lerp(human, 0.25)) and not machine.equal(human)

@@ -51,14 +51,11 @@ class FirstOfTwo:
 
 
 def test_each_process_has_its_part_of_a_batch(monkeypatch):
+    """Or there is none."""
     config = ChainConfig(steps=3, batch=4)
     whole = [[i for i, _ in items] for _, items in training.steps.batches(max, 10, config, 1, "")]
     monkeypatch.setattr(device, "state", FirstOfTwo)
     mine = [[i for i, _ in items] for _, items in training.steps.batches(max, 10, config, 1, "")]
     assert mine == [batch[::2] for batch in whole] and len(whole) == 2
-
-
-def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch):
-    monkeypatch.setattr(device, "state", FirstOfTwo)
     with pytest.raises(ValueError, match="2 processes cannot share a batch of 3"):
         training.steps.batches(max, 10, ChainConfig(batch=3), 0, "")

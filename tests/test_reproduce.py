@@ -43,10 +43,8 @@ def reproduce(tmp_path):
 
     def run(rows: str) -> subprocess.CompletedProcess:
         words = [sys.executable, "-m", "icmlib.tool.cli", "reproduce", "tiny", "--study", rows]
-        environment = os.environ | {"ICM_ROOT": str(tmp_path)}
-        return subprocess.run(
-            [*words, "--cores", "1"], env=environment, capture_output=True, text=True
-        )
+        environment, words = os.environ | {"ICM_ROOT": str(tmp_path)}, [*words, "--cores", "1"]
+        return subprocess.run(words, env=environment, capture_output=True, text=True)
 
     return run
 
@@ -58,12 +56,8 @@ def test_a_line_for_each_notebook_that_ends(reproduce, tmp_path):
     assert done.returncode == 0, done.stderr
     first, *lines = done.stdout.splitlines()
     assert first.startswith("4 to run, about 42 min left")
-    assert [line.split("  ")[0] for line in lines] == [
-        "[1/4] 00_data",
-        "[2/4] 03_finetuning",
-        "[3/4] 03_finetuning",
-        "[4/4] report",
-    ]
+    ended = ["1/4] 00_data", "2/4] 03_finetuning", "3/4] 03_finetuning", "4/4] report"]
+    assert [line.split("  ")[0] for line in lines] == [f"[{each}" for each in ended]
     assert {line.split("  ")[1] for line in lines[1:3]} == {"a", "b"}
     times = (tmp_path / "results" / "tiny" / "times.csv").read_text().splitlines()
     assert [line.split(",")[:2] for line in times[:2]] == [["rule", "run"], ["data", "scenes"]]
@@ -82,20 +76,17 @@ def test_a_notebook_that_fails_is_named_and_the_rest_is_kept(reproduce, tmp_path
     assert "2 to run" in reproduce("a").stdout  # the data are there
 
 
-def event(name: str, **fields) -> logging.LogRecord:
-    return logging.makeLogRecord({"event": name, **fields})
-
-
 def test_what_is_left_is_estimated_from_what_it_took_before(tmp_path, capsys):
     """None before every kind of notebook has run once; less on several cores, but for those that
     use them all."""
     stats = {"data": 1, "finetune": 4, "total": 5, "all": 1}
+    started = logging.makeLogRecord({"event": "run_info", "stats": stats})
     folder = tmp_path / "results" / "tiny"
     folder.mkdir(parents=True)
-    Progress(folder, 2).emit(event("run_info", stats=stats))
+    Progress(folder, 2).emit(started)
     times = "rule,run,minutes,threads\ndata,scenes,10,2\nfinetune,a,6,1\n"
     (folder / "times.csv").write_text(times)
     for cores in (1, 2):
-        Progress(folder, cores).emit(event("run_info", stats=stats))
+        Progress(folder, cores).emit(started)
     said = [line.split(";")[0] for line in capsys.readouterr().out.splitlines()]
     assert said == ["5 to run", "5 to run, about 34 min left", "5 to run, about 22 min left"]

@@ -60,11 +60,14 @@ def files(folder) -> dict[str, bytes]:
         ({"lr": 0.2}, 0, "parameters.lr: 0.1 -> 0.2"),
         ({"lr": 0.1}, 1, "inputs.data.seed: 0 -> 1"),
         ({"new": 1}, 0, "parameters.lr: 0.1 -> None, parameters.new: None -> 1"),
+        ({"lr": 0.1}, 0, "run.json cannot be read"),
     ],
 )
 def test_a_run_of_other_parameters_or_inputs_is_moved_aside(tmp_path, parameters, seed, difference):
     """The warning says what differs; all of the old run is kept, nothing of it stays behind."""
     folder = filled(tmp_path / "a", data={"seed": 0, "size": 64}).folder
+    if "cannot be read" in difference:
+        (folder / "run.json").write_text('{"parameters": {"l')
     old = files(folder)
     with pytest.warns(UserWarning) as caught:
         run = Run(folder, parameters, {"data": {"seed": seed, "size": 64}}, {"profile": "t"})
@@ -128,23 +131,12 @@ def test_the_notebook_that_opens_a_run_stays_with_it(tmp_path):
 def test_a_run_of_another_machine_goes_on(tmp_path):
     """What it ran on is recorded, and decides nothing."""
     file = filled(tmp_path / "a").path("run.json")
-    facts = {
-        key: json.loads(file.read_text())[key] for key in ("threads", "versions", "provenance")
-    }
-    file.write_text(json.dumps(json.loads(file.read_text()) | dict.fromkeys(facts, "other")))
+    old = json.loads(file.read_text())
+    facts = {key: old[key] for key in ("threads", "versions", "provenance")}
+    file.write_text(json.dumps(old | dict.fromkeys(facts, "other")))
     run = Run(tmp_path / "a", {"lr": 0.1}, {}, {"profile": "t"})
     assert run.resume(net=layer()) == 2
     assert facts.items() <= json.loads(file.read_text()).items()
-
-
-def test_broken_run_file_starts_anew(tmp_path):
-    """Without knowing what a checkpoint belongs to, it is not resumed; nor is it lost."""
-    filled(tmp_path / "a")
-    (tmp_path / "a" / "run.json").write_text('{"parameters": {"l')
-    with pytest.warns(UserWarning, match=r"run\.json cannot be read"):
-        run = Run(tmp_path / "a", {"lr": 0.1}, {}, {"profile": "t"})
-    assert run.resume(net=layer()) == 0
-    assert (tmp_path / "a.old-1" / "last.pt").exists()
 
 
 def test_run_file_tells_where_a_number_comes_from(tmp_path):
@@ -172,22 +164,18 @@ def test_failed_write_leaves_nothing_behind(tmp_path, error):
 
 
 @pytest.mark.parametrize("kept", [0, 900])
-def test_damaged_checkpoint_is_named_with_the_remedy(tmp_path, kept):
-    """As a full disk, a copy or a power cut may leave it; and the remedy is one."""
+def test_checkpoint_that_does_not_serve_is_named_with_the_remedy(tmp_path, kept):
+    """Of other networks, or broken by a full disk, a copy or a power cut; and the remedy helps."""
     run = filled(tmp_path / "a")
+    for parts in ({"net": nn.Linear(4, 2)}, {"discriminator": layer()}):
+        with pytest.raises(ValueError, match=r"last\.pt .* of other networks"):
+            run.resume(**parts)
     path = run.path("last.pt")
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(ValueError, match=r"a/last\.pt is damaged.*delete it and run again"):
         run.resume(net=layer())
     path.unlink()
     assert run.resume(net=layer()) == 0
-
-
-def test_checkpoint_of_other_networks_is_named(tmp_path):
-    run = filled(tmp_path / "a")
-    for parts in ({"net": nn.Linear(4, 2)}, {"discriminator": layer()}):
-        with pytest.raises(ValueError, match=r"last\.pt .* of other networks"):
-            run.resume(**parts)
 
 
 @pytest.mark.parametrize("torn", ["", "1", "4,0."])
@@ -246,28 +234,22 @@ def test_weights_come_back(tmp_path):
         assert fingerprint(target) == fingerprint(source)
 
 
-def test_missing_and_truncated_weights(tmp_path):
+def test_weights_that_do_not_serve_are_named(tmp_path):
+    """Missing, of another architecture (with the tensor), truncated."""
     path = tmp_path / "w.safetensors"
     with pytest.raises(FileNotFoundError, match=r"w\.safetensors do not exist"):
         load_weights(layer(), path)
-    save_weights(path, layer())
+    for other, message in (
+        (nn.Linear(4, 2), "mismatch for weight: .*shape .*2, 4.* from checkpoint.*2, 3"),
+        (nn.Linear(3, 2, bias=False), r"Missing key.* .bias.*set the profile's architecture"),
+    ):
+        save_weights(path, other)
+        with pytest.raises(ValueError, match=message):
+            load_weights(layer(), path)
     for kept in (60, 0):
         path.write_bytes(path.read_bytes()[:kept])
         with pytest.raises(ValueError, match=r"w\.safetensors are not a whole safetensors file"):
             load_weights(layer(), path)
-
-
-@pytest.mark.parametrize(
-    ("other", "message"),
-    [
-        (nn.Linear(4, 2), "mismatch for weight: .*shape .*2, 4.* from checkpoint.*2, 3"),
-        (nn.Linear(3, 2, bias=False), r"Missing key.* .bias.*set the profile's architecture"),
-    ],
-)
-def test_weights_of_another_architecture_name_the_tensor(tmp_path, other, message):
-    save_weights(tmp_path / "w.safetensors", other)
-    with pytest.raises(ValueError, match=message):
-        load_weights(layer(), tmp_path / "w.safetensors")
 
 
 def test_fingerprint_changes_with_what_it_is_of(tmp_path):

@@ -62,11 +62,8 @@ def test_an_aim_holds_where_its_whole_interval_does(table):
     verdicts = table1.aims(table, "low_impact", change=0, feature=0)["verdict"].tolist()
     assert verdicts == ["undecided", "holds", "holds", "holds"]
     vgg = table.assign(vgg_difference=0.1, vgg_difference_low=0.05, vgg_difference_high=0.2)
-    added = table1.aims(vgg, "low_impact", change=0, vgg=0).iloc[1]
-    assert added[["finding", "verdict"]].tolist() == [
-        "low_impact: VGG distance not up",
-        "does not hold",
-    ]
+    added = table1.aims(vgg, "low_impact", change=0, vgg=0).set_index("finding")["verdict"]
+    assert added["low_impact: VGG distance not up"] == "does not hold"
     assert table1.aims(table, "best", change=0)["verdict"].tolist()[1] == "does not hold"
 
 

@@ -1,6 +1,5 @@
 """The loops: a stopped run ends where an undisturbed one does; frozen parts stay frozen."""
 
-import contextlib
 import copy
 import dataclasses
 import itertools
@@ -8,13 +7,13 @@ import random
 
 import pytest
 import torch
+from every_training import stopped_after, train_one
 
 from icmlib import tasks, training
 from icmlib.codecs import cached_latents
 from icmlib.codecs.patches import decoder_layers
 from icmlib.config import BaseTrainingConfig, ChainConfig, FinetuneConfig, TaskConfig
 from icmlib.io import fingerprint
-from icmlib.training import Journal
 from icmlib.training.base_codec import random_crop, shifted
 from icmlib.training.steps import late_decay, learning_rate
 from icmlib.training.task_network import flip
@@ -38,36 +37,10 @@ def train(make_codec, task, scenes, new_run, tmp_path, monkeypatch):
     def train(loop: str, run: str, machine=None, architecture="scale_hyperprior_s8", **changes):
         data, config = scenes("train"), dataclasses.replace(CONFIGS[loop], **changes)
         codec, machine = make_codec(name=architecture), machine or copy.deepcopy(task)
-        if loop == "task":
-            training.train_task_network(machine, data, config, new_run(run))
-        elif loop == "base":
-            training.train_base_codec(codec, machine, data, config, new_run(run))
-        elif loop == "chain":
-            training.finetune_chain(codec, machine, data, config, new_run(run))
-        else:
-            latents = cached_latents(codec, data, tmp_path / "latents")
-            training.finetune_decoder(codec, latents, machine, data, config, new_run(run))
+        train_one(loop, codec, machine, data, config, new_run(run), tmp_path / "latents")
         return codec, machine
 
     return train
-
-
-class Stopped(RuntimeError):
-    pass
-
-
-@contextlib.contextmanager
-def stopped_after(last: int):
-    log = Journal.log
-
-    def log_and_stop(self, step, terms):
-        log(self, step, terms)
-        if step == last:
-            raise Stopped
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(Journal, "log", log_and_stop)
-        yield
 
 
 @pytest.mark.parametrize(
@@ -289,36 +262,20 @@ def test_decoded_images_move_with_their_targets():
     assert len(places) > 10 and torch.equal(target["boxes"], torch.tensor([[5.0, 4, 12, 8]]))
 
 
-@pytest.fixture
-def sampled(make_codec, scenes, tmp_path):
-    """`sampled(patch_size)`: the data set, its latents, and three patches of images 4 and 1."""
-
-    def sample(patch_size: int):
-        dataset = scenes("train")
-        latents = cached_latents(make_codec(), dataset, tmp_path)
-        config = FinetuneConfig(patches=3, patch_size=patch_size)
-        batch = [(i, dataset.image(i)) for i in (4, 1)]
-        return dataset, latents, training.sample_patches(batch, latents, config, step=0)
-
-    return sample
-
-
-def test_patches_and_latents_belong_together(sampled):
-    """Each sampled original is what its image has at that corner, beside that image's y_hat."""
-    dataset, latents, (x, y_hat, corners) = sampled(patch_size=24)
-    assert x.shape == (6, 3, 24, 24) and len(y_hat) == 6
-    assert len({tuple(corner) for corner in corners.tolist()}) == 6
-    for k, (top, left) in enumerate(corners.tolist()):
-        index = [4, 1][k // 3]
-        assert torch.equal(x[k], dataset.image(index)[:, top : top + 24, left : left + 24])
-        assert torch.equal(y_hat[k], latents[index].float())
-
-
-def test_a_patch_as_large_as_the_image_is_taken_once(sampled):
-    """Three copies of it would cost three times as much and teach nothing more."""
-    dataset, _, (x, y_hat, corners) = sampled(patch_size=128)
-    assert torch.equal(x, torch.stack([dataset.image(4), dataset.image(1)]))
-    assert corners.tolist() == [[0, 0], [0, 0]] and len(y_hat) == 2
+@pytest.mark.parametrize(("patch_size", "count"), [(24, 3), (128, 1)])
+def test_patches_and_latents_belong_together(make_codec, scenes, tmp_path, patch_size, count):
+    """Each sampled original is what its image has at that corner, beside that image's y_hat. One as
+    large as the image is taken once: copies would cost more and teach nothing."""
+    dataset, config = scenes("train"), FinetuneConfig(patches=3, patch_size=patch_size)
+    latents = cached_latents(make_codec(), dataset, tmp_path)
+    batch = [(i, dataset.image(i)) for i in (4, 1)]
+    x, y_hat, corners = training.sample_patches(batch, latents, config, step=0)
+    side = min(patch_size, 64)
+    places = [([4, 1][k // count], *corner) for k, corner in enumerate(corners.tolist())]
+    assert x.shape == (2 * count, 3, side, side) and len({*places}) == len(y_hat) == 2 * count
+    for original, y, (index, top, left) in zip(x, y_hat, places, strict=True):
+        assert original.equal(dataset.image(index)[:, top : top + side, left : left + side])
+        assert y.equal(latents[index].float())
 
 
 def test_schedules():

@@ -9,15 +9,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from icmlib import codecs, tasks
-from icmlib.bench.harness import operations, seconds_a_step, trained
+from icmlib import codecs, tasks, training
+from icmlib.bench import harness
 from icmlib.config import CodecConfig, replace
 from icmlib.datasets import CocoDataset, deadleaves
 from icmlib.evaluate import evaluate
 from icmlib.studies import rate_task, zoo
 from icmlib.studies.profile import Profile
 from icmlib.tasks import proxies
-from icmlib.training import finetune_chain, finetune_decoder, train_base_codec, train_task_network
 
 
 def cost(profile: Profile, size: int = 554, batch: int = 1, tflops: float = 15.0) -> pd.DataFrame:
@@ -50,8 +49,8 @@ def _rows(profile: Profile, data: CocoDataset) -> Iterator[dict]:
     def row(stage: str, images: int, work: Callable[[int], None], *like) -> dict:
         """Of stages that cost the same per image, one is measured."""
         if (key := str(like)) not in measured:
-            gflop = operations(lambda: work(1)) / len(data) / 1e9
-            seconds = seconds_a_step(work, 2) / len(data)
+            gflop = harness.operations(lambda: work(1)) / len(data) / 1e9
+            seconds = harness.seconds_a_step(work, 2) / len(data)
             measured[key] = {"s per image": seconds, "GFLOP per image": gflop}
         return {"stage": stage, "images": images, **measured[key]}
 
@@ -62,11 +61,11 @@ def _rows(profile: Profile, data: CocoDataset) -> Iterator[dict]:
         evaluated[architecture] += bool(architecture)
     if profile.rows:
         evaluated[profile.codec] += 2  # post-filters
+    images = _evaluation_images(profile)
     for architecture, times in (+evaluated).items():
         codec = codecs.create(architecture).eval()
         codec.update()
-        images = times * (count(profile, "val") + count(profile, "test"))
-        yield row("evaluation", images, partial(_evaluate, codec, task, data), architecture)
+        yield row("evaluation", times * images, partial(_evaluate, codec, task, data), architecture)
 
 
 def _inputs(architecture: CodecConfig | None, loop: Callable, task, data, config) -> list:
@@ -74,16 +73,15 @@ def _inputs(architecture: CodecConfig | None, loop: Callable, task, data, config
     if getattr(config, "proxy", "task") == "vgg16":
         task = proxies.VGG16(config.vgg16_layers, trained=False)
     codec = [codecs.create(architecture).eval()] if architecture else []
-    if loop is finetune_decoder:
+    if loop is training.finetune_decoder:
         codec[0].update()
-        images = (data.image(i)[None] for i in range(len(data)))
-        codec.append([codec[0].latents(x)[0] for x in images])
+        codec.append([codec[0].latents(data.image(i)[None])[0] for i in range(len(data))])
     return [*codec, task, data]
 
 
 def _train(loop: Callable, inputs: list, config, steps: int) -> None:
     inputs[-2].requires_grad_(True)  # the machine was frozen when the last training ended
-    trained(loop, *inputs, replace(config, {"steps": steps, "batch": len(inputs[-1])}))
+    harness.trained(loop, *inputs, replace(config, {"steps": steps, "batch": len(inputs[-1])}))
 
 
 def _evaluate(codec, task, data: CocoDataset, times: int) -> None:
@@ -94,32 +92,32 @@ def _evaluate(codec, task, data: CocoDataset, times: int) -> None:
 def trainings(profile: Profile) -> Iterator[tuple]:
     """All trainings of a profile: stage, codec, loop, config."""
     if not profile.task.weights:
-        yield "task network", None, train_task_network, profile.task
+        yield "task network", None, training.train_task_network, profile.task
     if profile.rows:
-        yield "base codec", profile.codec, train_base_codec, profile.base
+        yield "base codec", profile.codec, training.train_base_codec, profile.base
     for changes in profile.rows.values():
         config = replace(profile.finetune, changes)
-        yield "decoder finetuning", profile.codec, finetune_decoder, config
+        yield "decoder finetuning", profile.codec, training.finetune_decoder, config
     for name in profile.zoo.codecs:
         codec, base, finetune = zoo.settings(profile, name)
-        yield "codec zoo", codec, train_base_codec, base
-        yield "codec zoo", codec, finetune_decoder, finetune
+        yield "codec zoo", codec, training.train_base_codec, base
+        yield "codec zoo", codec, training.finetune_decoder, finetune
     study = profile.rate_task
     for point in study.points:
         codec = rate_task.codec_config(profile, point)
         if study.points[point].lambda_mse:
-            yield "MSE codec", codec, train_base_codec, study.base
+            yield "MSE codec", codec, training.train_base_codec, study.base
         for name in study.configurations:
             if point in study.points_of(name):
                 config = rate_task.chain(profile, point, name)
-                yield "chain finetuning", codec, finetune_chain, config
+                yield "chain finetuning", codec, training.finetune_chain, config
     for point, row in study.bridges():
         config = rate_task.bridge_config(profile, point, row)
-        yield "bridge", rate_task.codec_config(profile, point), finetune_decoder, config
+        yield "bridge", rate_task.codec_config(profile, point), training.finetune_decoder, config
 
 
-def count(profile: Profile, split: str) -> int:
-    """Images of a split; 5,000 of one without a limit (COCO's val2017)."""
+def _evaluation_images(profile: Profile) -> int:
+    """Of val and test; 5,000 of a split without a limit (COCO's val2017)."""
     if profile.data.name == "deadleaves":
-        return getattr(profile.data, split)
-    return profile.data.splits[split].get("limit", 5000)
+        return profile.data.val + profile.data.test
+    return sum(profile.data.splits[split].get("limit", 5000) for split in ("val", "test"))

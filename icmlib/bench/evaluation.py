@@ -5,52 +5,49 @@ from functools import partial
 import numpy as np
 import torch
 
-from icmlib import codecs
 from icmlib.bench.harness import Pair, largest_difference
-from icmlib.codecs.bitstream import Bitstream
+from icmlib.codecs import Bitstream, LearnedCodec
 from icmlib.device import on_all_cores
 from icmlib.metrics import checkerboard, detection, fidelity
 
 
-def coding(codec: codecs.LearnedCodec, images) -> dict[str, Pair]:
+def coding(codec: LearnedCodec, images) -> dict[str, Pair]:
     """`encode`: a data set to bitstreams on all cores, beside CompressAI's `compress`, image by
     image; `decode`: bitstreams to images, beside its `decompress`."""
+
+    def encode() -> list[bytes]:
+        return list(on_all_cores(partial(_encoded, images), codec, range(len(images))))
 
     @torch.no_grad()
     def compress() -> list[dict]:
         return [codec.model.compress(codec.pad(images.image(i)[None])) for i in range(len(images))]
 
-    @torch.no_grad()
-    def decompress() -> list[torch.Tensor]:
-        decoded = zip((codec.model.decompress(**each)["x_hat"] for each in coded), images.sizes())
-        return [x_hat[0, :, :height, :width] for x_hat, (height, width) in decoded]
-
-    def encode() -> list[bytes]:
-        return list(on_all_cores(partial(_encoded, images), codec, range(len(images))))
-
     def decode() -> list[torch.Tensor]:
         return [*map(torch.from_numpy, on_all_cores(_decoded, codec, files))]
+
+    @torch.no_grad()
+    def decompress() -> list[torch.Tensor]:
+        decoded = [codec.model.decompress(**each)["x_hat"][0] for each in coded]
+        return [x_hat[:, :h, :w] for x_hat, (h, w) in zip(decoded, images.sizes())]
 
     def other_bytes(files: list[bytes], coded: list[dict]) -> float:
         strings = [[[each] for each in Bitstream.from_bytes(file).strings] for file in files]
         return float(strings != [each["strings"] for each in coded])
 
     files, coded = encode(), compress()
-    return {
-        "encode": Pair(encode, compress, other_bytes),
-        "decode": Pair(decode, decompress, largest_difference),
-    }
+    decoding = Pair(decode, decompress, largest_difference)
+    return {"encode": Pair(encode, compress, other_bytes), "decode": decoding}
 
 
-def _encoded(images, codec: codecs.LearnedCodec, index: int) -> bytes:
+def _encoded(images, codec: LearnedCodec, index: int) -> bytes:
     return bytes(codec.encode(images.image(index)))
 
 
-def _decoded(codec: codecs.LearnedCodec, file: bytes) -> np.ndarray:  # a pipe carries it fastest
+def _decoded(codec: LearnedCodec, file: bytes) -> np.ndarray:  # a pipe carries it fastest
     return codec.decode(Bitstream.from_bytes(file)).numpy()
 
 
-def evaluation(codec: codecs.LearnedCodec, task, images) -> Pair:
+def evaluation(codec: LearnedCodec, task, images) -> Pair:
     """Measuring decoded images of one size: ours is fidelity, checkerboard and mAP; theirs, for
     comparison, is the task network's predictions of the same images."""
     x = torch.stack([images.image(index) for index in range(len(images))])
@@ -58,11 +55,11 @@ def evaluation(codec: codecs.LearnedCodec, task, images) -> Pair:
     batches, tile = list(zip(x.split(10), x_hat.split(10))), checkerboard.tile_size(images.sizes())
 
     def theirs() -> list[dict]:
-        return [prediction for _, decoded in batches for prediction in task.predict(decoded)]
+        return [found for _, decoded in batches for found in task.predict(decoded)]
 
     results = []
-    for image, prediction in zip(images.ground_truth["images"], theirs()):
-        results += detection.to_coco_results(image["id"], prediction, images.category_ids)
+    for image, found in zip(images.ground_truth["images"], theirs()):
+        results += detection.to_coco_results(image["id"], found, images.category_ids)
 
     def ours() -> None:
         for batch in batches:

@@ -53,9 +53,8 @@ def clocked(work: Callable[[], object]) -> float:
 
 def where() -> str:
     """What both sides run on."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"{torch.get_num_threads()} threads"
+    threads = f"{torch.get_num_threads()} threads"
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else threads
 
 
 def seconds_a_step(work: Callable[[int], object], steps: int) -> float:
@@ -97,16 +96,12 @@ class _Traffic(TorchDispatchMode):
 def ceilings(precision: str) -> tuple[float, float]:
     """What this device reaches: operations of a large matrix product and bytes of a large copy,
     each per second."""
-    large, here = torch.cuda.is_available(), device.current()
-    kind = torch.bfloat16 if precision == "bf16" else torch.float32
-    a = torch.randn(8192 if large else 1024, 8192 if large else 1024, device=here, dtype=kind)
-    b = torch.randn(2**28 if large else 2**24, device=here)
-    product = _fastest(lambda: a @ a)
-    return 2 * len(a) ** 3 / product, 2 * b.nbytes / _fastest(b.clone)
-
-
-def _fastest(work: Callable[[], object]) -> float:
-    return min(clocked(work) for _ in range(10))
+    side, length = (8192, 2**28) if torch.cuda.is_available() else (1024, 2**24)
+    a, b = (torch.randn(n, device=device.current()) for n in (side**2, length))
+    a = a.reshape(side, side).to(torch.bfloat16 if precision == "bf16" else torch.float32)
+    product = min(clocked(lambda: a @ a) for _ in range(10))
+    copy = min(clocked(b.clone) for _ in range(10))
+    return 2 * side**3 / product, 2 * b.nbytes / copy
 
 
 def bound(work: Callable[[], object], precision: str, steps: int = 20) -> dict[str, float]:

@@ -9,20 +9,15 @@ from compressai.losses import RateDistortionLoss
 from compressai.optimizers import net_aux_optimizer
 from torch import nn
 from torch.nn.functional import mse_loss
+from torchvision.transforms.functional import to_tensor
 
 from icmlib import codecs, device, losses, training
-from icmlib.bench.harness import (
-    Pair,
-    clocked,
-    compared,
-    largest_difference,
-    seconds_a_step,
-    trained,
-)
-from icmlib.codecs.patches import decode_whole, decoder_layers, patch_decoder
+from icmlib.bench import harness
+from icmlib.bench.harness import Pair, largest_difference
+from icmlib.codecs.patches import decode_whole, patch_decoder
 from icmlib.config import BaseTrainingConfig, CodecConfig, FinetuneConfig, replace
 from icmlib.datasets import deadleaves
-from icmlib.discriminator import PatchDiscriminator
+from icmlib.training.patchgan import set_up
 
 
 class Scenes(list):
@@ -33,43 +28,33 @@ class Scenes(list):
 
 def scenes(count: int, height: int, width: int) -> Scenes:
     drawn = (deadleaves.scene(0, "test", i, max(height, width))[0] for i in range(count))
-    pixels = (torch.from_numpy(each[:height, :width]) for each in drawn)
-    return Scenes(each.permute(2, 0, 1).float() / 255 for each in pixels)
+    return Scenes(to_tensor(each[:height, :width]) for each in drawn)
 
 
 def untrained(N: int, M: int) -> codecs.LearnedCodec:
     """A scale hyperprior; scaled up, since an untrained one rounds every latent to zero."""
-    codec = codecs.create(CodecConfig("bmshj2018_hyperprior", N, M)).eval()
-    with torch.no_grad():
-        codec.model.g_a[-1].weight.mul_(300)
+    codec = codecs.create(CodecConfig("bmshj2018_hyperprior", N, M)).eval().requires_grad_(False)
+    codec.model.g_a[-1].weight.mul_(300)
     codec.update()
-    return codec.to(device.current()).requires_grad_(False)
-
-
-# --- finetuning -------------------------------------------------------------------------------
+    return codec.to(device.current())
 
 
 def generator_step(
-    height: int,
-    width: int,
-    patches: int = 3,
-    patch_size: int = 64,
-    N: int = 128,
-    M: int = 192,
-    precision: str = "float32",
+    height: int, width: int, N: int, M: int, precision: str = "float32", **patches: int
 ) -> Pair:
     """One generator step of the PatchGAN finetuning on one image; results are the gradients. Ours
-    decodes patches from cached latents; theirs encodes and decodes the image, then crops."""
+    decodes patches from cached latents; theirs encodes and decodes the image, then crops.
+    `patches` and `patch_size` are FinetuneConfig's."""
+    config = FinetuneConfig(**patches, precision=precision)
     x = scenes(1, height, width)[0].to(device.current())
     ours, theirs = untrained(N, M), untrained(N, M)
-    config = FinetuneConfig(patches=patches, patch_size=patch_size)
     latents = ours.latents(x[None])
     originals, y_hat, corners = training.sample_patches([(0, x)], latents, config, step=0)
     where = (corners, originals.shape[-2:])
     patched = partial(patch_decoder(ours.g_s), y_hat, *where)
     cropped = partial(coded_whole(theirs), [x] * len(corners), *where)
-    ours_step = _update(ours, patched, originals, precision, fused=True)
-    return Pair(ours_step, _update(theirs, cropped, originals, precision), largest_difference)
+    steps = (_step(ours, patched, originals, config), _step(theirs, cropped, originals, config))
+    return Pair(*steps, largest_difference)
 
 
 def coded_whole(codec: codecs.LearnedCodec) -> Callable[..., torch.Tensor]:
@@ -77,23 +62,19 @@ def coded_whole(codec: codecs.LearnedCodec) -> Callable[..., torch.Tensor]:
     return partial(decode_whole, lambda x: codec.model(codec.pad(x))["x_hat"])
 
 
-def _update(codec, decode: Callable, x: torch.Tensor, precision: str, fused=False) -> Callable:
-    with training.seeded(0, 0):
-        discriminator = PatchDiscriminator().to(codec.device).requires_grad_(False)
-    autocast = device.autocast(codec.device, precision)
-    decode, score = autocast(decode), autocast(discriminator.forward)
-    layers = decoder_layers(codec.g_s)[:2]
-    weights = [p.requires_grad_() for layer in layers for p in layer.parameters()]
-    optimizer = torch.optim.Adam(weights, 1e-4, fused=fused)
+def _step(codec, decode: Callable, x: torch.Tensor, config: FinetuneConfig) -> Callable:
+    generator, discriminator, parts = set_up(codec, nn.Identity(), config)
+    autocast, optimizer = device.autocast(codec.device, config.precision), parts["g_optimizer"]
+    decode, score = autocast(decode), autocast(discriminator.requires_grad_(False).forward)
 
     def step() -> list[torch.Tensor]:
         x_hat = decode().float()
         adversarial = losses.generator_loss("hinge", score(x_hat))
-        loss = 100 * mse_loss(x_hat, x) + 0.01 * adversarial
+        loss = config.lambda_mse * mse_loss(x_hat, x) + config.lambda_adversarial * adversarial
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        return [p.grad.clone() for p in weights]
+        return [p.grad.clone() for p in generator.parameters()]
 
     return step
 
@@ -108,7 +89,8 @@ def finetuning(config: FinetuneConfig, size: int, N: int, M: int) -> Pair:
     def finetuned(whole: bool, steps: int) -> list:
         codec, settings = untrained(N, M), replace(config, {"steps": steps, "precision": "float32"})
         loop = partial(training.finetune_decoder, decode=coded_whole(codec) if whole else None)
-        trained(loop, codec, images if whole else latents, nn.Identity(), images, settings)
+        given = images if whole else latents
+        harness.trained(loop, codec, given, nn.Identity(), images, settings)
         return list(codec.g_s.parameters())
 
     return Pair(partial(finetuned, False), partial(finetuned, True), largest_difference)
@@ -117,15 +99,11 @@ def finetuning(config: FinetuneConfig, size: int, N: int, M: int) -> Pair:
 def finetuning_step(config: FinetuneConfig, size: int, N: int, M: int) -> dict[str, float]:
     """Seconds of one step of a row's finetuning, `ours` and `theirs`; how far apart the weights
     are after three; seconds to cache the `latents` of one image."""
-    pair, codec = finetuning(config, size, N, M), untrained(N, M)
-    (x,) = scenes(1, size, size)
+    pair, codec, (x,) = finetuning(config, size, N, M), untrained(N, M), scenes(1, size, size)
     difference = pair.difference(pair.ours(3), pair.theirs(3))
-    ours, theirs = (seconds_a_step(side, 2) for side in (pair.ours, pair.theirs))
-    latents = clocked(lambda: codec.latents(x[None]))
+    ours, theirs = (harness.seconds_a_step(side, 2) for side in (pair.ours, pair.theirs))
+    latents = harness.clocked(lambda: codec.latents(x[None]))
     return {"ours": ours, "theirs": theirs, "difference": difference, "latents": latents}
-
-
-# --- base training ----------------------------------------------------------------------------
 
 
 def base_training(size: int, N: int, M: int, batch: int = 8, seed: int = 0) -> Pair:
@@ -133,19 +111,14 @@ def base_training(size: int, N: int, M: int, batch: int = 8, seed: int = 0) -> P
     with the same model, optimisers and images. Each side takes the number of steps and returns the
     loss of each."""
     images, architecture = scenes(2 * batch, size, size), CodecConfig("bmshj2018_hyperprior", N, M)
-    config = BaseTrainingConfig(
-        batch=batch,
-        crop=size,
-        lr=1e-4,  # that example's default; ten times as much diverges in the first steps
-        lambda_mse=0.01 * 255**2,
-        lambda_feature=0.0,
-        precision="float32",
-        seed=seed,
-    )
+    # lr is that example's default; ten times as much diverges in the first steps
+    options = {"batch": batch, "crop": size, "lr": 1e-4, "precision": "float32", "seed": seed}
+    config = BaseTrainingConfig(lambda_mse=0.01 * 255**2, lambda_feature=0.0, **options)
 
     def ours(steps: int) -> list[float]:
         codec, settings = codecs.create(architecture, seed), replace(config, {"steps": steps})
-        return trained(training.train_base_codec, codec, None, images, settings)["loss"].tolist()
+        log = harness.trained(training.train_base_codec, codec, None, images, settings)
+        return log["loss"].tolist()
 
     def theirs(steps: int) -> list[float]:
         model, criterion = codecs.create(architecture, seed).model.train(), RateDistortionLoss(0.01)
@@ -177,4 +150,5 @@ def base_step(size: int, steps: int, N: int, M: int, repeats: int) -> dict[str, 
     """Seconds of one step of base training, as `compared` gives them."""
     pair = base_training(size, N, M)
     sides = (pair.ours, pair.theirs)
-    return compared([[seconds_a_step(side, steps) for side in sides] for _ in range(repeats)])
+    turns = [[harness.seconds_a_step(side, steps) for side in sides] for _ in range(repeats)]
+    return harness.compared(turns)

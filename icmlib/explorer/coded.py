@@ -4,6 +4,7 @@ import hashlib
 
 import numpy as np
 import torch
+from torchvision.transforms.functional import to_tensor
 
 from icmlib import datasets, device
 from icmlib.codecs import Decoders
@@ -14,15 +15,8 @@ from icmlib.metrics import checkerboard, fidelity
 
 
 class CodedImage:
-    """An image whose bits were written once: `decode` reads them with any decoder.
-
-    Args:
-        decoders: of one codec.
-        x: (3, H, W) RGB in [0, 1].
-
-    Raises:
-        ValueError: too small to be coded or measured, or too large.
-    """
+    """An image x (3, H, W), RGB in [0, 1], whose bits were written once: `decode` reads them with
+    any decoder. Raises ValueError: too small to be coded or measured, or too large."""
 
     def __init__(self, decoders: Decoders, x: torch.Tensor):
         height, width = x.shape[-2:]
@@ -65,9 +59,8 @@ def examples(data: DataConfig, count: int = 4) -> tuple[dict[str, torch.Tensor],
     """A few test images of a profile's data and scikit-image's photographs, by name; names of the
     data's classes. Dead leaves are painted here, without making the data set."""
     if data.name == "deadleaves":
-        painted = [deadleaves.scene(data.seed, "test", i, data.size)[0] for i in range(count)]
-        images = [torch.from_numpy(each).permute(2, 0, 1) / 255 for each in painted]
-        names = list(deadleaves.CATEGORIES)
+        painted = (deadleaves.scene(data.seed, "test", i, data.size)[0] for i in range(count))
+        images, names = [*map(to_tensor, painted)], list(deadleaves.CATEGORIES)
     else:
         test = datasets.create(data, "test", count)
         images = [test.image(i) for i in range(len(test))]

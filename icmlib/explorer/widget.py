@@ -1,6 +1,7 @@
 """The explorer's controls, and what a change of each shows."""
 
 import io
+from functools import partial
 from html import escape
 from pathlib import Path
 
@@ -11,8 +12,7 @@ import pandas as pd
 import torch
 import torchvision
 import traitlets
-from matplotlib.colors import to_hex
-from matplotlib.figure import Figure
+from IPython.core.pylabtools import print_figure
 
 from icmlib.codecs import Decoders
 from icmlib.codecs.decoders import HUMAN, MACHINE
@@ -23,20 +23,15 @@ from icmlib.tasks import TaskNetwork
 
 KNOB, ORIGINAL = "knob", "original"
 LARGEST = 512  # px of the screen up to which small images are enlarged
-COLUMNS = {
-    "psnr": "PSNR (dB)",
-    "ssim": "SSIM",
-    "lpp2": "LPP 2 (dB)",
-    "lpp4": "LPP 4 (dB)",
-    "lpp8": "LPP 8 (dB)",
-    "prms": "PRMS (grey levels)",
-}
+COLUMNS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "lpp2": "LPP 2 (dB)", "lpp4": "LPP 4 (dB)"}
+COLUMNS |= {"lpp8": "LPP 8 (dB)", "prms": "PRMS (grey levels)"}
 
 
 class Divider(anywidget.AnyWidget):
     """Two pictures of one image; a divider shows `before` on its left and `after` on its right.
 
-    Boxes are as `boxes` makes them. Sizes are in image px, each `zoom` px of the screen.
+    Boxes are `{"box": (x1, y1, x2, y2), "text": ..., "colour": ...}`. Sizes are in image px, each
+    `zoom` px of the screen.
     """
 
     _esm = Path(__file__).with_name("divider.js")
@@ -57,11 +52,7 @@ class Explorer(widgets.VBox):
     """
 
     def __init__(
-        self,
-        decoders: Decoders,
-        task: TaskNetwork | None,
-        images: dict[str, torch.Tensor],
-        names: list[str],
+        self, decoders: Decoders, task: TaskNetwork | None, images: dict, names: list[str]
     ):
         self.decoders, self.task, self.images, self.names = decoders, task, images, names
         self.coded = None
@@ -79,11 +70,10 @@ class Explorer(widgets.VBox):
     def _controls(self) -> list[widgets.Box]:
         others = [name for name in self.decoders.names if name not in (MACHINE, HUMAN)]
         first = KNOB if HUMAN in self.decoders.names else MACHINE
-        options = {"image": list(self.images), "left side": [ORIGINAL, MACHINE]}
-        self.image, self.before, self.decoder = (
-            widgets.Dropdown(options=names, description=text, layout={"width": "240px"})
-            for text, names in (options | {"decoder": [first, *others]}).items()
-        )
+        choice = partial(widgets.Dropdown, layout={"width": "240px"})
+        self.image = choice(options=list(self.images), description="image")
+        self.before = choice(options=[ORIGINAL, MACHINE], description="left side")
+        self.decoder = choice(options=[first, *others], description="decoder")
         self.knob = widgets.FloatSlider(
             min=0, max=1, step=0.01, description=MACHINE, readout=False, layout={"width": "440px"}
         )
@@ -145,42 +135,28 @@ class Explorer(widgets.VBox):
         self.table.value = table(self._rows | {after: self.coded.measure(right)})
         pair = {MACHINE: self.coded.machine, after: right}
         residuals = {f"{k}, residual": self.coded.residual_spectrum(v) for k, v in pair.items()}
-        self.spectrum.value = figure_png(figures.spectra(residuals))
+        figure = figures.spectra(residuals)
+        self.spectrum.value = print_figure(figure, dpi=80, bbox_inches=None)
+        plt.close(figure)
 
     def _boxes(self, image: torch.Tensor) -> list[dict]:
-        """The task network's, if asked for."""
+        """The task network's of a score of 0.5 or more, if asked for."""
         if not self.detections.value:
             return []
         (prediction,) = self.task.predict([image])
-        return boxes(prediction, self.names)
+        found = zip(*(prediction[key].tolist() for key in ("boxes", "labels", "scores")))
+        names, colours = self.names, figures.COLOURS.as_hex() * len(self.names)
+        return [
+            {"box": box, "text": f"{names[label - 1]} {score:.2f}", "colour": colours[label - 1]}
+            for box, label, score in found
+            if score >= 0.5
+        ]
 
 
 def png(image: torch.Tensor) -> bytes:
     """(3, H, W) in [0, 1] as a PNG file."""
     pixels = (255 * image).round().byte()
     return torchvision.io.encode_png(pixels, compression_level=1).numpy().tobytes()
-
-
-def figure_png(figure: Figure) -> bytes:
-    """A figure as a PNG file; it is closed."""
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=80)
-    plt.close(figure)
-    return content.getvalue()
-
-
-def boxes(prediction: dict, names: list[str], min_score: float = 0.5) -> list[dict]:
-    """Detections as the browser draws them: `box` (x1, y1, x2, y2 in px), `text`, `colour`."""
-    found = zip(*(prediction[key].tolist() for key in ("boxes", "labels", "scores")))
-    return [
-        {
-            "box": box,
-            "text": f"{names[label - 1]} {score:.2f}",
-            "colour": to_hex(figures.COLOURS[(label - 1) % len(figures.COLOURS)]),
-        }
-        for box, label, score in found
-        if score >= min_score
-    ]
 
 
 def table(rows: dict[str, dict[str, float]]) -> str:
