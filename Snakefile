@@ -1,9 +1,8 @@
 """All studies as a graph of notebook runs: `make reproduce`, or `snakemake --config profile=NAME`.
 
-`study=main` (the default) is study 1 with the profile's `main_rows`; `finetuning`, `rate_task`,
-`zoo` and `origin` are one study each, with everything in it; `all` is all of them. Each rule runs one notebook.
-Its output is the executed notebook; an unfinished or failed one is its log. `lib(...)` states which
-edits of the library run a rule again: one of studies/figures.py draws again and retrains nothing.
+`study=main` (the default) is study 1 with the profile's `main_rows`; `finetuning`, `zoo`, `origin` and
+`rate_task` are one study each; `all` is all. A rule runs one notebook; its output is the executed one, and
+an unfinished or failed one its log. `lib(...)`: which edits of the library run a rule again.
 """
 
 import shlex
@@ -20,10 +19,9 @@ FILTERS, KNOB = ("gaussian", "bilateral"), ("p3x64", "low_impact")  # KNOB: rows
 profile = load_profile(PROFILE)
 study2 = profile.rate_task
 rows = profile.main_rows if STUDY == "main" and profile.main_rows else list(profile.rows)
-origin = profile.origin.runs()
-studies = {"finetuning": rows, "rate_task": study2.points, "zoo": profile.zoo.codecs, "origin": origin}
+studies = {"finetuning": rows, "zoo": profile.zoo.codecs, "origin": profile.origin.runs(), "rate_task": study2.points}
 STUDIES = [name for name in studies if studies[name] and STUDY in (name, "main", "all")]
-STUDIES = STUDIES[:1] if STUDY == "main" else STUDIES  # study 1, where the profile has it
+STUDIES = STUDIES[: 1 if STUDY == "main" else None]  # main: study 1, where the profile has it
 if not STUDIES:
     raise WorkflowError(f"profile {PROFILE} has nothing of study {STUDY!r}; known: main, all, {', '.join(studies)}")
 
@@ -38,8 +36,7 @@ def loop(name):
     return lib(f"training/{name}.py", "training/steps.py", "training/journal.py", "device.py", "losses.py")
 
 
-def section(*parts):
-    """What of the profile a rule depends on; an edit there runs it again."""
+def section(*parts):  # what of the profile a rule depends on; an edit there runs it again
     return plain(parts)
 
 
@@ -120,7 +117,7 @@ use rule notebook as zoo with:
     log: book("zoo_table/all", ".unfinished")
 
 use rule notebook as origin with:
-    input: lib("studies"), expand(rules.zoo_codec.output, codec=origin), notebook="notebooks/04d_origin.ipynb"
+    input: lib("studies"), expand(rules.zoo_codec.output, codec=studies["origin"]), notebook="notebooks/04d_origin.ipynb"
     output: update(book("origin/all"))
     log: book("origin/all", ".unfinished")
 
@@ -190,16 +187,12 @@ use rule notebook as explorer with:
     params: given=f"weights={shlex.quote(f'{PROFILE}/finetune/{rows[0] if rows else None}')}"
 
 # in the order of the notebooks; the first row and the filter to beat stand for all
-chapters = [*rules.data.output, *rules.task_network.output]
-if "finetuning" in STUDIES:
-    chapters += [*rules.base_codec.output, *expand(rules.finetune.output, row=rows[:1])]
-    chapters += [*expand(rules.post_filter.output, filter=FILTERS[1]), *rules.ablations.output]
-chapters += rules.zoo.output if "zoo" in STUDIES else []
-chapters += rules.origin.output if "origin" in STUDIES else []
-chapters += rules.rate_task.output if "rate_task" in STUDIES else []
-if "finetuning" in STUDIES:
-    chapters += rules.figures.output
-    chapters += rules.knob.output if STUDY != "main" and {*KNOB} <= {*rows} else []
+study1 = [*rules.base_codec.output, *expand(rules.finetune.output, row=rows[:1])]
+study1 += [*expand(rules.post_filter.output, filter=FILTERS[1]), *rules.ablations.output]
+pictures = rules.figures.output + (rules.knob.output if STUDY != "main" and {*KNOB} <= {*rows} else [])
+parts = {"finetuning": study1, "zoo": rules.zoo.output, "origin": rules.origin.output, "rate_task": rules.rate_task.output}
+chapters = [*rules.data.output, *rules.task_network.output, *(each for name in STUDIES for each in parts[name])]
+chapters += pictures if "finetuning" in STUDIES else []
 
 rule report:
     input: lib("tool/report.py"), chapters=chapters
