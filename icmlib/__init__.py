@@ -17,7 +17,7 @@ device.py         GPU, processes, precision
 io.py             files, fingerprints, weights, images
 downloads.py      published weights, never unpickled
 
-The core above knows no study. On it stand:
+The core above knows no study. On it stand (the first line of a file says what is in it):
 
 studies/          profiles, run folders, Table 1, rate against task, verdicts, figures
 tool/             the command line `icm`, and what it runs

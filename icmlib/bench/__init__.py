@@ -2,11 +2,6 @@
 
 A case builds a `Pair`: two functions that do the same work, ours and theirs, from the same start.
 Theirs is plain PyTorch or CompressAI.
-
-harness.py     measure, operations, bound, where
-training.py    a generator step; whole steps of every row; base training
-evaluation.py  data sets to bitstreams and back; what measuring them costs
-cost.py        what a profile costs in hours
 """
 # ruff: noqa: F401
 

@@ -1,10 +1,4 @@
-"""Data sets by name. All are COCO-style (images and an instances JSON) and read by one class.
-
-deadleaves.py   synthetic scenes, generated on first use
-annotations.py  annotation files, checked as a whole
-coco.py         the data set class: any folder in COCO layout, or a plain folder of images
-openimages.py   Open Images into COCO layout
-"""
+"""Data sets by name. All are COCO-style (images and an instances JSON) and read by one class."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,10 +1,5 @@
 """Task networks: the machine at the end of the chain.
 
-    torchvision.py   small Mask R-CNNs for the embedded data; torchvision's own detectors
-    detectron2.py    detectron2's, by the names of its model zoo, where it is installed
-    common.py        what both share: checks, and when batch norm is trained
-    proxies.py       VGG-16, in place of the machine in base training
-
 A task network takes RGB images in [0, 1] and does its own channel order, scaling and resizing,
 differentiably: a task loss reaches the codec that produced the image.
 """

@@ -1,13 +1,4 @@
-"""The command line `icm`, and what it runs.
-
-cli.py         the commands
-files.py       files and folders to bitstreams and back
-photograph.py  every decoder of one bitstream, side by side
-notebooks.py   run notebooks headlessly
-reproduce.py   all notebooks of a study, with progress
-report.py      executed notebooks as one HTML page
-publish.py     a profile's tables and pictures as the committed reference
-"""
+"""The command line `icm`, and what it runs."""
 
 import lazy_loader
 
