@@ -126,13 +126,12 @@ def test_chain_terms_of_mixed_sizes(codec, task):
     seen = []
     task.loss = lambda decoded, targets: seen.extend(decoded) or {"a": decoded[0].sum()}
     with torch.no_grad():
-        terms = training.chain.chain_terms(codec, task, images, [{}] * 3, CONFIGS["chain"])
-        settings = CONFIGS["chain"]
-        alone = [
-            training.chain.chain_terms(codec, task, [x], [{}], settings)["rate"] for x in images
+        terms, *alone = [
+            training.chain.chain_terms(codec, task, xs, [{}] * len(xs), CONFIGS["chain"])
+            for xs in (images, *([x] for x in images))
         ]
     pixels = [x[0].numel() for x in images]
-    expected = sum(r * n for r, n in zip(alone, pixels)) / sum(pixels)
+    expected = sum(each["rate"] * n for each, n in zip(alone, pixels)) / sum(pixels)
     assert float(terms["rate"]) == pytest.approx(float(expected), rel=1e-5)
     assert [x.shape for x in seen[:3]] == [x.shape for x in images]
     assert torch.equal(seen[2], seen[5])
