@@ -104,7 +104,7 @@ def test_rows_are_those_that_were_run_on_this_base(project, finished):
 
 
 def test_findings_are_counted_over_seeds(project):
-    """Of this checkout's own runs of the profile: not published ones, nor those from scratch."""
+    """Of the seeds that have it, by this checkout's own runs: not published, nor from scratch."""
     found = pd.DataFrame({"finding": ["a", "b"], "verdict": ["holds", "does not hold"]})
     found["value"] = [1.0, 2.0]
     for name, finding_, value in (
@@ -118,7 +118,7 @@ def test_findings_are_counted_over_seeds(project):
         table = pd.DataFrame({"finding": [finding_], "verdict": "holds", "value": value})
         table.to_csv(folder / "aims.csv", index=False)
     seeds = verdicts.across_seeds(load_profile("tiny"), found, "aims")
-    assert seeds["holds"].tolist() == ["2 of 3", "1 of 3"]
+    assert seeds["holds"].tolist() == ["2 of 2", "1 of 2"]
     assert seeds["seed 0"].tolist() == [1.0, 2.0]
     assert seeds["spread"].tolist() == pytest.approx([4.5 * 2**0.5, 9 * 2**0.5])
     assert seeds["seed 2"].tolist() == pytest.approx([np.nan, 20.0], nan_ok=True)

@@ -35,18 +35,19 @@ def finding(
 
 
 def across_seeds(profile: Profile, found: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Each finding's value by seed, in how many seeds it `holds` (`2 of 3`), and the `spread` of
-    the values: their standard deviation over trainings. `found` are this profile's; those of other
+    """Each finding's value by seed, in how many of the seeds that have it it `holds` (`2 of 3`),
+    and the `spread` of the values: their standard deviation over trainings. `found` are this profile's; those of other
     seeds are in the table `name` that the same notebook wrote, where it ran here."""
     tables = {f"seed {profile.seed}": found.set_index("finding")}
     for path in sorted((project_root() / "results").glob(f"{profile.name}-seed*[0-9]/{name}.csv")):
         seed = path.parent.name.rpartition("-seed")[2]
         tables[f"seed {seed}"] = pd.read_csv(path, index_col="finding")
     each = pd.concat(tables, axis=1).reindex(found["finding"])
-    held = (each.xs("verdict", axis=1, level=1) == "holds").sum(axis=1)
+    said = each.xs("verdict", axis=1, level=1)
+    held, known = (said == "holds").sum(axis=1), said.notna().sum(axis=1)
     seeds = each.xs("value", axis=1, level=1)
     seeds.insert(0, "spread", seeds.std(axis=1))
-    seeds.insert(0, "holds", [f"{count} of {len(tables)}" for count in held])
+    seeds.insert(0, "holds", [f"{count} of {of}" for count, of in zip(held, known)])
     return seeds.reset_index()
 
 
