@@ -36,8 +36,9 @@ def finding(
 
 def across_seeds(profile: Profile, found: pd.DataFrame, name: str) -> pd.DataFrame:
     """Each finding's value by seed, in how many of the seeds that have it it `holds` (`2 of 3`),
-    and the `spread` of the values: their standard deviation over trainings. `found` are this profile's; those of other
-    seeds are in the table `name` that the same notebook wrote, where it ran here."""
+    and the `spread` of the values: their standard deviation over trainings. `found` are this
+    profile's; those of other seeds are in the table `name` that the same notebook wrote, where it
+    ran here."""
     tables = {f"seed {profile.seed}": found.set_index("finding")}
     for path in sorted((project_root() / "results").glob(f"{profile.name}-seed*[0-9]/{name}.csv")):
         seed = path.parent.name.rpartition("-seed")[2]
