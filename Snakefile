@@ -19,7 +19,7 @@ FILTERS, KNOB = ("gaussian", "bilateral"), ("p3x64", "low_impact")  # KNOB: rows
 profile = load_profile(PROFILE)
 study2 = profile.rate_task
 rows = profile.main_rows if STUDY == "main" and profile.main_rows else list(profile.rows)
-studies = {"finetuning": rows, "zoo": profile.zoo.codecs, "origin": profile.origin.runs(), "rate_task": study2.points}
+studies = {"finetuning": rows, "rate_task": study2.points, "zoo": profile.zoo.codecs, "origin": profile.origin.runs()}
 STUDIES = [name for name in studies if studies[name] and STUDY in (name, "main", "all")]
 STUDIES = STUDIES[: 1 if STUDY == "main" else None]  # main: study 1, where the profile has it
 if not STUDIES:
@@ -191,7 +191,7 @@ study1 = [*rules.base_codec.output, *expand(rules.finetune.output, row=rows[:1])
 study1 += [*expand(rules.post_filter.output, filter=FILTERS[1]), *rules.ablations.output]
 pictures = rules.figures.output + (rules.knob.output if STUDY != "main" and {*KNOB} <= {*rows} else [])
 parts = {"finetuning": study1, "zoo": rules.zoo.output, "origin": rules.origin.output, "rate_task": rules.rate_task.output}
-chapters = [*rules.data.output, *rules.task_network.output, *(each for name in STUDIES for each in parts[name])]
+chapters = [*rules.data.output, *rules.task_network.output, *(each for name in parts if name in STUDIES for each in parts[name])]
 chapters += pictures if "finetuning" in STUDIES else []
 
 rule report:

@@ -89,7 +89,9 @@ class BaseTrainingConfig:
     steps: int = 3000
     batch: int = 8
     crop: int = 128  # px; training crops
-    scale: float = 1.0  # crops are of images made smaller by a random factor between this and 1
+    scale: Annotated[float, Field(gt=0, le=1)] = (
+        1.0  # crops are of images made smaller by a random factor between this and 1
+    )
     lr: float = 1e-3
     aux_lr: float = 1e-2  # quantiles of the entropy bottleneck
     lambda_mse: float = 60.0  # for images in [0, 1]
@@ -97,7 +99,7 @@ class BaseTrainingConfig:
     warmup: float = 0.2  # fraction of the steps over which the feature term is ramped up
     # px: image and decoded image move together by up to so many before their features are taken, so
     # that the codec's lattice and the strides of the network do not lie on one grid; 0: they do
-    shift: int = 0
+    shift: Annotated[int, Field(ge=0)] = 0
     proxy: Literal["task", "vgg16"] = "task"  # whose features: the task network's, or VGG-16's
     # maps of the proxy vgg16: those of LPIPS, as the paper does not name its own
     vgg16_layers: Vgg16Layers = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
@@ -133,7 +135,9 @@ class ChainConfig:
 
     parts: list[Literal["encoder", "decoder", "entropy", "task"]] = field(default_factory=list)
     beta: float = 1.0  # on bits per pixel
-    shift: int = 0  # px: by how much decoded images and targets move at most before the task's loss
+    shift: Annotated[int, Field(ge=0)] = (
+        0  # px: by how much decoded images and targets move at most before the task's loss
+    )
     batch: int = 4  # images per step
     steps: int = 500
     lr: float = 1e-4  # of the codec's parts

@@ -219,6 +219,7 @@ def _ffmpeg(options: list[str], data: bytes, log: str = "error") -> subprocess.C
     return ended
 
 
+# made by `anchor`, which alone checks their options
 ANCHORS = {"JPEG": jpeg, "WebP": webp, "AVIF": avif, "HEVC": HEVC, "VVC": VVC}
 QUALITIES = dict.fromkeys(ANCHORS, (0, 100)) | {"JPEG": (1, 100), "VVC": (0, 63)}  # lowest, highest
 

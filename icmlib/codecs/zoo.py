@@ -1,4 +1,4 @@
-"""Learned codecs by name: those of CompressAI's zoo, and one of stride 8."""
+"""Learned codecs by name: those of CompressAI's zoo, and four of stride 8."""
 
 from collections.abc import Callable
 from functools import partial

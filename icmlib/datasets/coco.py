@@ -157,7 +157,7 @@ class CocoDataset(Dataset):
         """Files that their EXIF orientation turns. Of annotated ones, check that the annotations
         are of the image as it is stored: that is how it is read."""
         names = [image["file_name"] for image in self.ground_truth["images"]]
-        return [name for k, name in enumerate(names) if _header(self.path(k))[1] > 1]
+        return [name for k, name in enumerate(names) if _orientation(self.path(k)) > 1]
 
     def misfits(self) -> list[str]:
         """Files that are no images, or not of the size that the annotations state; of each, the
@@ -166,7 +166,8 @@ class CocoDataset(Dataset):
         for index, image in enumerate(self.ground_truth["images"]):
             stated = image.get("width"), image.get("height")
             try:
-                fits = stated in ((None, None), _header(self.path(index))[0])
+                with Image.open(self.path(index)) as file:
+                    fits = stated in ((None, None), file.size)
             except UNREADABLE:
                 fits = False
             names += [] if fits else [image["file_name"]]
@@ -175,8 +176,9 @@ class CocoDataset(Dataset):
     def _size(self, index: int) -> tuple[int, int]:
         image = self.ground_truth["images"][index]
         if "height" not in image:  # it is kept there: polygons are judged at this size
-            size, orientation = _header(self.path(index))
-            turned = self.upright and orientation > 4
+            with Image.open(self.path(index)) as file:
+                size = file.size
+            turned = self.upright and _orientation(self.path(index)) > 4
             image["height"], image["width"] = size if turned else size[::-1]
         return image["height"], image["width"]
 
@@ -201,8 +203,7 @@ class CocoDataset(Dataset):
         return image, target
 
 
-def _header(path: Path) -> tuple[tuple[int, int], int]:
-    """(width, height) as it is stored, and how it is turned: 1 not at all, 5 to 8 the sides change
-    places."""
+def _orientation(path: Path) -> int:
+    """1: as it is stored; 5 to 8: height and width change places."""
     with Image.open(path) as file:
-        return file.size, file.getexif().get(ExifTags.Base.Orientation, 1)
+        return file.getexif().get(ExifTags.Base.Orientation, 1)

@@ -20,8 +20,8 @@ MEASURES = ("psnr", "ssim", "lpp2", "lpp4", "lpp8", "prms", "excess_prms")
 
 def read_rows(profile: Profile) -> pd.DataFrame:
     """One row for each base codec, indexed by run: codec, grid, rate, bits, AP, PSNR, SSIM and
-    pattern (dB, grey levels, the latter with intervals) on test, and the pattern that finetuning
-    left (`_after`)."""
+    pattern (dB, grey levels, the latter with intervals) on test; AP, PRMS and PSNR after finetuning
+    (`_after`)."""
     rows = {}
     for name in profile.origin.runs():
         codec, grid, rate = name.split("-")

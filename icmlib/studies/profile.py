@@ -99,6 +99,12 @@ class OriginConfig:
     grids: dict[str, Changes] = field(default_factory=dict)  # of base
     rates: dict[str, Changes] = field(default_factory=dict)  # of base, from the lowest
 
+    def __post_init__(self):
+        names = [*self.codecs, *self.grids, *self.rates]
+        _refuse("names with a hyphen, which joins them", [name for name in names if "-" in name])
+        if len(self.grids) not in (0, 2):
+            raise ValueError("give two grids: what the second changes is compared with the first")
+
     def runs(self) -> dict[str, ZooCodecConfig]:
         """By name, `<codec>-<grid>-<rate>`."""
         return {
@@ -162,7 +168,8 @@ class Profile:
     def __post_init__(self):
         _changed("rows", self.finetune, self.rows)
         _changed("zoo", self.finetune, {"finetune": self.zoo.finetune})
-        _changed("zoo.codecs", self.base, {k: codec.base for k, codec in self.codecs.items()})
+        for name, codecs in (("zoo.codecs", self.zoo.codecs), ("origin", self.origin.runs())):
+            _changed(name, self.base, {k: codec.base for k, codec in codecs.items()})
         _refuse("names of other rows", self.rows.keys() & {"base", "gaussian", "bilateral"})
         unknown = set(self.main_rows).difference(self.rows)
         _refuse(f"main_rows that are no rows (there are: {', '.join(self.rows)})", unknown)

@@ -92,6 +92,7 @@ class Run(Journal):
         """All but the lock and the notebook that opens this run; the warning names what differs, as
         `parameters.finetune.lr: 0.1 -> 0.2`."""
         files = [each for each in self.folder.iterdir() if each.name not in (".lock", UNFINISHED)]
+        files.sort(key=lambda each: each.name != "run.json")  # first: what a kill leaves has none
         if not files:
             return
         named = (self.folder.with_name(f"{self.folder.name}.old-{n}") for n in itertools.count(1))

@@ -138,7 +138,7 @@ class SmallBackbone(nn.Module):
 
 
 def small_mask_rcnn(num_classes: int, scale: int = 1) -> TorchvisionTask:
-    """A Mask R-CNN of 2.0 M parameters for scenes of about 128x128; of 7.1 M for those of 256x256
+    """A Mask R-CNN of 2.0 M parameters for scenes of about 128x128; of 6.1 M for those of 256x256
     with a `scale` of 2, on channels and anchors. `num_classes` is without the background."""
     levels, wide = ["0", "1", "2"], 64 * scale
     anchors = tuple((side * scale,) for side in (14, 28, 48, 72))

@@ -104,6 +104,8 @@ def decode(source: Path, target: Path, decoder: str, weights: str, force: bool) 
 
 def _code(code, codec, source: Path, target: Path, kinds: tuple, force: bool) -> None:
     """`code` one file, or a folder of files with the first of `kinds` to files of the second."""
+    if not source.exists():
+        raise FileNotFoundError(f"{source} does not exist")
     if not source.is_dir():
         click.echo(f"{target}: {_rate([code(codec, source, target)])}")
         return

@@ -15,7 +15,7 @@ from icmlib.tool.report import LEGEND, heading, main_rows
 ANSWERS = "answers.json"  # in a reference: notebook -> its answer, commit, date
 ANSWERED = (  # runs whose answers are published
     "task_network/given", "base_codec/base", "finetune/p3x64", "post_filter/bilateral",
-    "ablations/table1", "zoo_table/all", "rate_task/curves", "figures/photographs",
+    "ablations/table1", "zoo_table/all", "origin/all", "rate_task/curves", "figures/photographs",
     "speed/side_by_side", "knob/p3x64",
 )  # fmt: skip
 TABLES = {  # file of a reference -> its title in results/README.md
@@ -27,6 +27,8 @@ TABLES = {  # file of a reference -> its title in results/README.md
     "rate_task_anchors.csv": "Conventional codecs: encoder, preset, chroma format",
     "zoo.csv": "Other codecs",
     "zoo_aims.csv": "Aims for other codecs",
+    "origin.csv": "Where the pattern comes from",
+    "origin_findings.csv": "Where the pattern comes from: findings",
     "rate_task_equal_rate.csv": "Rate against task: every curve at one rate",
     "rate_task_findings.csv": "Rate against task: findings",
     "rate_task_seeds.csv": "Rate against task: findings by seed",

@@ -95,7 +95,7 @@ class Journal:
         if step == 0:
             log.unlink(missing_ok=True)
         elif log.exists():
-            kept = log.read_text("utf-8").splitlines(keepends=True)[: 1 + step]
+            kept = log.read_text("utf-8").splitlines(keepends=True)[: 1 + step]  # one row a step
             with written(log) as half:
                 half.write_text("".join(kept), "utf-8")
 
