@@ -41,6 +41,9 @@ def test_profile_holds_what_the_file_says(profile):
         ("data: null", "Profile.data is None"),
         ("finetune: {adversarial: hinges}", "adversarial is 'hinges': .*'hinge', 'least_sq"),
         ("base: {vgg16_layers: []}", "vgg16_layers is .*at least 1 item"),
+        ("base: {shift: -1, scale: 2.0}", "scale is 2.0: .*1.*shift is -1: .*0"),
+        ("origin: {codecs: {a-b: {}}}", "names with a hyphen, which joins them: a-b"),
+        ("origin: {grids: {f: {}}}", "give two grids"),
         ("finetune: {stesp: 3}\ndata: {size: 1.5}", "data.size is 1.5.*finetune.stesp: "),
         ("a: [1", ""),  # broken YAML
         ("just words", ""),
