@@ -34,8 +34,9 @@ class ScaleHyperpriorS8(ScaleHyperprior):
 
 def resized(channels: int, out: int) -> nn.Module:
     """Bilinear, then a convolution (Odena et al. 2016)."""
-    larger = nn.Upsample(scale_factor=2, mode="bilinear")
-    return nn.Sequential(larger, conv(channels, out, stride=1))
+    return nn.Sequential(
+        nn.Upsample(scale_factor=2, mode="bilinear"), conv(channels, out, stride=1)
+    )
 
 
 UPSAMPLING = {

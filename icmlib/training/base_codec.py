@@ -88,9 +88,7 @@ def read_crop(dataset, config: BaseTrainingConfig, index: int, step: int) -> tor
     return random_crop(dataset.image(index), config.crop, rng, config.scale)
 
 
-def random_crop(
-    image: torch.Tensor, size: int, rng: random.Random, scale: float = 1.0
-) -> torch.Tensor:
+def random_crop(image: torch.Tensor, size: int, rng: random.Random, scale=1.0) -> torch.Tensor:
     """(3, H, W) -> (3, size, size), flipped at random; smaller images repeat their last row and
     column. Below 1, `scale` is the smallest factor by which the image is made smaller before."""
     side = size if scale == 1 else round(size / rng.uniform(scale, 1))
