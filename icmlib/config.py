@@ -97,8 +97,7 @@ class BaseTrainingConfig:
     lambda_mse: float = 60.0  # for images in [0, 1]
     lambda_feature: float = 1.0
     warmup: float = 0.2  # fraction of the steps over which the feature term is ramped up
-    # px: image and decoded image move together by up to so many before their features are taken, so
-    # that the codec's lattice and the strides of the network do not lie on one grid; 0: they do
+    # px: original and decoded image move together by up to so many before the features are taken
     shift: Annotated[int, Field(ge=0)] = 0
     proxy: Literal["task", "vgg16"] = "task"  # whose features: the task network's, or VGG-16's
     # maps of the proxy vgg16: those of LPIPS, as the paper does not name its own
