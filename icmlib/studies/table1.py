@@ -147,12 +147,13 @@ def paired_rows(profile: Profile, reference: str, names: list[str]) -> pd.DataFr
     """Paired differences on test of finetuned rows against another finetuned row."""
     base, rows = read_summary(profile, "base_codec", "base")["test"], {}
     ap = task_measure(base)
+    whole = base[ap] or np.nan  # without it there is no share
     for name in names:
         folders = [run_folder(profile, "finetune", each) for each in (reference, name)]
         pair = [load_evaluation(folder, "test") for folder in folders]
         rows[name] = compare(*pair, profile.evaluation.resamples)
         for end in ENDS:
-            rows[name][f"{ap}_change{end}"] = 100 * rows[name][f"{ap}_difference{end}"] / base[ap]
+            rows[name][f"{ap}_change{end}"] = 100 * rows[name][f"{ap}_difference{end}"] / whole
         rows[name]["label"] = read_summary(profile, "finetune", name)["label"]
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("row")
 
