@@ -86,4 +86,4 @@ def share(before: pd.Series, after: pd.Series) -> dict[str, float]:
     """PRMS after over PRMS before; its interval is that of two codecs which are not paired, so it
     is too wide rather than too narrow."""
     ends = (("value", "", ""), ("low", "_low", "_high"), ("high", "_high", "_low"))
-    return {name: after[f"prms{a}"] / before[f"prms{b}"] for name, a, b in ends}
+    return {name: after[f"prms{a}"] / (before[f"prms{b}"] or np.nan) for name, a, b in ends}
