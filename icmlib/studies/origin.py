@@ -7,7 +7,7 @@ import pandas as pd
 from icmlib import datasets
 from icmlib.evaluate import load_evaluation
 from icmlib.metrics import bootstrap
-from icmlib.studies.curves import Curve, at_rate, interval
+from icmlib.studies.curves import Curve, at_rate, interval, lowest_common_rate
 from icmlib.studies.profile import Profile
 from icmlib.studies.rate_task import resampled
 from icmlib.studies.runs import read_summary, run_folder
@@ -26,7 +26,7 @@ def read_rows(profile: Profile) -> pd.DataFrame:
     for name in profile.origin.runs():
         codec, grid, rate = name.split("-")
         before, after = (read_summary(profile, stage, name)["test"] for stage in (BEFORE, AFTER))
-        ap = task_measure(pd.DataFrame([before]))
+        ap = task_measure(before)
         row = {"codec": codec, "grid": grid, "rate": rate, "bpp": before["bpp"], ap: before[ap]}
         row |= {measure: before[measure] for measure in MEASURES}
         row |= {f"prms{end}": before[f"prms{end}"] for end in ("_low", "_high")}
@@ -54,7 +54,7 @@ def curves(profile: Profile, ap: str) -> dict[tuple[str, str], Curve]:
 def at_equal_rate(one: Curve, other: Curve, ap: str) -> dict:
     """How much the other's AP (%) and PSNR (dB) differ from one's in the middle of their common
     rates, each with `value`, `low` and `high`, nan where they have none; `bpp` is that rate."""
-    low = max(np.quantile(each["bpp"].min(0), 0.99) for each in (one, other))
+    low = lowest_common_rate({"one": one, "other": other}, ["one", "other"])
     high = min(np.quantile(each["bpp"].max(0), 0.01) for each in (one, other))
     rate = float(np.sqrt(low * high)) if low <= high else float("nan")
     scores, psnr = ([at_rate(each, name, rate) for each in (one, other)] for name in (ap, "psnr"))

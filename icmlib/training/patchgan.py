@@ -45,9 +45,8 @@ def finetune_decoder(
     g_optimizer, d_optimizer = parts["g_optimizer"], parts["d_optimizer"]
     autocast = device.autocast(codec.device, config.precision)
     decode, score = autocast(decode or patch_decoder(codec.g_s)), autocast(discriminator.forward)
-    start = journal.resume(**parts)
-    images = batches(lambda i, _: dataset.image(i), len(dataset), config, start, "finetuning")
-    for step, batch in images:
+    read, start = (lambda index, _: dataset.image(index)), journal.resume(**parts)
+    for step, batch in batches(read, len(dataset), config, start, "finetuning"):
         with seeded(config.seed, step):
             x, y_hat, corners = sample_patches(batch, latents, config, step)  # x: (P, 3, s, s)
             x_hat = decode(y_hat, corners, x.shape[-2:]).float()  # (P, 3, s, s)
