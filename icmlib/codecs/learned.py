@@ -9,7 +9,7 @@ from itertools import product
 import torch
 import torch.nn.functional as F
 from compressai import models
-from compressai.entropy_models import EntropyModel
+from compressai.entropy_models import EntropyBottleneck, EntropyModel
 from torch import Tensor, nn
 
 from icmlib.codecs.bitstream import Bitstream, BitstreamError, check_image
@@ -48,7 +48,9 @@ class LearnedCodec(nn.Module):
         super().__init__()
         self.model = model
         for coder in _entropy_models(model):
-            coder.forward = partial(_in_float32, coder.forward)
+            bottleneck = isinstance(coder, EntropyBottleneck)
+            forward = partial(_bottleneck_forward, coder) if bottleneck else coder.forward
+            coder.forward = partial(_in_float32, forward)
 
     def __getstate__(self) -> dict:  # copies and other processes compute the rest again
         return {name: value for name, value in self.__dict__.items() if name not in CACHED}
@@ -242,6 +244,17 @@ class LearnedCodec(nn.Module):
 
 def _entropy_models(model: models.CompressionModel) -> list[EntropyModel]:
     return [module for module in model.modules() if isinstance(module, EntropyModel)]
+
+
+def _bottleneck_forward(coder: EntropyBottleneck, z: Tensor) -> tuple[Tensor, Tensor]:
+    """As CompressAI's, z (B, N, h, w) -> z_hat, likelihoods; that one waits for a GPU at each
+    permutation."""
+    by_channel = z.transpose(0, 1).contiguous()
+    mode = "noise" if coder.training else "dequantize"
+    z_hat = coder.quantize(by_channel.flatten(1)[:, None], mode, coder._get_medians())
+    likelihood = coder.likelihood_lower_bound(coder._likelihood(z_hat)[0])
+    both = (each.reshape(by_channel.shape).transpose(0, 1) for each in (z_hat, likelihood))
+    return tuple(each.contiguous() for each in both)
 
 
 def _in_float32(forward, *inputs: Tensor, **options):

@@ -6,7 +6,6 @@ import torch
 from torch import nn
 from torchvision.models import vgg16
 from torchvision.models.feature_extraction import create_feature_extractor
-from torchvision.transforms.functional import normalize
 
 from icmlib import downloads
 from icmlib.config import VGG16_LAYERS, BaseTrainingConfig
@@ -23,6 +22,8 @@ class VGG16(nn.Module):
     """torchvision's VGG-16, frozen; the features are the outputs of `layers`, such as `relu1_2`.
     `trained`: with its ImageNet weights, by `icmlib.downloads.vgg16` (raises as that does)."""
 
+    recordable = True  # see icmlib.training.steps.Recorded
+
     def __init__(self, layers: list[str], trained: bool = True):
         super().__init__()
         with torch.device("meta" if trained else "cpu"):  # no first weights before the file's
@@ -32,9 +33,11 @@ class VGG16(nn.Module):
         relus = [i for i, each in enumerate(network) if isinstance(each, nn.ReLU)]
         wanted = {str(i): name for i, name in zip(relus, VGG16_LAYERS) if name in layers}
         self.layers = create_feature_extractor(network, wanted)
+        for name, values in zip(("mean", "deviation"), IMAGENET):
+            self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
         self.eval().requires_grad_(False)
 
     def features(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """Maps (B, C, h, w) by layer, the finest first, of RGB images (B, 3, H, W) in [0, 1], of
         at least 16x16 px for all five stages; gradients reach the images."""
-        return self.layers(normalize(images.to(next(self.parameters()).device), *IMAGENET))
+        return self.layers((images.to(self.mean.device) - self.mean) / self.deviation)

@@ -40,6 +40,11 @@ class TorchvisionTask(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
+    @property
+    def recordable(self) -> bool:
+        """Whether `features` never waits for a GPU; see `icmlib.training.steps.Recorded`."""
+        return isinstance(self.model.transform, AsItIs)
+
     def loss(self, images, targets: list[dict]) -> dict[str, torch.Tensor]:
         """RPN, box and (of a Mask R-CNN) mask losses. Images may have any sizes, and no objects."""
         common.training_mode(self.model)
@@ -83,6 +88,9 @@ class AsItIs(transform.GeneralizedRCNNTransform):
 
     def resize(self, image, target=None):
         return image, target
+
+    def normalize(self, image):
+        return (image - 0.5) / 0.25  # torchvision's brings its constants to the GPU each time
 
 
 def detector(config: TaskConfig) -> TorchvisionTask:
@@ -161,5 +169,5 @@ def small_mask_rcnn(num_classes: int, scale: int = 1) -> TorchvisionTask:
         mask_head=mask_rcnn.MaskRCNNHeads(wide, (wide, wide), 1),
         mask_predictor=mask_rcnn.MaskRCNNPredictor(wide, wide, num_classes + 1),
     )
-    model.transform = AsItIs(800, 1333, [0.5, 0.5, 0.5], [0.25, 0.25, 0.25])
+    model.transform = AsItIs(800, 1333, [0.5] * 3, [0.25] * 3)
     return TorchvisionTask(model)

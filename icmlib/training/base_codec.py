@@ -16,7 +16,14 @@ from icmlib.config import BaseTrainingConfig
 from icmlib.metrics.fidelity import feature_distance
 from icmlib.tasks import TaskNetwork
 from icmlib.training.journal import Journal
-from icmlib.training.steps import average_gradients, batches, item_rng, late_decay, seeded
+from icmlib.training.steps import (
+    Recorded,
+    average_gradients,
+    batches,
+    item_rng,
+    late_decay,
+    seeded,
+)
 
 
 def train_base_codec(
@@ -36,34 +43,55 @@ def train_base_codec(
     aux_optimizer = Adam(quantiles, config.aux_lr)  # without it real files outgrow the estimate
     schedule = LambdaLR(optimizer, lambda step: late_decay(step / config.steps))
     parts = {"codec": codec, "optimizer": optimizer, "aux": aux_optimizer, "schedule": schedule}
+    record = task is None or getattr(task, "recordable", False)
+    step_backward = Recorded(partial(backward, codec, task, config), record)
+    quantiles_backward = Recorded(partial(aux_backward, codec), record)
 
     with device.channels_last(codec, *frozen):
         start = journal.resume(**parts)
         read = partial(read_crop, dataset, config)
         for step, batch in batches(read, len(dataset), config, start, "base codec"):
-            x = torch.stack([crop for _, crop in batch]).to(codec.device)  # (B, 3, crop, crop)
+            x = torch.stack([crop for _, crop in batch])  # (B, 3, crop, crop)
+            ramp = min(1.0, (step + 1) / max(1.0, config.warmup * config.steps))
+            rng = item_rng(config.seed, step, -1)
+            place = [rng.randint(0, config.shift) for _ in "yx"]
+            inputs = (x, torch.tensor(ramp), torch.tensor(place))
             with seeded(config.seed, step):
-                with device.autocast(x.device, config.precision):
-                    out = codec(x)
-                rate = losses.rate(out["likelihoods"], x[:, 0].numel())
-                mse = mse_loss(out["x_hat"], x)
-                loss, terms = rate + config.lambda_mse * mse, {"rate": rate, "mse": mse}
-                if config.lambda_feature:
-                    moved = shifted([x, out["x_hat"]], config.shift)
-                    feature = task_feature_distance(task, *moved, config.precision)
-                    ramp = min(1.0, (step + 1) / max(1.0, config.warmup * config.steps))
-                    loss = loss + config.lambda_feature * ramp * feature
-                    terms["feature"] = feature
-            optimizer.zero_grad()
-            loss.backward()
+                terms = step_backward(*(each.to(codec.device) for each in inputs))
             average_gradients(weights)
             nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
             schedule.step()
-            terms |= {"loss": loss, "aux": train_quantiles(codec, aux_optimizer)}
+            terms |= quantiles_backward()
+            aux_optimizer.step()
             journal.step(step, config.steps, terms, parts)
     codec.eval().requires_grad_(False).update()
     journal.save_weights(codec)
+
+
+def backward(
+    codec: LearnedCodec,
+    task: TaskNetwork | None,
+    config: BaseTrainingConfig,
+    x: torch.Tensor,
+    ramp: torch.Tensor,
+    place: torch.Tensor,
+) -> dict[str, torch.Tensor]:
+    """Gradients of the loss on crops x (B, 3, H, W), and its terms; `ramp`, a scalar, is on the
+    feature term, whose images lie at `place` (2,)."""
+    codec.zero_grad()
+    with device.autocast(x.device, config.precision):
+        out = codec(x)
+    rate = losses.rate(out["likelihoods"], x[:, 0].numel())
+    mse = mse_loss(out["x_hat"], x)
+    loss, terms = rate + config.lambda_mse * mse, {"rate": rate, "mse": mse}
+    if config.lambda_feature:
+        images = (moved(each, place) if config.shift else each for each in (x, out["x_hat"]))
+        feature = task_feature_distance(task, *images, config.precision)
+        loss = loss + config.lambda_feature * ramp * feature
+        terms["feature"] = feature
+    loss.backward()
+    return {name: term.detach() for name, term in {**terms, "loss": loss}.items()}
 
 
 def split_quantiles(codec: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
@@ -73,13 +101,13 @@ def split_quantiles(codec: nn.Module) -> tuple[list[nn.Parameter], list[nn.Param
     return quantiles, [weight for name, weight in named if not name.endswith("quantiles")]
 
 
-def train_quantiles(codec: LearnedCodec, optimizer: Adam) -> torch.Tensor:
-    """One step of the quantiles towards the tails of z; returns their loss."""
+def aux_backward(codec: LearnedCodec) -> dict[str, torch.Tensor]:
+    """Gradients of the quantiles towards the tails of z, and their loss, `aux`."""
+    for weight in split_quantiles(codec)[0]:
+        weight.grad = None
     loss = codec.model.aux_loss()
-    optimizer.zero_grad()
     loss.backward()
-    optimizer.step()
-    return loss
+    return {"aux": loss.detach()}
 
 
 def read_crop(dataset, config: BaseTrainingConfig, index: int, step: int) -> torch.Tensor:
@@ -102,13 +130,13 @@ def random_crop(image: torch.Tensor, size: int, rng: random.Random, scale=1.0) -
     return image[0].flip([axis for axis in (-1, -2) if rng.random() < 0.5])
 
 
-def shifted(images: list[torch.Tensor], limit: int) -> list[torch.Tensor]:
-    """Images (B, 3, H, W) moved down and right by the same random 0..`limit` px, which their first
-    row and column fill."""
-    if not limit:
-        return images
-    down, right = torch.randint(limit + 1, (2,)).tolist()
-    return [pad(x, (right, 0, down, 0), mode="replicate") for x in images]
+def moved(x: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+    """Images (B, 3, H, W) moved down and right by `place` (2,) px; their first row and column fill
+    what is new, and what leaves on the other side is gone."""
+    for axis, by in zip((-2, -1), place):
+        source = torch.arange(x.shape[axis], device=x.device) - by
+        x = x.index_select(axis, source.clamp_min(0))
+    return x
 
 
 def task_feature_distance(

@@ -11,7 +11,7 @@ from icmlib import device, losses
 from icmlib.codecs import LearnedCodec
 from icmlib.config import ChainConfig
 from icmlib.tasks import TaskNetwork
-from icmlib.training.base_codec import split_quantiles, train_quantiles
+from icmlib.training.base_codec import aux_backward, split_quantiles
 from icmlib.training.journal import Journal
 from icmlib.training.steps import average_gradients, batches, learning_rate, seeded
 from icmlib.training.task_network import flipped
@@ -57,7 +57,8 @@ def finetune_chain(
             optimizer.step()
             schedule.step()
             if "entropy" in config.parts:  # the tables' quantiles follow the latents
-                train_quantiles(codec, aux_optimizer)
+                aux_backward(codec)
+                aux_optimizer.step()
             journal.step(step, config.steps, {"loss": loss, **terms}, parts)
     codec.eval().requires_grad_(False)
     if "entropy" in config.parts:
