@@ -140,7 +140,9 @@ def test_bits_travel_between_gpu_and_cpu(name):
                 pytest.xfail(f"{name}: {error}")
             torch.testing.assert_close(read, sender.decode_latents(bits).cpu(), **within)
             decoded = [each.decode(bits) for each in (sender, receiver)]
-            torch.testing.assert_close(*decoded, atol=1e-3, rtol=0)
+            torch.testing.assert_close(
+                *decoded, atol=1e-2 if name in AUTOREGRESSIVE else 1e-3, rtol=0
+            )
 
 
 @pytest.mark.parametrize("name", [SHIPPED, *TINY, *AUTOREGRESSIVE])
