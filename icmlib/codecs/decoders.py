@@ -3,6 +3,7 @@ interpolations between them.
 
 A file of decoders is safetensors: the codec under its own names; of each other decoder only the
 tensors that differ, as `<decoder>/<name>`; in the header the architecture and the fingerprints.
+Weights that half precision holds exactly are stored in it, and widened when they are read.
 """
 
 import contextlib
@@ -72,10 +73,19 @@ class Decoders:
         tensors = self.codec.state_dict()
         for decoder, weights in self.finetuned.items():
             tensors |= {f"{decoder}/{name}": weight for name, weight in weights.items()}
-        tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        tensors = {name: _narrowed(tensor.cpu().contiguous()) for name, tensor in tensors.items()}
         header = {"codec": dataclasses.asdict(config), "fingerprints": self.fingerprints()}
         with written(Path(path)) as half:
             save_file(tensors, half, {name: json.dumps(value) for name, value in header.items()})
+
+
+def _narrowed(tensor: torch.Tensor) -> torch.Tensor:
+    half = tensor.half()
+    return half if tensor.dtype == torch.float32 and half.float().equal(tensor) else tensor
+
+
+def _widened(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.float() if tensor.dtype == torch.float16 else tensor
 
 
 def read_decoders(path: str | Path = SHIPPED) -> Decoders:
@@ -89,7 +99,7 @@ def read_decoders(path: str | Path = SHIPPED) -> Decoders:
             header = {name: json.loads(text) for name, text in (file.metadata() or {}).items()}
             for name in file.keys():
                 decoder, _, own_name = name.rpartition("/")
-                weights.setdefault(decoder, {})[own_name] = file.get_tensor(name)
+                weights.setdefault(decoder, {})[own_name] = _widened(file.get_tensor(name))
         codec = create(from_dict(CodecConfig, header["codec"]))
         load_state(codec, weights.pop(""), path)
         decoders = Decoders(codec.eval(), weights)
