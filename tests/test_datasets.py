@@ -110,7 +110,7 @@ def test_interrupted_generation_is_completed(leaves, tmp_path, monkeypatch):
 
 
 def test_data_set_by_name(leaves, monkeypatch):
-    """Dead leaves by their parameters; a folder in COCO layout by its splits; no other name."""
+    """Dead leaves by their parameters; a folder in COCO layout by its splits; no name without any."""
     monkeypatch.setenv("ICM_ROOT", str(leaves.parent.parent))
     config = DataConfig(root=leaves.parent.name, size=64, **COUNTS)
     assert len(datasets.create(config, "val")) == 2
@@ -119,7 +119,7 @@ def test_data_set_by_name(leaves, monkeypatch):
         "coco", root=str(leaves.relative_to(leaves.parent.parent)), splits={"test": files}
     )
     assert len(datasets.create(config, "test")) == 1
-    with pytest.raises(ValueError, match="unknown data set 'koko'; known: deadleaves, coco"):
+    with pytest.raises(ValueError, match="'koko' has no splits; give them, or take deadleaves"):
         datasets.create(DataConfig("koko"), "test")
 
 
