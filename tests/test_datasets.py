@@ -110,7 +110,7 @@ def test_interrupted_generation_is_completed(leaves, tmp_path, monkeypatch):
 
 
 def test_data_set_by_name(leaves, monkeypatch):
-    """Dead leaves by their parameters; a folder in COCO layout by its splits; no name without any."""
+    """Dead leaves by their parameters; a folder in COCO layout by its splits; no other without."""
     monkeypatch.setenv("ICM_ROOT", str(leaves.parent.parent))
     config = DataConfig(root=leaves.parent.name, size=64, **COUNTS)
     assert len(datasets.create(config, "val")) == 2
