@@ -313,6 +313,29 @@ def test_plain_folder(tmp_path):
     assert folder.sizes() == [(5, 8)] * 3
 
 
+def test_splits_without_annotations_are_folders(tmp_path, monkeypatch):
+    """All below, in the order of their paths; what is missing or broken is said at once."""
+    monkeypatch.setenv("ICM_ROOT", str(tmp_path))
+    for name in ("train/a/1.jpg", "train/a/2.jpg", "train/b/0.png", "test/3.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 5)).save(tmp_path / name)
+    splits = {"train": {"images": "train", "limit": 1}, "test": {"images": "test"}}
+    splits["val"] = {"images": "train", "skip": 1, "limit": 1}
+    config = DataConfig("mine", root=".", splits=splits)
+    datasets.check(config)
+    val = datasets.create(config, "val", limit=50)  # never more than the split has
+    assert [val.path(i).name for i in range(len(val))] == ["2.jpg"] and val.sizes() == [(5, 8)]
+    (tmp_path / "train/a/2.jpg").write_bytes(b"none")
+    (tmp_path / "test/3.jpg").rename(tmp_path / "3.jpg")
+    splits["train"]["images"] = "nowhere"
+    with pytest.raises(ValueError) as error:
+        datasets.check(config)
+    _, *said = str(error.value).split("\n- ")
+    assert [each.partition(":")[0] for each in said] == ["train", "val", "test"]
+    assert "nowhere does not exist" in said[0] and "leave none" in said[2]
+    assert "1 of 1 images cannot be read" in said[1]
+
+
 @pytest.mark.parametrize("mode", ["L", "P", "LA", "1", "CMYK"])
 def test_every_colour_mode_is_rgb(tmp_path, mode):
     path = tmp_path / "x.tif"

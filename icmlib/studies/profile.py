@@ -167,9 +167,12 @@ class Profile:
     main_rows: list[str] = field(default_factory=list)  # of a short study 1; none: all
 
     def __post_init__(self):
-        if self.task is None and self.base.proxy == "task":
-            raise ValueError("task: null leaves base without a machine; give it proxy: vgg16")
-        _changed("rows", self.finetune, self.rows)
+        rows = _changed("rows", self.finetune, self.rows)
+        if self.task is None:
+            losses = [name for name, row in rows.items() if row.lambda_task]
+            _refuse("lambda_task without a task network (task: null)", losses)
+            if self.base.proxy == "task":
+                raise ValueError("task: null leaves base without a machine; give it proxy: vgg16")
         _changed("zoo", self.finetune, {"finetune": self.zoo.finetune})
         for name, codecs in (("zoo.codecs", self.zoo.codecs), ("origin", self.origin.runs())):
             _changed(name, self.base, {k: codec.base for k, codec in codecs.items()})

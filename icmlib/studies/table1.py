@@ -90,7 +90,7 @@ def aims(test: pd.DataFrame, *rows: str | None, **limits: float) -> pd.DataFrame
     the distance `feature` or `vgg` grows by no more."""
     ap, found = task_measure(test), []
     if ap == "vgg" and "change" in limits:
-        limits = {"vgg": 0.0} | limits
+        limits["vgg"] = 0.0
         del limits["change"]
     down = "at most {:g} % down" if limits.get("change") else "not down"
     machine = MACHINE[ap]
