@@ -299,41 +299,31 @@ def test_crowds_and_boxes_without_area_are_judged_but_not_learned(tmp_path, chan
     assert len(made.ground_truth["annotations"]) == 2 and made.left_out.total() == len(changes)
 
 
-def test_plain_folder(tmp_path):
-    """Every image below, in order of name, unlabelled."""
-    (tmp_path / "sub").mkdir()
+def test_plain_folder(tmp_path, monkeypatch):
+    """Every image below, in order of name, unlabelled: a split of any name for the data. What is
+    missing or broken is said at once."""
+    monkeypatch.setenv("ICM_ROOT", str(tmp_path))
+    (tmp_path / "all" / "sub").mkdir(parents=True)
     for name in ("b.PNG", "a.jpg", "sub/c.webp"):
-        Image.new("RGB", (8, 5)).save(tmp_path / name)
-    (tmp_path / "notes.txt").write_text("no image")
-    folder = CocoDataset(tmp_path)
+        Image.new("RGB", (8, 5)).save(tmp_path / "all" / name)
+    (tmp_path / "all" / "notes.txt").write_text("no image")
+    part = {"images": "all", "skip": 1, "limit": 1}
+    splits = {"train": {"images": "all"}, "val": part, "test": {"images": "all", "skip": 2}}
+    config = DataConfig("mine", root=".", splits=splits)
+    datasets.check(config)
+    folder, val = datasets.create(config, "train"), datasets.create(config, "val", limit=50)
     names = [image["file_name"] for image in folder.ground_truth["images"]]
     assert names == ["a.jpg", "b.PNG", "sub/c.webp"]
     image, target = folder[2]
     assert image.shape == (3, 5, 8) and target["masks"].shape == (0, 5, 8)
     assert folder.sizes() == [(5, 8)] * 3
-
-
-def test_splits_without_annotations_are_folders(tmp_path, monkeypatch):
-    """All below, in the order of their paths; what is missing or broken is said at once."""
-    monkeypatch.setenv("ICM_ROOT", str(tmp_path))
-    for name in ("train/a/1.jpg", "train/a/2.jpg", "train/b/0.png", "test/3.jpg"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (8, 5)).save(tmp_path / name)
-    splits = {"train": {"images": "train", "limit": 1}, "test": {"images": "test"}}
-    splits["val"] = {"images": "train", "skip": 1, "limit": 1}
-    config = DataConfig("mine", root=".", splits=splits)
-    datasets.check(config)
-    val = datasets.create(config, "val", limit=50)  # never more than the split has
-    assert [val.path(i).name for i in range(len(val))] == ["2.jpg"] and val.sizes() == [(5, 8)]
-    (tmp_path / "train/a/2.jpg").write_bytes(b"none")
-    (tmp_path / "test/3.jpg").rename(tmp_path / "3.jpg")
+    assert len(val) == 1 and val.path(0).name == "b.PNG"  # never more than the split has
     splits["train"]["images"] = "nowhere"
-    with pytest.raises(ValueError) as error:
+    (tmp_path / "all" / "b.PNG").write_bytes(b"none")
+    (tmp_path / "all" / "sub" / "c.webp").unlink()
+    message = "train: .*nowhere does not exist\n.*1 of 1 images cannot be read.*test: .*leave none"
+    with pytest.raises(ValueError, match=f"(?s){message}"):
         datasets.check(config)
-    _, *said = str(error.value).split("\n- ")
-    assert [each.partition(":")[0] for each in said] == ["train", "val", "test"]
-    assert "nowhere does not exist" in said[0] and "leave none" in said[2]
-    assert "1 of 1 images cannot be read" in said[1]
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "LA", "1", "CMYK"])

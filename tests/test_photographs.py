@@ -8,7 +8,6 @@ import pytest
 from conftest import picture
 from torchvision.utils import save_image
 
-from icmlib.io import read_json
 from icmlib.tool.notebooks import run_notebook
 
 ROOT = Path(__file__).parents[1]
@@ -40,13 +39,12 @@ def test_table_1_of_a_folder_of_photographs(project, tmp_path):
             save_image(picture(side, 160 - side // 2), tmp_path / "data" / folder / f"{side}.jpg")
     shutil.copy(ROOT / "data/le2022_table1.csv", tmp_path / "data")
     for name in BOOKS:
-        book = ROOT / "notebooks" / f"{name}.ipynb"
-        run_notebook(book, tmp_path / f"{name}.ipynb", {"profile": "tiny"})
+        run_notebook(
+            ROOT / f"notebooks/{name}.ipynb", tmp_path / f"{name}.ipynb", {"profile": "tiny"}
+        )
     results = tmp_path / "results" / "tiny"
     table = pd.read_csv(results / "table1.csv", index_col="row")
     assert (table["vgg"] > 0).all() and not [name for name in table if "AP" in name]
     assert table.loc["p3x64", "vgg_change"] != 0 and table.loc["base", "vgg_change"] == 0
-    claims = pd.read_csv(results / "claims.csv", index_col="finding")
-    assert claims.loc["p3x64: VGG distance not up", "verdict"] != "cannot be said"
-    answer = read_json(results / "ablations/table1/summary.json")["answer"]
-    assert "changes VGG distance by" in answer
+    claims = pd.read_csv(results / "claims.csv", index_col="finding")["verdict"]
+    assert claims["p3x64: VGG distance not up"] != "cannot be said"
