@@ -46,8 +46,8 @@ def book(name, state=""):  # the executed notebook of a run
 
 TASK, CODEC, METRICS = lib("datasets", "tasks"), lib("codecs"), lib("evaluate.py", "metrics")
 PATCHGAN = [*loop("patchgan"), *lib("discriminator.py")]
-FILES = [each for each in (profile.task.weights, profile.base_weights) if each and "." in each]
-ANNOTATIONS = [each for split in profile.data.splits.values() for each in glob(f"{profile.data.root}/{split.get('annotations')}")]
+FILES = [each for each in (profile.task and profile.task.weights, profile.base_weights) if each and "." in each]
+ANNOTATIONS = [each for split in profile.data.splits.values() for each in glob(f"{profile.data.root}/{split.get('annotations') or split['images']}")]
 ICM = shlex.quote(sys.executable) + " -m icmlib.tool.cli"
 common = section(profile.data, profile.task, profile.evaluation)
 

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from dataclasses import field
+from types import UnionType
 from typing import Annotated, Literal, get_args
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -19,18 +20,19 @@ Precision = Literal["float32", "bf16"]
 
 @dataclass(frozen=True, config=STRICT)
 class DataConfig:
-    """Which images. Dead leaves are made on first use; other sets are in COCO layout."""
+    """Which images. Dead leaves are made on first use; other sets are in COCO layout, or folders of
+    photographs without annotations."""
 
-    name: str = "deadleaves"  # deadleaves | coco
+    name: str = "deadleaves"  # or any name for data with `splits`, such as coco
     root: str = "data"  # folder, from the project's root
     size: int = 128  # dead leaves: height and width in px
     train: int = 2400  # dead leaves: scenes in each split
     val: int = 200
     test: int = 300
     seed: int = 0
-    # coco: split -> {images, annotations, ids, skip, limit}; see data/README.md
+    # split -> {images, annotations, ids, skip, limit}; see data/README.md
     splits: dict = field(default_factory=dict)
-    # coco: the data's category -> the network's class; others are left out; none: all as they are
+    # the data's category -> the network's class; others are left out; none: all as they are
     classes: dict[str, str] = field(default_factory=dict)
     # the network's classes in their order; COCO: its 80; none: those that `classes` names
     class_names: list[str] | Literal["COCO"] = field(default_factory=list)
@@ -167,6 +169,7 @@ def _explained(where: str, kind: type, error: dict) -> str:
         *steps, key = error["loc"]
         for step in steps:  # fields, and keys of dicts
             kind = get_args(kind)[-1] if get_args(kind) else kind.__dataclass_fields__[step].type
+            kind = get_args(kind)[0] if isinstance(kind, UnionType) else kind  # X | None
         known = list(kind.__dataclass_fields__)
         return f"{where}: unknown key{did_you_mean(key, known)}; known: {', '.join(known)}"
     if error["type"] == "float_type" and isinstance(value, str):

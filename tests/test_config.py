@@ -49,6 +49,9 @@ def test_profile_holds_what_the_file_says(profile):
         ("just words", ""),
         (b"\x89PNG\x00\xff", ""),
         # what would fail hours later
+        ("task: null", "task: null leaves base without a machine; give it proxy: vgg16"),
+        ("{task: , base: {proxy: vgg16}, rows: {a: {lambda_task: 1}}}", "task: null.*: a"),
+        ("task: {stesp: 1}", "task.stesp: unknown key .did you mean 'steps'"),
         ("rows: {base: {}}", "names of other rows: base"),
         ("{main_rows: [a], rows: {b: }}", "main_rows that are no rows .there are: b.: a"),
         ("rate_task: {points: {q1: {}}}", "points.q1: give either lambda_mse or quality"),

@@ -110,7 +110,7 @@ def test_interrupted_generation_is_completed(leaves, tmp_path, monkeypatch):
 
 
 def test_data_set_by_name(leaves, monkeypatch):
-    """Dead leaves by their parameters; a folder in COCO layout by its splits; no other name."""
+    """Dead leaves by their parameters; a folder in COCO layout by its splits; no other without."""
     monkeypatch.setenv("ICM_ROOT", str(leaves.parent.parent))
     config = DataConfig(root=leaves.parent.name, size=64, **COUNTS)
     assert len(datasets.create(config, "val")) == 2
@@ -119,7 +119,7 @@ def test_data_set_by_name(leaves, monkeypatch):
         "coco", root=str(leaves.relative_to(leaves.parent.parent)), splits={"test": files}
     )
     assert len(datasets.create(config, "test")) == 1
-    with pytest.raises(ValueError, match="unknown data set 'koko'; known: deadleaves, coco"):
+    with pytest.raises(ValueError, match="'koko' has no splits; give them, or take deadleaves"):
         datasets.create(DataConfig("koko"), "test")
 
 
@@ -299,18 +299,31 @@ def test_crowds_and_boxes_without_area_are_judged_but_not_learned(tmp_path, chan
     assert len(made.ground_truth["annotations"]) == 2 and made.left_out.total() == len(changes)
 
 
-def test_plain_folder(tmp_path):
-    """Every image below, in order of name, unlabelled."""
-    (tmp_path / "sub").mkdir()
+def test_plain_folder(tmp_path, monkeypatch):
+    """Every image below, in order of name, unlabelled: a split of any name for the data. What is
+    missing or broken is said at once."""
+    monkeypatch.setenv("ICM_ROOT", str(tmp_path))
+    (tmp_path / "all" / "sub").mkdir(parents=True)
     for name in ("b.PNG", "a.jpg", "sub/c.webp"):
-        Image.new("RGB", (8, 5)).save(tmp_path / name)
-    (tmp_path / "notes.txt").write_text("no image")
-    folder = CocoDataset(tmp_path)
+        Image.new("RGB", (8, 5)).save(tmp_path / "all" / name)
+    (tmp_path / "all" / "notes.txt").write_text("no image")
+    part = {"images": "all", "skip": 1, "limit": 1}
+    splits = {"train": {"images": "all"}, "val": part, "test": {"images": "all", "skip": 2}}
+    config = DataConfig("mine", root=".", splits=splits)
+    datasets.check(config)
+    folder, val = datasets.create(config, "train"), datasets.create(config, "val", limit=50)
     names = [image["file_name"] for image in folder.ground_truth["images"]]
     assert names == ["a.jpg", "b.PNG", "sub/c.webp"]
     image, target = folder[2]
     assert image.shape == (3, 5, 8) and target["masks"].shape == (0, 5, 8)
     assert folder.sizes() == [(5, 8)] * 3
+    assert len(val) == 1 and val.path(0).name == "b.PNG"  # never more than the split has
+    splits["train"]["images"] = "nowhere"
+    (tmp_path / "all" / "b.PNG").write_bytes(b"none")
+    (tmp_path / "all" / "sub" / "c.webp").unlink()
+    message = "train: .*nowhere does not exist\n.*1 of 1 images cannot be read.*test: .*leave none"
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        datasets.check(config)
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "LA", "1", "CMYK"])

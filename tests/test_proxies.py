@@ -7,7 +7,7 @@ import torch
 from torchvision.models import VGG16_Weights, vgg16
 
 from icmlib import downloads, training
-from icmlib.config import VGG16_LAYERS, BaseTrainingConfig
+from icmlib.config import VGG16_LAYERS, BaseTrainingConfig, FinetuneConfig
 from icmlib.io import fingerprint
 from icmlib.tasks import proxies
 from icmlib.training.base_codec import task_feature_distance
@@ -87,3 +87,5 @@ def test_the_proxy_is_frozen_and_trains_the_codec(state, make_codec, scenes, new
     log = new_run().logged()
     assert (log["feature"] > 0).all() and fingerprint(proxy) == before
     assert fingerprint(codec) != fingerprint(make_codec(seed=2))
+    with pytest.raises(ValueError, match="lambda_task is on the task network's own loss"):
+        training.patchgan.set_up(codec, proxy, FinetuneConfig(lambda_task=1.0))

@@ -84,6 +84,23 @@ def test_without_masks_boxes_are_what_counts(table):
     assert not [name for name in again if "mask" in name]
 
 
+def test_without_a_machine_that_detects_the_vgg_distance_counts(table):
+    """Of which less is better; in words and figures, no AP is left."""
+    none = table.drop(columns=[name for name in table if "AP" in name or "feature" in name])
+    for end, off in (("", 0.0), ("_low", -0.01), ("_high", 0.01)):
+        changes = np.array([0.0, -0.04, 0.002, 0.03, -0.05, 0.0, 0.1])
+        none[f"vgg_difference{end}"] = changes + off
+    none = table1.relative(none.assign(vgg=0.4 + changes))
+    low, value = none.loc["p3x64", ["vgg_change_low", "vgg_change"]]
+    assert (low, value) == pytest.approx((-12.5, -10))
+    found = table1.aims(none, "p3x64", "low_impact", "blurry", change=-1.6, feature=0)
+    said = found[found["finding"].str.contains("VGG distance not up")]["verdict"]
+    assert said.tolist() == ["holds", "undecided", "does not hold"] and len(found) == 9
+    assert "VGG distance by -10.0 % [-12.5, -7.5]" in table1.effect(none.loc["p3x64"])
+    beside = table1.beside_paper(none)
+    assert "AP" not in beside and beside.loc["p3x64", "agrees"] == "not in vgg"
+
+
 ROWS = "rows: {a: {}, b: {layers: 3}, c: {layers: 1}}"
 
 

@@ -33,7 +33,8 @@ def cost(profile: Profile, size: int = 554, batch: int = 1, tflops: float = 15.0
         counts = {"train": batch, "val": 0, "test": 0}
         scenes = deadleaves.generate(Path(folder), size, counts, seed=0, workers=0)
         data = CocoDataset(scenes / "train", deadleaves.annotation_file(scenes, "train"))
-        data.category_ids = [*range(1, profile.task.num_classes + 1)]  # whatever is found has one
+        classes = profile.task.num_classes if profile.task else 0
+        data.category_ids = [*range(1, classes + 1)]  # whatever is found has one
         table = pd.DataFrame(_rows(profile, data))
     gpu = f"hours at {tflops:g} TFLOP/s"
     table["hours here"] = table["s per image"] * table["images"] / 3600
@@ -43,7 +44,8 @@ def cost(profile: Profile, size: int = 554, batch: int = 1, tflops: float = 15.0
 
 
 def _rows(profile: Profile, data: CocoDataset) -> Iterator[dict]:
-    task = tasks.create(replace(profile.task, {"weights": None}))
+    task = profile.task and tasks.create(replace(profile.task, {"weights": None}))
+    proxy = task or proxies.VGG16(profile.base.vgg16_layers, trained=False)
     measured, evaluated = {}, Counter()
 
     def row(stage: str, images: int, work: Callable[[int], None], *like) -> dict:
@@ -56,7 +58,7 @@ def _rows(profile: Profile, data: CocoDataset) -> Iterator[dict]:
 
     for stage, architecture, loop, config in trainings(profile):
         like = {k: v for k, v in asdict(config).items() if k not in ("steps", "beta")}
-        work = partial(_train, loop, _inputs(architecture, loop, task, data, config), config)
+        work = partial(_train, loop, _inputs(architecture, loop, proxy, data, config), config)
         yield row(stage, config.steps * config.batch, work, stage, architecture, like)
         evaluated[architecture] += bool(architecture)
     if profile.rows:
@@ -91,7 +93,7 @@ def _evaluate(codec, task, data: CocoDataset, times: int) -> None:
 
 def trainings(profile: Profile) -> Iterator[tuple]:
     """All trainings of a profile: stage, codec, loop, config."""
-    if not profile.task.weights:
+    if profile.task and not profile.task.weights:
         yield "task network", None, training.train_task_network, profile.task
     if profile.rows:
         yield "base codec", profile.codec, training.train_base_codec, profile.base

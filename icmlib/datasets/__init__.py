@@ -1,4 +1,4 @@
-"""Data sets by name. All are COCO-style (images and an instances JSON) and read by one class."""
+"""Data sets by name, read by one class: images with an instances JSON as COCO has it, or alone."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +21,7 @@ class Split:
     """A split of a profile's data set in COCO layout; all paths are below the data set's root."""
 
     images: str  # folder
-    annotations: str  # instances JSON
+    annotations: str | None = None  # instances JSON; none: every image below the folder, unlabelled
     ids: list[int] | str | None = None  # of the images to take, or a text file, one per line
     skip: int = 0
     limit: int | None = None
@@ -36,14 +36,16 @@ def create(config: DataConfig, split: str, limit: int | None = None) -> CocoData
         with device.state().main_process_first():
             folder = deadleaves.generate(root, config.size, counts, config.seed)
         return CocoDataset(folder / split, deadleaves.annotation_file(folder, split), limit)
-    if config.name != "coco":
-        raise InputError(f"unknown data set {config.name!r}; known: deadleaves, coco")
+    if not config.splits:
+        raise InputError(f"data set {config.name!r} has no splits; give them, or take deadleaves")
     files, names = _split(config, split), config.class_names
     if names == "COCO":
         names = [category["name"] for category in coco_categories()]
     options = {"ids": read_ids(files.ids, root), "classes": config.classes, "class_names": names}
-    options |= {"skip": files.skip, "limit": limit or files.limit}
-    return CocoDataset(root / files.images, root / files.annotations, **options)
+    limits = [each for each in (limit, files.limit) if each is not None]
+    options |= {"skip": files.skip, "limit": min(limits, default=None)}
+    annotations = files.annotations and root / files.annotations
+    return CocoDataset(root / files.images, annotations, **options)
 
 
 def photographs(folder: str | Path | None = None) -> CocoDataset:
@@ -61,7 +63,7 @@ def check(config: DataConfig, num_classes: int | None = None) -> None:
     Raises ValueError: names everything that is missing, empty or of another size than the
     annotations say, and splits that have not the `num_classes` of the task network.
     """
-    if config.name != "coco":
+    if config.name == "deadleaves":
         return
     splits = ("train", "val", "test")
     problems = [f"{s}: {each}" for s in splits for each in _problems(config, s, num_classes)]
@@ -76,8 +78,9 @@ def _split(config: DataConfig, split: str) -> Split:
 
 def _problems(config: DataConfig, split: str, num_classes: int | None) -> Iterator[str]:
     try:
-        folder = project_root() / config.root / _split(config, split).images
-        if not folder.is_dir():
+        files = _split(config, split)
+        folder = project_root() / config.root / files.images
+        if files.annotations and not folder.is_dir():  # without any, `create` says so
             yield f"image folder {folder} does not exist"
         data = create(config, split)
     except (OSError, ValueError) as error:

@@ -167,6 +167,8 @@ def knob(table: pd.DataFrame, panels: dict[str, str]) -> Figure:
         axis.grid(alpha=0.3)
         axis.set(xlabel="machine 0 … 1 human", ylabel=label)
     axes[0, 0].legend(fontsize=7)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
     return figure
 
 

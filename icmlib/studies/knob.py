@@ -15,7 +15,7 @@ from icmlib.studies.runs import read_summary
 from icmlib.studies.verdicts import FINDING, finding, with_interval
 
 MEASURES = {"mask_AP": "mask AP", "box_AP": "box AP", "psnr": "PSNR", "ssim": "SSIM"}
-MEASURES |= {"feature": "feature distance"}  # of which less is better
+DISTANCES = {"feature": "feature distance", "vgg": "VGG distance"}  # less is better
 
 
 class Blend:
@@ -65,10 +65,10 @@ def against(
     rows = []
     for name, each in evaluations.items():
         paired = compare(reference, each, resamples)
-        for measure, text in MEASURES.items():
+        for measure, text in (MEASURES | DISTANCES).items():
             if f"{measure}_difference" in paired:
                 found = with_interval(paired, f"{measure}_difference")
-                bound = 0.0 if measure == "feature" else None
+                bound = 0.0 if measure in DISTANCES else None
                 claim = finding(f"{name}: {text} not worse", measure, found, at_most=bound)
                 rows.append({"row": name} | claim)
     return pd.DataFrame(rows, columns=["row", *FINDING])

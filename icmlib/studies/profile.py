@@ -150,7 +150,8 @@ class Profile:
     seed: int = 0  # of every training but the task network's; `<profile>-seed<n>` sets it
     meaningless: bool = False  # a trial of the machinery: every page and figure says so
     data: stages.DataConfig = field(default_factory=stages.DataConfig)
-    task: stages.TaskConfig = field(default_factory=stages.TaskConfig)
+    # null: no task network; the machine is the proxy of base, and is scored by the VGG distance
+    task: stages.TaskConfig | None = field(default_factory=stages.TaskConfig)
     codec: CodecConfig = field(default_factory=CodecConfig)
     # a trained base codec, from the project's root: a file of decoders; none: train in notebook 02
     base_weights: str | None = None
@@ -166,7 +167,12 @@ class Profile:
     main_rows: list[str] = field(default_factory=list)  # of a short study 1; none: all
 
     def __post_init__(self):
-        _changed("rows", self.finetune, self.rows)
+        rows = _changed("rows", self.finetune, self.rows)
+        if self.task is None:
+            losses = [name for name, row in rows.items() if row.lambda_task]
+            _refuse("lambda_task without a task network (task: null)", losses)
+            if self.base.proxy == "task":
+                raise ValueError("task: null leaves base without a machine; give it proxy: vgg16")
         _changed("zoo", self.finetune, {"finetune": self.zoo.finetune})
         for name, codecs in (("zoo.codecs", self.zoo.codecs), ("origin", self.origin.runs())):
             _changed(name, self.base, {k: codec.base for k, codec in codecs.items()})
@@ -208,8 +214,9 @@ def lookup(what: str, name: str, known: dict):
 def from_scratch(profile: Profile) -> Profile:
     """The profile without its weights files, which notebooks 01 and 02 then train; published
     weights, which have a name and no file, stay."""
-    given = (profile.task.weights or "").endswith(".safetensors")
-    task = dataclasses.replace(profile.task, weights=None) if given else profile.task
+    task = profile.task
+    if task and (task.weights or "").endswith(".safetensors"):
+        task = dataclasses.replace(task, weights=None)
     name = f"{profile.name}-scratch"
     return dataclasses.replace(profile, name=name, task=task, base_weights=None)
 

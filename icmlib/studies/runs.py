@@ -174,10 +174,10 @@ def read_summary(profile: Profile, stage: str, name: str) -> dict:
     return summary
 
 
-def load_task(profile: Profile) -> nn.Module:
-    """The task network that notebook 01 made ready."""
+def load_task(profile: Profile) -> nn.Module | None:
+    """The task network that notebook 01 made ready; none where the profile has none."""
     given = run_folder(profile, "task_network", "given")
-    return tasks.load(profile.task, given / "final.safetensors")
+    return profile.task and tasks.load(profile.task, given / "final.safetensors")
 
 
 def load_codec(
@@ -208,15 +208,17 @@ def load_decoders(weights: str | Path | None = None) -> Decoders:
 
 
 def measure(
-    run: Run, profile: Profile, codec, task: nn.Module, before: Path | None = None, with_vgg=False
+    run: Run, profile: Profile, codec, task, before: Path | None = None, with_vgg=False
 ) -> tuple[dict, dict, dict]:
     """Evaluate a codec on val and test, and save what was measured in its run. Returns, by split,
     its evaluations; those of the run folder `before` (or its own); summaries, with the paired
-    differences. `with_vgg`: the VGG distance, too, on test; the summary's `vgg` says from where,
-    or why not."""
+    differences. `with_vgg`: the VGG distance, too, on test; without a `task` network, of which it
+    takes the place, always and on both. The summary's `vgg` says from where, or why not."""
     config, limit = profile.evaluation, profile.evaluation.vgg_images
-    vgg, said = load_vgg() if with_vgg and limit != 0 else (None, "n/a: switched off")
-    settings = {"val": (config.resamples_val, None), "test": (config.resamples, vgg)}
+    wanted = limit != 0 and (with_vgg or task is None)
+    vgg, said = load_vgg() if wanted else (None, "n/a: switched off")
+    on_val = None if task else vgg
+    settings = {"val": (config.resamples_val, on_val), "test": (config.resamples, vgg)}
     evaluations, others, summary = {}, {}, {"vgg": said}
     for split, (count, distance) in settings.items():
         data = datasets.create(profile.data, split)

@@ -12,7 +12,7 @@ from nbconvert import HTMLExporter
 from icmlib.io import project_root, read_json, written
 from icmlib.studies.profile import Profile, load_profile
 from icmlib.studies.runs import git_state
-from icmlib.studies.table1 import task_measure
+from icmlib.studies.table1 import MACHINE, task_measure
 from icmlib.tool.notebooks import read_notebook
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -116,7 +116,7 @@ def main_rows(file: Path, all_rows: bool = False) -> pd.DataFrame:
     prms = table[["prms_Y", "prms_Cb", "prms_Cr"]].to_numpy()
     columns = {
         "": table["label"],
-        ap.replace("_", " "): table[ap].map("{:.3f}".format),
+        MACHINE[ap]: table[ap].map("{:.3f}".format),
         "against base (%)": ["{:+.1f} [{:+.1f}, {:+.1f}]".format(*each) for each in changes],
         "PSNR (dB)": table["psnr"].map("{:.2f}".format),
         "SSIM": table["ssim"].map("{:.3f}".format),
@@ -129,4 +129,6 @@ def main_rows(file: Path, all_rows: bool = False) -> pd.DataFrame:
     }
     text = pd.DataFrame(columns)
     text.loc[base, ["against base (%)", "removed (%)"]] = ""
+    if ap == "vgg":
+        del text["VGG"]
     return text if all_rows else text[main | table.get("chosen", False)]

@@ -23,6 +23,7 @@ from icmlib.codecs.latents import Latents
 from icmlib.codecs.patches import decoder_layers, patch_decoder
 from icmlib.config import FinetuneConfig
 from icmlib.discriminator import PatchDiscriminator
+from icmlib.io import InputError
 from icmlib.tasks import TaskNetwork
 from icmlib.training.base_codec import task_feature_distance
 from icmlib.training.journal import Journal
@@ -40,7 +41,7 @@ def finetune_decoder(
 ) -> None:
     """Finetune the first layers of the codec's decoder, in place; its weights go to `journal`.
     `latents` has y_hat (M, h, w) of every image. `task`, frozen, gives features or its own loss
-    (which needs targets). `decode` is by default that of `patch_decoder`."""
+    (which needs targets; a proxy has none). `decode` is by default that of `patch_decoder`."""
     generator, discriminator, parts = set_up(codec, task, config)
     g_optimizer, d_optimizer = parts["g_optimizer"], parts["d_optimizer"]
     autocast = device.autocast(codec.device, config.precision)
@@ -96,6 +97,8 @@ def set_up(
 ) -> tuple[nn.ModuleList, PatchDiscriminator, dict]:
     """The decoder layers that are trained (all else is frozen), a new discriminator, and what a
     checkpoint holds."""
+    if config.lambda_task and not hasattr(task, "loss"):
+        raise InputError("lambda_task is on the task network's own loss, and there is no network")
     codec.to(device.current()).eval().requires_grad_(False)
     task.to(codec.device).requires_grad_(False)
     generator = nn.ModuleList(decoder_layers(codec.g_s)[: config.layers]).requires_grad_(True)
@@ -115,9 +118,10 @@ def sample_patches(
     """Random patches of images (3, H, W), at different places: originals (P, 3, s, s), y_hat
     (M, h, w) of the image of each, corners (P, 2): top and left in px."""
     here, patches, y_hat, corners = device.current(), [], [], []
+    extents = zip(*(image.shape[-2:] for _, image in batch))
+    height, width = (min(config.patch_size, *each) for each in extents)  # of the smallest image
     for index, image in batch:
         y = latents[index].to(here, torch.float32)
-        height, width = (min(config.patch_size, extent) for extent in image.shape[-2:])
         rows, columns = image.shape[-2] - height + 1, image.shape[-1] - width + 1
         places = range(rows * columns)
         rng = item_rng(config.seed, step, index)
