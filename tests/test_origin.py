@@ -23,7 +23,7 @@ def test_a_run_changes_the_base_training(project):
     project(tiny=PROFILE)
     profile = load_profile("tiny")
     assert len(profile.origin.runs()) == 8
-    codec, base, _ = zoo.settings(profile, "k4-moving-low")
+    codec, base, *_ = zoo.settings(profile, "k4-moving-low")
     assert codec.name == "scale_hyperprior_s8_k4"
     assert (base.steps, base.shift, base.lambda_mse) == (4, 7, 20.0)
     assert zoo.settings(profile, "k5-fixed-high")[1].lambda_mse == 50.0

@@ -101,7 +101,7 @@ def trainings(profile: Profile) -> Iterator[tuple]:
         config = replace(profile.finetune, changes)
         yield "decoder finetuning", profile.codec, training.finetune_decoder, config
     for name in profile.codecs:
-        codec, base, finetune = zoo.settings(profile, name)
+        codec, base, finetune, _ = zoo.settings(profile, name)
         yield "codec zoo", codec, training.train_base_codec, base
         yield "codec zoo", codec, training.finetune_decoder, finetune
     study = profile.rate_task

@@ -80,6 +80,7 @@ class ZooCodecConfig:
 
     codec: CodecConfig = field(default_factory=CodecConfig)
     base: Changes = field(default_factory=dict)  # changes of the profile's base
+    weights: str | None = None  # trained so, a file of decoders, from the project's root
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -98,6 +99,7 @@ class OriginConfig:
     codecs: dict[str, CodecConfig] = field(default_factory=dict)
     grids: dict[str, Changes] = field(default_factory=dict)  # of base
     rates: dict[str, Changes] = field(default_factory=dict)  # of base, from the lowest
+    weights: str | None = None  # folder of the trained codecs, <run>.safetensors; none: train them
 
     def __post_init__(self):
         names = [*self.codecs, *self.grids, *self.rates]
@@ -107,12 +109,13 @@ class OriginConfig:
 
     def runs(self) -> dict[str, ZooCodecConfig]:
         """By name, `<codec>-<grid>-<rate>`."""
-        return {
-            f"{codec}-{grid}-{rate}": ZooCodecConfig(
-                self.codecs[codec], {**self.base, **self.grids[grid], **self.rates[rate]}
-            )
-            for codec, grid, rate in product(self.codecs, self.grids, self.rates)
-        }
+        runs = {}
+        for codec, grid, rate in product(self.codecs, self.grids, self.rates):
+            name = f"{codec}-{grid}-{rate}"
+            changes = {**self.base, **self.grids[grid], **self.rates[rate]}
+            file = self.weights and f"{self.weights}/{name}.safetensors"
+            runs[name] = ZooCodecConfig(self.codecs[codec], changes, file)
+        return runs
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -217,15 +220,23 @@ def from_scratch(profile: Profile) -> Profile:
     task = profile.task
     if task and (task.weights or "").endswith(".safetensors"):
         task = dataclasses.replace(task, weights=None)
-    name = f"{profile.name}-scratch"
-    return dataclasses.replace(profile, name=name, task=task, base_weights=None)
+    values = {"name": f"{profile.name}-scratch", "task": task and dataclasses.asdict(task)}
+    return from_dict(Profile, dataclasses.asdict(profile) | values | _untrained(profile))
+
+
+def _untrained(profile: Profile) -> dict:
+    """Its base codecs without their weights files, as plain values."""
+    zoo, origin = (dataclasses.asdict(each) for each in (profile.zoo, profile.origin))
+    for codec in (*zoo["codecs"].values(), origin):
+        codec["weights"] = None
+    return {"base_weights": None, "zoo": zoo, "origin": origin}
 
 
 def with_seed(profile: Profile, seed: int) -> Profile:
     """The profile with another seed of its trainings, the base codec's included; the data and the
     task network stay."""
-    facts = {"name": f"{profile.name}-seed{seed}", "seed": seed, "base_weights": None}
-    values = dataclasses.asdict(profile) | facts
+    facts = {"name": f"{profile.name}-seed{seed}", "seed": seed}
+    values = dataclasses.asdict(profile) | facts | _untrained(profile)
     study = values["rate_task"]
     trained = (values["base"], values["finetune"], study["base"], study["chain"], study["bridge"])
     for stage in trained:

@@ -25,10 +25,10 @@ from filelock import FileLock, Timeout
 from matplotlib.figure import Figure
 from torch import nn
 
-from icmlib import codecs, datasets, device, tasks
+from icmlib import codecs, datasets, device, tasks, training
 from icmlib.codecs import Decoders, LearnedCodec
 from icmlib.codecs.decoders import HUMAN, SHIPPED
-from icmlib.config import CodecConfig
+from icmlib.config import BaseTrainingConfig, CodecConfig
 from icmlib.evaluate import compare, evaluate, load_evaluation, load_vgg, save_evaluation, summarize
 from icmlib.io import InputError, UserError, plain, project_root, read_json, written
 from icmlib.studies.profile import Profile, load_profile
@@ -186,6 +186,22 @@ def load_codec(
     """The codec that a run trained; its architecture is by default that of study 1."""
     folder = run_folder(profile, stage, name)
     return codecs.load(config or profile.codec, folder / "final.safetensors")
+
+
+def base_codec(
+    run: Run, architecture: CodecConfig, config: BaseTrainingConfig, task, data, weights: str | None
+) -> tuple[LearnedCodec, pd.DataFrame | None]:
+    """A base codec and its training's log: of a file of decoders, from the project's root, with a
+    log beside it or none; without a file it is trained here. `task` is the machine, or its proxy.
+    The codec goes to the run's folder."""
+    if weights is None:
+        codec = codecs.create(architecture, config.seed)
+        training.train_base_codec(codec, task, data, config, run)
+        return codec, run.logged()
+    file = project_root() / weights
+    run.save_weights(codec := codecs.read_decoders(file).codec)
+    log = file.with_suffix(".log.csv")
+    return codec, pd.read_csv(log) if log.exists() else None
 
 
 def load_decoders(weights: str | Path | None = None) -> Decoders:

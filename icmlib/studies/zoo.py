@@ -13,12 +13,12 @@ BOTH = ("box_AP", "mask_AP", "psnr", "ssim", "lpp2", "lpp4", "lpp8", "prms", "ex
 
 def settings(
     profile: Profile, codec: str
-) -> tuple[CodecConfig, BaseTrainingConfig, FinetuneConfig]:
-    """Architecture, base training and finetuning of one of the profile's codecs; raises ValueError:
-    it has no such codec."""
+) -> tuple[CodecConfig, BaseTrainingConfig, FinetuneConfig, str | None]:
+    """Architecture, base training, finetuning and given weights of one of the profile's codecs;
+    raises ValueError: it has no such codec."""
     chosen = lookup("codec", codec, profile.codecs)
     finetune = replace(profile.finetune, profile.zoo.finetune)
-    return chosen.codec, replace(profile.base, chosen.base), finetune
+    return chosen.codec, replace(profile.base, chosen.base), finetune, chosen.weights
 
 
 def read_rows(profile: Profile, split: str) -> pd.DataFrame:
