@@ -141,7 +141,7 @@ class Explorer(widgets.VBox):
 
     def _boxes(self, image: torch.Tensor) -> list[dict]:
         """The task network's of a score of 0.5 or more, if asked for."""
-        if not self.detections.value:
+        if not (self.task and self.detections.value):
             return []
         (prediction,) = self.task.predict([image])
         found = zip(*(prediction[key].tolist() for key in ("boxes", "labels", "scores")))
