@@ -49,7 +49,7 @@ def measured(case: str) -> dict[str, dict]:
     if case in codecs.MODELS:
         turned = {case: tiny_codec(name=case)}
     else:
-        turn = load_decoders().turn
+        turn = load_decoders(SHIPPED.with_name("quick_codec.safetensors")).turn
         turned = {f"{case}, {to}": turn(to) for to in ("machine", "human", 0.3, "low_impact")}
     rows, x = {}, image(case)
     for name, codec in turned.items():

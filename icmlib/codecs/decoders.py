@@ -21,7 +21,7 @@ from icmlib.config import CodecConfig, from_dict
 from icmlib.io import InputError, fingerprint, load_state, written
 
 MACHINE, HUMAN = "machine", "human"
-SHIPPED = Path(__file__).parents[2] / "data" / "weights" / "quick_codec.safetensors"
+SHIPPED = Path(__file__).parents[2] / "data" / "weights" / "photograph_codec.safetensors"
 
 
 class Decoders:

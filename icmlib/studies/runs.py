@@ -207,7 +207,7 @@ def base_codec(
 def load_decoders(weights: str | Path | None = None) -> Decoders:
     """A trained codec and the decoders that read its bits, from a file of decoders, or a run of
     notebooks 02 or 03: its folder, or that below `results` (`quick/finetune/p3x64`); by default the
-    shipped ones of profile `quick`. Raises FileNotFoundError, ValueError."""
+    shipped ones, for photographs. Raises FileNotFoundError, ValueError."""
     path = Path(weights or SHIPPED)
     if path.suffix == ".safetensors":
         return codecs.read_decoders(path)

@@ -23,7 +23,7 @@ PATH = click.Path(path_type=Path)
 WEIGHTS = click.option(
     "--weights",
     help="A file of decoders, or a run of notebooks 02 or 03: its folder, or its name below "
-    "results (quick/finetune/p3x64).  [default: the codec of profile quick that comes with icmlib]",
+    "results (quick/finetune/p3x64).  [default: the codec for photographs that comes with icmlib]",
 )
 RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "PMI_", "MPI_LOCAL", "OMPI_COMM_", "MV2_COMM_")
 SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
