@@ -47,7 +47,7 @@ def book(name, state=""):  # the executed notebook of a run
 TASK, CODEC, METRICS = lib("datasets", "tasks"), lib("codecs"), lib("evaluate.py", "metrics")
 PATCHGAN = [*loop("patchgan"), *lib("discriminator.py")]
 FILES = [each for each in (profile.task and profile.task.weights, profile.base_weights) if each and "." in each]
-ANNOTATIONS = [each for split in profile.data.splits.values() for each in glob(f"{profile.data.root}/{split.get('annotations') or split['images']}")]
+ANNOTATIONS = [each for split in profile.data.splits.values() for each in glob(f"{profile.data.root}/{split.get('annotations') or split.get('images')}")]
 ICM = shlex.quote(sys.executable) + " -m icmlib.tool.cli"
 common = section(profile.data, profile.task, profile.evaluation)
 
@@ -106,7 +106,7 @@ use rule notebook as ablations with:
     log: book("ablations/table1", ".unfinished")
 
 use rule notebook as zoo_codec with:
-    input: CODEC, METRICS, PATCHGAN, loop("base_codec"), rules.task_network.output, notebook="notebooks/04b_codec_zoo.ipynb"
+    input: CODEC, METRICS, PATCHGAN, loop("base_codec"), lambda w: profile.codecs[w.codec].weights or [], rules.task_network.output, notebook="notebooks/04b_codec_zoo.ipynb"
     output: update(book("zoo/{codec}"))
     log: book("zoo/{codec}", ".unfinished")
     params: common, section(profile.base, profile.finetune, profile.zoo.finetune), lambda w: section(profile.codecs[w.codec])

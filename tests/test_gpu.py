@@ -56,12 +56,13 @@ def same_draws(monkeypatch):
     def permuted(n, device=None, **options):
         return permutation(n, **options).to(device)
 
-    def called(step, *inputs):  # what is drawn on the CPU cannot be recorded
-        return step.function(*inputs)
-
     monkeypatch.setattr(torch.Tensor, "uniform_", drawn)
     monkeypatch.setattr(torch, "randperm", permuted)
-    monkeypatch.setattr(training.steps.Recorded, "__call__", called)
+    monkeypatch.setattr(training.steps.Recorded, "__call__", called)  # it cannot record them
+
+
+def called(step: training.steps.Recorded, *inputs) -> dict:
+    return step.function(*inputs)
 
 
 @contextlib.contextmanager
@@ -110,7 +111,7 @@ def test_a_recorded_step_is_the_step(scenes, tmp_path, monkeypatch):
     """Replayed as a CUDA graph, base training has the losses that it has without one."""
     recorded = trained("base", scenes("train"), tmp_path / "recorded")
     with monkeypatch.context() as patch:
-        patch.setattr(training.steps.Recorded, "__call__", lambda self, *x: self.function(*x))
+        patch.setattr(training.steps.Recorded, "__call__", called)
         plain = trained("base", scenes("train"), tmp_path / "plain")
     pd.testing.assert_frame_equal(recorded, plain, rtol=1e-3, atol=1e-6)
 

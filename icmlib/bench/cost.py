@@ -95,14 +95,15 @@ def trainings(profile: Profile) -> Iterator[tuple]:
     """All trainings of a profile: stage, codec, loop, config."""
     if profile.task and not profile.task.weights:
         yield "task network", None, training.train_task_network, profile.task
-    if profile.rows:
+    if profile.rows and not profile.base_weights:
         yield "base codec", profile.codec, training.train_base_codec, profile.base
     for changes in profile.rows.values():
         config = replace(profile.finetune, changes)
         yield "decoder finetuning", profile.codec, training.finetune_decoder, config
     for name in profile.codecs:
-        codec, base, finetune, _ = zoo.settings(profile, name)
-        yield "codec zoo", codec, training.train_base_codec, base
+        codec, base, finetune, given = zoo.settings(profile, name)
+        if given is None:
+            yield "codec zoo", codec, training.train_base_codec, base
         yield "codec zoo", codec, training.finetune_decoder, finetune
     study = profile.rate_task
     for point in study.points:

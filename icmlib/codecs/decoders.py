@@ -84,10 +84,6 @@ def _narrowed(tensor: torch.Tensor) -> torch.Tensor:
     return half if tensor.dtype == torch.float32 and half.float().equal(tensor) else tensor
 
 
-def _widened(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.float() if tensor.dtype == torch.float16 else tensor
-
-
 def read_decoders(path: str | Path = SHIPPED) -> Decoders:
     """What `Decoders.save` wrote, on the CPU, ready to encode and decode; by default the shipped
     file. Raises FileNotFoundError; ValueError: broken, or of other tensors than it states."""
@@ -99,7 +95,9 @@ def read_decoders(path: str | Path = SHIPPED) -> Decoders:
             header = {name: json.loads(text) for name, text in (file.metadata() or {}).items()}
             for name in file.keys():
                 decoder, _, own_name = name.rpartition("/")
-                weights.setdefault(decoder, {})[own_name] = _widened(file.get_tensor(name))
+                tensor = file.get_tensor(name)
+                tensor = tensor.float() if tensor.is_floating_point() else tensor
+                weights.setdefault(decoder, {})[own_name] = tensor
         codec = create(from_dict(CodecConfig, header["codec"]))
         load_state(codec, weights.pop(""), path)
         decoders = Decoders(codec.eval(), weights)

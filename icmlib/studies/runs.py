@@ -30,7 +30,15 @@ from icmlib.codecs import Decoders, LearnedCodec
 from icmlib.codecs.decoders import HUMAN, SHIPPED
 from icmlib.config import BaseTrainingConfig, CodecConfig
 from icmlib.evaluate import compare, evaluate, load_evaluation, load_vgg, save_evaluation, summarize
-from icmlib.io import InputError, UserError, plain, project_root, read_json, written
+from icmlib.io import (
+    InputError,
+    UserError,
+    fingerprint,
+    plain,
+    project_root,
+    read_json,
+    written,
+)
 from icmlib.studies.profile import Profile, load_profile
 from icmlib.training.journal import Journal
 
@@ -188,15 +196,23 @@ def load_codec(
     return codecs.load(config or profile.codec, folder / "final.safetensors")
 
 
+def given(weights: str | None) -> dict[str, str]:
+    """What given weights, a file of decoders from the project's root, add to a run's parameters."""
+    if weights is None:
+        return {}
+    return {"weights": fingerprint(codecs.read_decoders(project_root() / weights).codec)}
+
+
 def base_codec(
     run: Run, architecture: CodecConfig, config: BaseTrainingConfig, task, data, weights: str | None
 ) -> tuple[LearnedCodec, pd.DataFrame | None]:
     """A base codec and its training's log: of a file of decoders, from the project's root, with a
-    log beside it or none; without a file it is trained here. `task` is the machine, or its proxy.
+    log beside it or none; without a file it is trained here, for the machine `task` or its proxy.
     The codec goes to the run's folder."""
     if weights is None:
         codec = codecs.create(architecture, config.seed)
-        training.train_base_codec(codec, task, data, config, run)
+        proxy = tasks.proxies.create(config, task)
+        training.train_base_codec(codec, proxy, data, config, run)
         return codec, run.logged()
     file = project_root() / weights
     run.save_weights(codec := codecs.read_decoders(file).codec)

@@ -71,22 +71,23 @@ class Recorded:
     GPU, its fourth call is recorded as a CUDA graph, which all later ones replay: a small network's
     hundreds of kernels then start at once, not one by one as Python reaches them. From there on the
     inputs keep their shapes; random numbers follow `seeded`. What waits for the GPU, or depends on
-    values of the CPU, cannot be recorded: `record` is False then."""
+    values of the CPU, cannot be recorded: `record` is False then. Several processes record none."""
 
     def __init__(self, function: Callable[..., dict[str, torch.Tensor]], record: bool):
-        self.function, self.record = function, record and device.current().type == "cuda"
-        self.calls, self.graph = 0, None
+        state = device.state()
+        self.record = record and state.device.type == "cuda" and state.num_processes == 1
+        self.function, self.calls, self.graph = function, 0, None
+        self.stream = torch.cuda.Stream() if self.record else None
 
     def __call__(self, *inputs: torch.Tensor) -> dict[str, torch.Tensor]:
         if not self.record:
             return self.function(*inputs)
         self.calls += 1
         if self.calls <= 3:  # libraries choose their kernels, on a stream as that of the recording
-            current, stream = torch.cuda.current_stream(), torch.cuda.Stream()
-            stream.wait_stream(current)
-            with torch.cuda.stream(stream):
+            self.stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.stream):
                 terms = self.function(*inputs)
-            current.wait_stream(stream)
+            torch.cuda.current_stream().wait_stream(self.stream)
             return terms
         if self.graph is None:
             self.inputs, self.graph = [x.clone() for x in inputs], torch.cuda.CUDAGraph()
@@ -95,7 +96,7 @@ class Recorded:
         for own, x in zip(self.inputs, inputs):
             own.copy_(x)
         self.graph.replay()
-        return self.terms
+        return dict(self.terms)
 
 
 def average_gradients(weights: Iterable[nn.Parameter]) -> None:
