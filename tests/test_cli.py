@@ -104,7 +104,8 @@ KNOWN = "these weights have: machine, human, low_impact, or a number from 0 (mac
 WRONG = {
     "encode photo.icm out.icm": "photo.icm cannot be read",
     "encode small.png out.icm": "small.png: image is 3x5 px; the codec needs",
-    "encode photo.png photo.png": "its name has to end in .icm",  # else it were overwritten
+    "encode photo.png photo.png": "photo.png exists; --force writes it anew",
+    "encode photo.png photo.png --force": "its name has to end in .icm",
     "encode photo.png out.icm --weights photo.png": "no codec was trained in",
     "encode photo.png photo.png/out.icm": "File exists: 'photo.png'",
     "decode photo.png out.png": "photo.png: not an ICM bitstream",
@@ -119,7 +120,8 @@ WRONG = {
     "encode album photo.png": "album is a folder and ",
     "encode twice out": "a.bmp and ",
     "info album": "Is a directory: 'album'",
-    "compare photo.png --out photo.png": "would be overwritten",
+    "compare photo.png --out photo.png": "photo.png exists; --force writes it anew",
+    "compare photo.png --out photo.png --force": "would be overwritten",
     "compare nine.png": "needs at least 16x16",
 }
 

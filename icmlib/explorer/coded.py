@@ -56,7 +56,7 @@ class CodedImage:
 
 
 def examples(data: DataConfig, count: int = 4) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """A few test images of a profile's data and scikit-image's photographs, by name; names of the
+    """scikit-image's photographs and a few test images of a profile's data, by name; names of the
     data's classes. Dead leaves are painted here, without making the data set."""
     if data.name == "deadleaves":
         painted = (deadleaves.scene(data.seed, "test", i, data.size)[0] for i in range(count))
@@ -65,6 +65,6 @@ def examples(data: DataConfig, count: int = 4) -> tuple[dict[str, torch.Tensor],
         test = datasets.create(data, "test", count)
         images = [test.image(i) for i in range(len(test))]
         names = [test.categories[i] for i in test.category_ids]
-    by_name = {f"test image {i}": image for i, image in enumerate(images)}
     own = datasets.photographs()
-    return by_name | {own.path(i).stem: own.image(i) for i in range(len(own))}, names
+    by_name = {own.path(i).stem: own.image(i) for i in range(len(own))}
+    return by_name | {f"test image {i}": image for i, image in enumerate(images)}, names

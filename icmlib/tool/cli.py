@@ -27,7 +27,7 @@ WEIGHTS = click.option(
 )
 RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "PMI_", "MPI_LOCAL", "OMPI_COMM_", "MV2_COMM_")
 SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
-FORCE = click.option("--force", is_flag=True, help="For folders: redo files that already exist.")
+FORCE = click.option("--force", is_flag=True, help="Write files anew that already exist.")
 
 
 class Commands(click.Group):
@@ -54,6 +54,7 @@ class Commands(click.Group):
 
 
 @click.group(cls=Commands, context_settings=SETTINGS)
+@click.version_option(package_name="icmlib")
 def main() -> None:
     """Image coding for machines, and for the people who look at the same bits."""
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
@@ -107,6 +108,8 @@ def _code(code, codec, source: Path, target: Path, kinds: tuple, force: bool) ->
     if not source.exists():
         raise FileNotFoundError(f"{source} does not exist")
     if not source.is_dir():
+        if target.exists() and not force:
+            raise icm.io.InputError(f"{target} exists; --force writes it anew")
         click.echo(f"{target}: {_rate([code(codec, source, target)])}")
         return
     jobs = tool.files.pairs(source, target, *kinds)
@@ -161,7 +164,8 @@ def info(file: Path, weights: str) -> None:
     help="The picture (.png, .jpg, .pdf, .svg); the table lies beside it as .csv.",
 )
 @WEIGHTS
-def compare(photo: Path, out: Path, weights: str) -> None:
+@FORCE
+def compare(photo: Path, out: Path, weights: str, force: bool) -> None:
     """Every decoder of one bitstream, side by side.
 
     Writes a picture, enlarged where decoders differ most, and a table of rate, fidelity and
@@ -169,6 +173,8 @@ def compare(photo: Path, out: Path, weights: str) -> None:
     bilateral (sigma 2). bpp is of the payload, bpp_total of the whole file. For the original, both
     are of a PNG file.
     """
+    if there := [each for each in (out, out.with_suffix(".csv")) if each.exists() and not force]:
+        raise icm.io.InputError(f"{there[0]} exists; --force writes it anew, --out names another")
     table = tool.photograph.try_decoders(photo, out, icm.load_decoders(weights))
     click.echo(table.round(3).to_string())
     click.echo(f"{out}, {out.with_suffix('.csv')}")
