@@ -20,6 +20,14 @@ from icmlib.datasets.annotations import read_annotations
 from icmlib.datasets.coco import coco_categories
 from icmlib.metrics import detection
 
+NUMBERS = st.integers(-(10**12), 10**12) | st.floats() | st.sampled_from([0, 1, -1, 1e308, 10**30])
+TEXT = st.sampled_from(["", "1", "0001", "disk", "NaN", "\u00e9\x00"])
+VALUES = st.recursive(
+    NUMBERS | TEXT | st.none() | st.booleans(),
+    lambda inner: st.lists(inner, max_size=8),
+    max_leaves=8,
+)
+
 
 def polygon(left: float, top: float, width: float, height: float) -> list[list[float]]:
     right, bottom = left + width, top + height
@@ -237,15 +245,6 @@ def test_images_that_do_not_fit_are_named_at_the_door(folder, tmp_path):
     next(folder.rglob("*.png")).write_bytes(b"<html>")
     with pytest.raises(ValueError, match=r"1 of 3 images cannot be read"):
         datasets.check(profile_data(folder))
-
-
-NUMBERS = st.integers(-(10**12), 10**12) | st.floats() | st.sampled_from([0, 1, -1, 1e308, 10**30])
-TEXT = st.sampled_from(["", "1", "0001", "disk", "NaN", "\u00e9\x00"])
-VALUES = st.recursive(
-    NUMBERS | TEXT | st.none() | st.booleans(),
-    lambda inner: st.lists(inner, max_size=8),
-    max_leaves=8,
-)
 
 
 def places(node, way=()):
