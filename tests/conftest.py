@@ -51,6 +51,12 @@ def scenes(scenes_folder):
     )
 
 
+def contents(folder: Path, without: set[str] = frozenset()) -> dict[str, bytes]:
+    """Every file below, hidden ones too, but for those of these names."""
+    files = [file for file in folder.rglob("*") if file.is_file() and file.name not in without]
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+
+
 def picture(height: int = 64, width: int = 64, seed: int = 0) -> torch.Tensor:
     """(3, H, W): smooth shapes with a little noise, at 8 bits."""
     generator = torch.Generator().manual_seed(seed)

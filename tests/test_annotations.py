@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as rle
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from test_detection import indexed, pycocotools_figures
 
 from icmlib import datasets
 from icmlib.config import DataConfig
@@ -19,6 +19,14 @@ from icmlib.datasets import CocoDataset
 from icmlib.datasets.annotations import read_annotations
 from icmlib.datasets.coco import coco_categories
 from icmlib.metrics import detection
+
+NUMBERS = st.integers(-(10**12), 10**12) | st.floats() | st.sampled_from([0, 1, -1, 1e308, 10**30])
+TEXT = st.sampled_from(["", "1", "0001", "disk", "NaN", "\u00e9\x00"])
+VALUES = st.recursive(
+    NUMBERS | TEXT | st.none() | st.booleans(),
+    lambda inner: st.lists(inner, max_size=8),
+    max_leaves=8,
+)
 
 
 def polygon(left: float, top: float, width: float, height: float) -> list[list[float]]:
@@ -68,7 +76,7 @@ def change(path: str, value) -> dict:
     return coco
 
 
-def write(folder, coco) -> str:
+def write(folder, coco) -> Path:
     path = folder / "instances.json"
     path.write_text(coco if isinstance(coco, str) else json.dumps(coco))
     return path
@@ -178,9 +186,6 @@ def test_run_lengths_of_any_mask_are_whole(tmp_path, rng):
     assert len(read_annotations(write(tmp_path, coco))["annotations"]) == 40
 
 
-# --- classes by name -------------------------------------------------------------------------
-
-
 def test_categories_become_classes_by_name(folder, tmp_path):
     """Two of them one class; labels are places among the network's classes."""
     path = write(tmp_path, sound())
@@ -242,17 +247,6 @@ def test_images_that_do_not_fit_are_named_at_the_door(folder, tmp_path):
         datasets.check(profile_data(folder))
 
 
-# --- sound files, changed at random ----------------------------------------------------------
-
-NUMBERS = st.integers(-(10**12), 10**12) | st.floats() | st.sampled_from([0, 1, -1, 1e308, 10**30])
-TEXT = st.sampled_from(["", "1", "0001", "disk", "NaN", "\u00e9\x00"])
-VALUES = st.recursive(
-    NUMBERS | TEXT | st.none() | st.booleans(),
-    lambda inner: st.lists(inner, max_size=8),
-    max_leaves=8,
-)
-
-
 def places(node, way=()):
     """Where there is a value in the file: all of them."""
     for key, each in node.items() if isinstance(node, dict) else enumerate(node):
@@ -288,21 +282,6 @@ def folder(tmp_path_factory):
     return folder
 
 
-def indexed(truth: dict) -> COCO:
-    coco = COCO()
-    coco.dataset = copy.deepcopy(truth)
-    coco.createIndex()
-    return coco
-
-
-def their_ap(coco: COCO, found: list[dict], kind: str) -> float:
-    evaluation = COCOeval(coco, coco.loadRes(copy.deepcopy(found)), kind)
-    evaluation.evaluate()
-    evaluation.accumulate()
-    precision = evaluation.eval["precision"][..., 0, -1]
-    return float(precision[precision > -1].mean()) if (precision > -1).any() else -1.0
-
-
 @settings(
     max_examples=300,
     deadline=None,
@@ -336,5 +315,5 @@ def test_any_file_is_read_or_refused(folder, tmp_path, coco):
         found += [box | mask | {"score": 0.9 - 0.1 * k}] * (not row["iscrowd"])
     for kind in ("bbox", "segm")[: 1 + data.with_masks] if found else ():
         ours = detection.average_precision(detection.match(truth, found, kind))["AP"]
-        theirs = their_ap(indexed(truth), found, kind)
+        theirs, _ = pycocotools_figures(truth, found, kind)
         assert ours == pytest.approx(theirs, abs=1e-9) or (np.isnan(ours) and theirs == -1)

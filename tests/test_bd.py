@@ -8,8 +8,6 @@ from icmlib.metrics import bd, bootstrap
 
 RATES = np.array([0.1, 0.2, 0.4, 0.8, 1.6])
 PSNR = np.array([28.0, 30.5, 33.5, 36.0, 38.0])
-
-
 LINE = 30 + 6 * np.log2(RATES / 0.1)
 
 

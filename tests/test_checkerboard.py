@@ -3,8 +3,8 @@ import pytest
 import scipy.signal
 import skimage
 import torch
-from PIL import Image
 
+from icmlib.io import read_image
 from icmlib.metrics.checkerboard import (
     PLANES,
     at_lattice,
@@ -23,10 +23,6 @@ PUBLISHED = {
     "bilateral": (8.7, 8.5, 2.3, 0.75),
     "gaussian": (10.6, 11.7, 3.9, 0.36),
 }
-
-
-def read(path):
-    return torch.tensor(np.asarray(Image.open(path)) / 255).permute(2, 0, 1)
 
 
 def spectra_of(images, tile=128):
@@ -146,7 +142,7 @@ def test_flat_images_read_nothing():
 
 def test_photographs_read_zero_decibels(shared):
     paths = sorted((shared / "kodak").glob("*.png"))
-    pattern = read_pattern(spectra_of(map(read, paths)), 128)
+    pattern = read_pattern(spectra_of(map(read_image, paths)), 128)
     # PAPERS.md, of luma: -0.1 / 0.1 / 0.0 dB and 0.42 grey levels.
     assert lpp_of(pattern, "_Y") == pytest.approx([-0.1, 0.1, 0.0], abs=0.06)
     assert pattern["prms_Y"] == pytest.approx(0.42, abs=0.006)
@@ -159,8 +155,9 @@ def test_photographs_read_zero_decibels(shared):
 def published(shared):
     folder = shared / "paper_samples"
     paths = {v: sorted(folder.glob(f"*/{v}.png")) for v in PUBLISHED}
-    tile = tile_size(read(each[0]).shape[1:] for each in paths.values())
-    return {v: read_pattern(spectra_of(map(read, each), tile), tile) for v, each in paths.items()}
+    tile = tile_size(read_image(each[0]).shape[1:] for each in paths.values())
+    spectra = {v: spectra_of(map(read_image, each), tile) for v, each in paths.items()}
+    return {v: read_pattern(each, tile) for v, each in spectra.items()}
 
 
 @pytest.mark.parametrize("variant", PUBLISHED)

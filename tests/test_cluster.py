@@ -16,6 +16,9 @@ from icmlib.studies.profile import load_profile
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "notebooks/profiles/slurm"
 PROFILE = yaml.safe_load((FOLDER / "config.yaml").read_text())
+STUDY1 = {"base_codec", "finetune", "post_filter", "ablations", "figures"}
+STUDY2 = {"mse_codec", "chain", "anchor", "bridge", "rate_task"}
+ALWAYS = {"data", "task_network", "report", "all"}
 
 
 def notebook_rules() -> set[str]:
@@ -49,11 +52,6 @@ def test_every_notebook_rule_has_its_resources_and_no_other_rule_has():
     assert PROFILE["set-resources"].keys() == PROFILE["set-threads"].keys() == rules != set()
     for resources in PROFILE["set-resources"].values():
         assert {"gpu", "runtime", "mem"} <= {*resources, *PROFILE["default-resources"]}
-
-
-STUDY1 = {"base_codec", "finetune", "post_filter", "ablations", "figures"}
-STUDY2 = {"mse_codec", "chain", "anchor", "bridge", "rate_task"}
-ALWAYS = {"data", "task_network", "report", "all"}
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from conftest import picture
 from icmlib import codecs
 from icmlib.codecs import FILTERS, Bitstream, BitstreamError, PillowCodec, cached_latents
 from icmlib.config import BaseTrainingConfig, CodecConfig
+from icmlib.datasets import CocoDataset, deadleaves
 from icmlib.evaluate import estimated_bpp
 from icmlib.training import train_base_codec
 
@@ -168,8 +169,7 @@ def test_cached_latents_are_what_the_decoder_sees(make_codec, scenes, tmp_path, 
         assert y_hat.abs().max() > 1 and torch.equal(y_hat, decoded)
 
 
-def test_latents_too_large_for_int16_are_kept_whole(make_codec, scenes, tmp_path):
-    codec = make_codec()
+def test_latents_too_large_for_int16_are_kept_whole(codec, scenes, tmp_path):
     with torch.no_grad():
         codec.model.g_a[4].weight *= 1e5
     latents = cached_latents(codec, scenes("val"), tmp_path)
@@ -177,27 +177,18 @@ def test_latents_too_large_for_int16_are_kept_whole(make_codec, scenes, tmp_path
     assert torch.equal(latents[0], codec.latents(scenes("val").image(0)[None])[0])
 
 
-def test_latents_are_computed_once_for_each_codec(codec, make_codec, scenes, tmp_path, monkeypatch):
-    dataset, other = scenes("val"), make_codec(seed=1)
-    first = cached_latents(codec, dataset, tmp_path)
-    expected = other.latents(dataset.image(0)[None])[0]
-    assert torch.equal(cached_latents(other, dataset, tmp_path)[0].float(), expected)
-    monkeypatch.setattr(codec, "latents", lambda *_: pytest.fail("computed again"))
-    assert torch.equal(cached_latents(codec, dataset, tmp_path)[1], first[1])
-
-
-def test_other_images_of_the_same_names_never_meet_old_latents(codec, tmp_path):
+def test_latents_are_computed_once_for_each_codec_and_images(make_codec, tmp_path, monkeypatch):
     """Dead leaves of another seed, or another split, have the very same file names and sizes."""
-    from icmlib.datasets import CocoDataset, deadleaves
-
-    counts = {"train": 1, "val": 1, "test": 1}
-    for seed in (0, 1):
-        folder = deadleaves.generate(tmp_path, 64, counts, seed, workers=0)
-        for split in ("train", "val"):
-            dataset = CocoDataset(folder / split, deadleaves.annotation_file(folder, split))
-            latents = cached_latents(codec, dataset, tmp_path / "latents")
-            expected = codec.latents(dataset.image(0)[None])[0]
-            assert torch.equal(latents[0].float(), expected)
+    counts, made = {"train": 1, "val": 1, "test": 1}, [make_codec(seed) for seed in (0, 1)]
+    folders = [deadleaves.generate(tmp_path, 64, counts, seed, workers=0) for seed in (0, 1)]
+    sets = [CocoDataset(folder / split) for folder in folders for split in ("train", "val")]
+    cases = [(codec, data, tmp_path / "latents") for data in sets for codec in made]
+    first = [cached_latents(*case)[0] for case in cases]
+    for (codec, data, _), latents in zip(cases, first):
+        assert torch.equal(latents.float(), codec.latents(data.image(0)[None])[0])
+    for codec in made:
+        monkeypatch.setattr(codec, "latents", lambda *_: pytest.fail("computed again"))
+    assert all(cached_latents(*case)[0].equal(latents) for case, latents in zip(cases, first))
 
 
 @pytest.mark.parametrize("name", FILTERS)

@@ -5,6 +5,14 @@ import pytest
 from icmlib.config import BaseTrainingConfig, ChainConfig, FinetuneConfig, replace
 from icmlib.studies.profile import Profile, load_profile
 
+TRAININGS = [BaseTrainingConfig, FinetuneConfig, ChainConfig]
+GIVEN = """
+task: {weights: data/weights/task.safetensors}
+base_weights: data/weights/codec.safetensors
+rows: {a: {}, b: {steps: 2}}
+main_rows: [b]
+"""
+
 
 @pytest.fixture
 def profile(tmp_path):
@@ -81,14 +89,6 @@ def test_missing_profile_lists_those_there_are(tmp_path):
         load_profile(tmp_path / "nowhere" / "quick.yaml")
 
 
-GIVEN = """
-task: {weights: data/weights/task.safetensors}
-base_weights: data/weights/codec.safetensors
-rows: {a: {}, b: {steps: 2}}
-main_rows: [b]
-"""
-
-
 @pytest.fixture
 def named(project):
     """`named("given-scratch")`: a profile by its name; there are `given` and `published`."""
@@ -122,9 +122,6 @@ def test_another_seed_trains_the_base_codec_too(named):
 def test_a_trial_says_so_wherever_its_numbers_stand(profile):
     assert "mean nothing" in profile("meaningless: true").provenance["numbers"]
     assert "numbers" not in profile("").provenance
-
-
-TRAININGS = [BaseTrainingConfig, FinetuneConfig, ChainConfig]
 
 
 def test_trainings_are_float32_unless_asked(monkeypatch, profile):

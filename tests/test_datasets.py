@@ -7,6 +7,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from conftest import contents
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
@@ -19,10 +20,11 @@ from icmlib.io import read_image
 from icmlib.training import task_network
 
 COUNTS = {"train": 3, "val": 2, "test": 2}
-
-
-def contents(folder) -> dict[str, bytes]:
-    return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+GOLDEN = "68b3334d75fd2c95ec53449a225ec8972fb4d8764dca51fa9e11a3b1adf53c88"
+FILES = {"images": "val2017", "annotations": "annotations/instances_val2017.json"}
+POLYGON = [[1, 0, 3, 0, 3, 3, 1, 3]]
+MASK = np.zeros((4, 6), np.uint8)
+MASK[0:3, 1:3] = 1
 
 
 def make(root, counts=COUNTS, seed=0, workers=0):
@@ -35,19 +37,12 @@ def leaves(tmp_path_factory):
     return make(tmp_path_factory.mktemp("leaves"))
 
 
-# --- dead leaves -------------------------------------------------------------------------
-
-
 def test_scene_is_the_published_one():
     """The reference results are of these very pixels."""
     pixels, instances = deadleaves.scene(0, "train", 0, 128)
     assert pixels.shape == (128, 128, 3) and pixels.dtype == np.uint8
     assert hashlib.sha256(pixels.tobytes()).hexdigest() == GOLDEN
-    assert [i["category"] for i in instances] == GOLDEN_CATEGORIES
-
-
-GOLDEN = "68b3334d75fd2c95ec53449a225ec8972fb4d8764dca51fa9e11a3b1adf53c88"
-GOLDEN_CATEGORIES = ["triangle", "triangle", "star"]
+    assert [i["category"] for i in instances] == ["triangle", "triangle", "star"]
 
 
 def test_generation_is_byte_reproducible(leaves, tmp_path):
@@ -123,9 +118,6 @@ def test_data_set_by_name(leaves, monkeypatch):
         datasets.create(DataConfig("koko"), "test")
 
 
-# --- COCO --------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def coco(shared):
     return CocoDataset(
@@ -156,9 +148,6 @@ def test_coco_targets_are_those_of_pycocotools(coco, reference):
         np.testing.assert_array_equal(
             target["masks"], np.array(masks).reshape(target["masks"].shape)
         )
-
-
-FILES = {"images": "val2017", "annotations": "annotations/instances_val2017.json"}
 
 
 def coco_split(shared, monkeypatch, **changes) -> CocoDataset:
@@ -222,9 +211,6 @@ def test_bad_split_is_named(shared, monkeypatch, tmp_path, changes, message):
         datasets.check(DataConfig("coco", root="coco", splits={"val": FILES | changes}))
 
 
-# --- made sets ---------------------------------------------------------------------------
-
-
 def write_set(folder, annotations: list[dict], **extra) -> CocoDataset:
     """Two grey 6x4 images, categories 7 and 3, and these annotations."""
     images = [{"id": i, "file_name": f"{i}.png"} for i in (5, 9)]
@@ -234,9 +220,6 @@ def write_set(folder, annotations: list[dict], **extra) -> CocoDataset:
     coco = {"images": images, "annotations": annotations, "categories": categories, **extra}
     (folder / "a.json").write_text(json.dumps(coco))
     return CocoDataset(folder, folder / "a.json")
-
-
-POLYGON = [[1, 0, 3, 0, 3, 3, 1, 3]]
 
 
 def annotation(segmentation, **extra) -> dict:
@@ -259,10 +242,6 @@ def test_one_box_without_a_mask_makes_it_a_set_of_boxes(tmp_path, crowd):
     network = tasks.create(TaskConfig())
     with pytest.raises(ValueError, match="trains on masks, and not every box of the data set has"):
         network.loss(image[None], [target])
-
-
-MASK = np.zeros((4, 6), np.uint8)
-MASK[0:3, 1:3] = 1
 
 
 @pytest.mark.parametrize(
@@ -331,9 +310,6 @@ def test_every_colour_mode_is_rgb(tmp_path, mode):
     path = tmp_path / "x.tif"
     Image.new("L", (8, 5), 255).convert("RGB" if mode != "LA" else "L").convert(mode).save(path)
     assert torch.equal(read_image(path), torch.ones(3, 5, 8))
-
-
-# --- errors ------------------------------------------------------------------------------
 
 
 def test_missing_files_are_named(tmp_path):

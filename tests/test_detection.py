@@ -17,11 +17,22 @@ from icmlib.metrics.detection import average_precision, match, to_coco_results
 
 # shared/data/README.md: AP and AP50.
 ORACLE = {"bbox": (0.505, 0.697), "segm": (0.320, 0.562)}
+RIGHT, WRONG = [10, 10, 50, 40], [70, 70, 20, 20]
 
 
 def ap_of(truth, detections, iou_type="bbox"):
     """AP and AP50."""
     return tuple(average_precision(match(truth, detections, iou_type)).values())
+
+
+def indexed(truth) -> COCO:
+    """A copy, as pycocotools has it; it reads a match with an object of id 0 as no match."""
+    coco = COCO()
+    coco.dataset = copy.deepcopy(truth)
+    for number, annotation in enumerate(coco.dataset["annotations"], start=1):
+        annotation["id"] = number
+    coco.createIndex()
+    return coco
 
 
 def pycocotools_figures(truth, detections, iou_type):
@@ -31,9 +42,7 @@ def pycocotools_figures(truth, detections, iou_type):
         for detection in detections:
             del detection["bbox"]  # else pycocotools takes the box's area for the mask's
     with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO()
-        coco.dataset = copy.deepcopy(truth)
-        coco.createIndex()
+        coco = indexed(truth)
         found = coco.loadRes(detections) if detections else COCO()
         evaluation = COCOeval(coco, found, iou_type)
         evaluation.evaluate()
@@ -81,17 +90,14 @@ def random_case(seed, images=12, size=160):
 
 
 def one_object(detections):
-    """One image with one object of 50x40 px; detections are (score, bbox) of its category."""
+    """An image with one object of 50x40 px, id 0; detections are (score, bbox) of its category."""
     which = {"image_id": 7, "category_id": 2}
     truth = {
         "images": [{"id": 7, "height": 100, "width": 100}],
-        "annotations": [{"id": 1, "bbox": [10, 10, 50, 40], "area": 2000, **which}],
+        "annotations": [{"id": 0, "bbox": [10, 10, 50, 40], "area": 2000, **which}],
         "categories": [{"id": 2, "name": "disk"}],
     }
     return truth, [{"score": score, "bbox": bbox, **which} for score, bbox in detections]
-
-
-RIGHT, WRONG = [10, 10, 50, 40], [70, 70, 20, 20]
 
 
 @pytest.mark.parametrize(
@@ -114,12 +120,6 @@ RIGHT, WRONG = [10, 10, 50, 40], [70, 70, 20, 20]
 )
 def test_by_hand(found, expected):
     assert ap_of(*one_object(found)) == pytest.approx(expected)
-
-
-def test_an_object_of_id_0_can_be_found():
-    truth, detections = one_object([(0.9, RIGHT)])
-    truth["annotations"][0]["id"] = 0  # COCO's evaluators read a match with it as no match
-    assert ap_of(truth, detections) == pytest.approx((1, 1))
 
 
 def test_without_objects_there_is_no_ap():
@@ -164,8 +164,6 @@ def resampled(truth, detections, image_ids, counts):
         copies["images"].append({"id": new, **size})
         for source, copied in ((truth["annotations"], copies["annotations"]), (detections, found)):
             copied += [{**each, "image_id": new} for each in source if each["image_id"] == old]
-    for new, annotation in enumerate(copies["annotations"], start=1):
-        annotation["id"] = new
     return copies, found
 
 

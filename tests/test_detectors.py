@@ -1,16 +1,9 @@
 """torchvision's detectors: losses and predictions in our labels; weights as they are published."""
 
+import adapters
 import pytest
 import torch
-from adapters import (
-    assert_loss_reaches,
-    assert_predictions,
-    assert_same,
-    assert_trains,
-    pictures,
-    target,
-    without_masks,
-)
+from adapters import pictures, target, without_masks
 from torchvision.models import get_model, get_model_weights
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -21,6 +14,7 @@ from icmlib.io import fingerprint
 NAMES = tasks.torchvision.DETECTORS
 MOBILENET = TaskConfig("fasterrcnn_mobilenet_v3_large_fpn", num_classes=3, min_size=64)
 COCO = replace(MOBILENET, {"num_classes": 80, "weights": "COCO_V1"})
+RESNET = pytest.param("fasterrcnn_resnet50_fpn", marks=pytest.mark.slow)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +44,7 @@ def test_every_detector_has_a_loss_that_reaches_the_image(name):
         targets = [without_masks(each) for each in targets]
     names = {"loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg"}
     names |= {"loss_mask"} if name.startswith("mask") else set()
-    assert_loss_reaches(images, network.loss(images, targets[:2]), names)
+    adapters.assert_loss_reaches(images, network.loss(images, targets[:2]), names)
     terms = network.loss(images, targets[:0:-1])
     assert all(torch.isfinite(term) for term in terms.values())
     assert terms.get("loss_mask", 0) == terms["loss_box_reg"] == 0 < terms["loss_classifier"]
@@ -59,18 +53,18 @@ def test_every_detector_has_a_loss_that_reaches_the_image(name):
 def test_an_untrained_network_trains():
     network = tasks.create(MOBILENET)
     network.model.rpn._post_nms_top_n["training"] = 20
-    assert_trains(network, [without_masks(target(image, 1)) for image in pictures()])
+    adapters.assert_trains(network, [without_masks(target(image, 1)) for image in pictures()])
 
 
 def test_box_only_predictions(network):
     """In the image's own pixels, whatever it was resized to; given maps serve as well."""
     images = pictures()
     predictions = network.predict(images)
-    assert_predictions(images, predictions, 3, masks=False)
+    adapters.assert_predictions(images, predictions, 3, masks=False)
     assert all(len(each["scores"]) > 0 for each in predictions)
-    assert_same(predictions, network.predict(images, network.features(images)))
+    adapters.assert_same(predictions, network.predict(images, network.features(images)))
     network.loss(images, [target(image, 1) for image in images])  # of a frozen network: no training
-    assert_same(predictions, network.predict(images))
+    adapters.assert_same(predictions, network.predict(images))
 
 
 def test_min_size_is_that_of_the_short_side(network, hub):
@@ -129,9 +123,6 @@ def test_batch_norm_of_v2_is_constant_too(published):
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in ours.modules())
     for one, other in maps(ours, theirs):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
-
-
-RESNET = pytest.param("fasterrcnn_resnet50_fpn", marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize("name", [RESNET, COCO.name])

@@ -7,19 +7,11 @@ import pickle
 import sys
 from hashlib import md5
 
+import adapters
 import numpy as np
 import pytest
 import torch
-from adapters import (
-    assert_gradient,
-    assert_loss_reaches,
-    assert_predictions,
-    assert_same,
-    assert_trains,
-    pictures,
-    target,
-    without_masks,
-)
+from adapters import pictures, target, without_masks
 
 from icmlib import datasets, tasks
 from icmlib.config import TaskConfig, replace
@@ -31,6 +23,12 @@ MASK = TaskConfig(f"{PREFIX}COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml
 RETINA = replace(MASK, {"name": f"{PREFIX}COCO-Detection/retinanet_R_50_FPN_1x.yaml"})
 C4 = replace(MASK, {"name": f"{PREFIX}COCO-Detection/faster_rcnn_R_50_C4_1x.yaml"})
 COCO = replace(MASK, {"num_classes": 80, "weights": "DEFAULT"})
+GIOU = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x_giou.yaml"
+TERMS = {
+    MASK: {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", "loss_mask"},
+    C4: {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg"},
+    RETINA: {"loss_cls", "loss_box_reg"},
+}
 needs_detectron2 = pytest.mark.skipif(
     importlib.util.find_spec("detectron2") is None, reason="detectron2 is not installed"
 )
@@ -64,13 +62,6 @@ def test_without_detectron2_the_error_says_how_to_install_it(monkeypatch):
     tasks.create(TaskConfig())
 
 
-TERMS = {
-    MASK: {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", "loss_mask"},
-    C4: {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg"},
-    RETINA: {"loss_cls", "loss_box_reg"},
-}
-
-
 @needs_detectron2
 @pytest.mark.parametrize("config", TERMS, ids=lambda config: config.name)
 def test_losses_reach_the_image(config):
@@ -82,7 +73,7 @@ def test_losses_reach_the_image(config):
     targets = [target(images[0], 3), target(images[1])]
     if config != MASK:
         targets = [without_masks(each) for each in targets]
-    assert_loss_reaches(images, network.loss(images, targets), TERMS[config])
+    adapters.assert_loss_reaches(images, network.loss(images, targets), TERMS[config])
     empty = network.loss(images, [targets[1], {**targets[1], "masks": target(images[0])["masks"]}])
     assert all(torch.isfinite(term) for term in empty.values()) and empty["loss_box_reg"] == 0
 
@@ -101,7 +92,7 @@ def test_a_loss_does_not_depend_on_the_one_before():
 def test_gradient_to_the_image_is_that_of_finite_differences(network):
     """One image is reduced and one enlarged."""
     network.double().sides = (44, 1333)
-    assert_gradient(network, pictures(), 1e-8)
+    adapters.assert_gradient(network, pictures(), 1e-8)
 
 
 @needs_detectron2
@@ -109,7 +100,7 @@ def test_an_untrained_network_trains():
     network = tasks.create(MASK)
     network.model.roi_heads.batch_size_per_image = 8
     network.model.proposal_generator.post_nms_topk[True] = 20
-    assert_trains(network, [target(image, 1) for image in pictures()])
+    adapters.assert_trains(network, [target(image, 1) for image in pictures()])
 
 
 @needs_detectron2
@@ -140,14 +131,14 @@ def test_predictions_are_as_documented(network):
     network.train()
     predictions = network.predict(images)
     assert not network.model.training and all(len(each["scores"]) > 0 for each in predictions)
-    assert_predictions(images, predictions, 3, masks=True)
+    adapters.assert_predictions(images, predictions, 3, masks=True)
     maps = network.features(images)
     assert list(maps) == ["p2", "p3", "p4", "p5", "p6"]
     network.model.backbone.forward = None  # it does not run again
-    assert_same(predictions, network.predict(images, maps))
+    adapters.assert_same(predictions, network.predict(images, maps))
     network.model.roi_heads.box_predictor.test_score_thresh = 1.1
     empty = network.predict(images, maps)
-    assert_predictions(images, empty, 3, masks=True)
+    adapters.assert_predictions(images, empty, 3, masks=True)
     assert not any(len(each["scores"]) for each in empty)
 
 
@@ -157,7 +148,7 @@ def test_predictions_of_a_dense_detector():
     network.model.test_score_thresh = 0.0
     predictions = network.predict(pictures())
     assert all(len(each["boxes"]) == len(each["scores"]) > 0 for each in predictions)
-    assert_same(predictions, network.predict(pictures(), network.features(pictures())))
+    adapters.assert_same(predictions, network.predict(pictures(), network.features(pictures())))
 
 
 @needs_detectron2
@@ -254,9 +245,6 @@ def test_by_name():
     assert torch.equal(torch.get_rng_state(), state) and fingerprint(one) == fingerprint(other)
     assert one.sides == (64, 1333)
     assert tasks.create(replace(RETINA, {"min_size": None})).sides == (800, 1333)
-
-
-GIOU = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x_giou.yaml"
 
 
 @needs_detectron2

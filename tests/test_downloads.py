@@ -19,7 +19,6 @@ from icmlib.tasks import proxies
 MODELS = "https://download.pytorch.org/models/"
 ZOO, PAPER = CodecConfig("mbt2018_mean"), BaseTrainingConfig(proxy="vgg16")
 FASTER_RCNN = TaskConfig("fasterrcnn_mobilenet_v3_large_fpn", weights="COCO_V1", num_classes=80)
-
 CHECKPOINT = {
     "model": OrderedDict(
         weight=np.arange(24, dtype=np.float32).reshape(2, 3, 4),
@@ -34,6 +33,7 @@ CHECKPOINT = {
     "iteration": 269999,
     "more": [np.ones(2, bool), None, 1.5],
 }
+WHOLE = pickle.dumps(CHECKPOINT, 2)
 
 
 def saved(tmp_path, thing, protocol: int = 2):
@@ -82,9 +82,6 @@ def test_nothing_is_run(tmp_path, name, make, protocol):
     assert not mark.exists()
 
 
-WHOLE = pickle.dumps(CHECKPOINT, 2)
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -103,7 +100,7 @@ def test_what_is_no_pickle_of_arrays_is_refused(tmp_path, content, message):
 def test_a_file_in_the_cache_is_read(hub):
     path = hub / "model_final_f10217.pkl"
     url = f"https://nowhere.invalid/detectron2/{path.name}"
-    path.write_bytes(pickle.dumps(CHECKPOINT, 2))
+    path.write_bytes(WHOLE)
     found = read_state(url, "these")
     np.testing.assert_array_equal(found["model"]["weight"], CHECKPOINT["model"]["weight"])
 

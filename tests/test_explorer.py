@@ -38,9 +38,6 @@ def explorer(decoders):
     return Explorer(decoders, OneBox(), images, ["disk", "square"])
 
 
-# --- what is computed -----------------------------------------------------------------------
-
-
 def test_the_bits_are_written_once_and_read_by_every_decoder(decoders):
     x = picture(40, 56)
     image = CodedImage(decoders, x)
@@ -69,9 +66,6 @@ def test_the_table_has_no_number_for_what_is_missing():
     markup = widget.table({"a": {"psnr": 30.128}, "b": {"prms": 1.0}})
     cells = re.findall(r"<t[hd]>(.*?)</t[hd]>", markup.split("<tbody>")[1])
     assert cells == ["a", "30.13", *[""] * 5, "b", *[""] * 5, "1"]
-
-
-# --- what the controls do -------------------------------------------------------------------
 
 
 def test_the_knob_turns_the_picture_and_leaves_the_bits(explorer):

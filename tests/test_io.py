@@ -1,4 +1,4 @@
-"""Files of any kind: pictures, folders of them, weights, numbers as JSON."""
+"""Files of any kind: pictures, folders of them, numbers as JSON."""
 
 import json
 import os
@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 
 from icmlib.datasets import CocoDataset
-from icmlib.io import files_below, load_weights, plain, read_image
+from icmlib.io import files_below, plain, read_image
 
 
 def test_folders_are_walked_in_one_way(tmp_path):
@@ -64,13 +63,6 @@ def test_of_16_bits_the_upper_8_count(tmp_path):
     grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
     Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "a.png")
     assert read_image(tmp_path / "a.png").equal(torch.from_numpy(grey).expand(3, -1, -1) / 255)
-
-
-def test_weights_of_a_wrapped_network_load(tmp_path):
-    layer, other = torch.nn.Linear(2, 3), torch.nn.Linear(2, 3)
-    save_file({f"module.{n}": w for n, w in layer.state_dict().items()}, tmp_path / "a.safetensors")
-    load_weights(other, tmp_path / "a.safetensors")
-    assert other.weight.equal(layer.weight)
 
 
 def test_what_is_not_finite_is_null():

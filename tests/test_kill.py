@@ -15,6 +15,7 @@ from pathlib import Path
 import every_training
 import pytest
 import torch
+from conftest import contents
 
 from icmlib import training
 from icmlib.datasets import deadleaves
@@ -58,14 +59,8 @@ def ended(scenes_folder):
     return run
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of a run, hidden ones too, but for those that hold times."""
-    files = [file for file in folder.rglob("*") if file.is_file() and file.name not in OWN]
-    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
-
-
 def assert_same(folder: Path, undisturbed: Path) -> None:
-    found, expected = contents(folder), contents(undisturbed)
+    found, expected = contents(folder, OWN), contents(undisturbed, OWN)
     assert found.keys() == expected.keys()
     assert [name for name in found if found[name] != expected[name]] == []
 
@@ -97,7 +92,7 @@ def test_killed_in_the_middle_of_every_file(ended, whole, tmp_path):
         name = half.name.removeprefix(".").removesuffix(f".{process.pid}.half")
         assert name not in survived
         survived.add(name)
-    files = {Path(name).name for name in contents(whole)} - {"processes.txt"}
+    files = {Path(name).name for name in contents(whole, OWN)} - {"processes.txt"}
     assert survived == files | {"run.json", "last.pt"}
     assert_same(tmp_path, whole)
 

@@ -9,6 +9,7 @@ from icmlib import losses
 from icmlib.discriminator import PatchDiscriminator
 
 REAL, FAKE = torch.tensor([2.0, 0.5]), torch.tensor([-2.0, 0.25])
+FLAT = torch.full((1, 3, 64, 64), 0.5, dtype=torch.float64)
 
 
 def softplus(value: float) -> float:
@@ -43,9 +44,6 @@ def pattern(amplitude: float, fy: float, fx: float, size: int = 64) -> torch.Ten
     y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
     wave = torch.cos(2 * math.pi * (fy * y + fx * x) + 0.4)
     return (amplitude / 255 * wave).double().expand(1, 3, size, size)
-
-
-FLAT = torch.full((1, 3, 64, 64), 0.5, dtype=torch.float64)
 
 
 @pytest.mark.parametrize(

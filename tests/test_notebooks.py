@@ -13,6 +13,8 @@ from PIL import Image
 from icmlib.io import InputError
 from icmlib.tool import cli, notebooks
 
+KILLED = "import os, signal\nos.kill(os.getpid(), 9)"
+
 
 @pytest.fixture
 def notebook(tmp_path):
@@ -77,9 +79,6 @@ def test_the_notebook_itself_is_never_written(notebook):
     with pytest.raises(InputError, match="the executed copy would replace"):
         notebooks.run_notebook(notebook, notebook.parent / "." / notebook.name, {})
     assert notebook.read_bytes() == before
-
-
-KILLED = "import os, signal\nos.kill(os.getpid(), 9)"
 
 
 @pytest.mark.parametrize(

@@ -237,22 +237,16 @@ def test_no_usable_mask_says_why(official):
     assert official.target.read_bytes() == first
 
 
-def check(root: Path, **changes):
-    """Of three splits alike but for the changes: the error's lines, without the first."""
-    files = {"images": "validation", "annotations": "annotations/instances_validation.json"}
-    splits = {name: {**files, **changes.get(name, {})} for name in ("train", "val", "test")}
-    with pytest.raises(ValueError, match=r"not whole; data/README\.md") as error:
-        datasets.check(DataConfig("coco", str(root), splits=splits))
-    return str(error.value).splitlines()[1:]
-
-
 def test_check_names_everything_that_is_missing(official):
     """Splits, images, folders and files, in one message."""
     official.convert()
     official.image(1).unlink()
     official.image(2).write_bytes(b"")
+    files = {"images": "validation", "annotations": "annotations/instances_validation.json"}
     absent = {"images": "test2017", "annotations": "annotations/none.json"}
-    lines = check(official.root, val={"limit": 1}, test=absent)
+    splits = {"train": files, "val": files | {"limit": 1}, "test": absent}
+    with pytest.raises(ValueError, match=r"not whole; data/README\.md") as error:
+        datasets.check(DataConfig("coco", str(official.root), splits=splits))
     folder = re.escape(str(official.root / "validation"))
     expected = [
         rf"- train: 2 of 2 images are missing or empty: {folder}/{image_id(1)}\.jpg, .*",
@@ -260,6 +254,7 @@ def test_check_names_everything_that_is_missing(official):
         r"- test: image folder .*test2017 does not exist",
         r"- test: annotation file .*none\.json does not exist.*",
     ]
+    lines = str(error.value).splitlines()[1:]
     assert len(lines) == len(expected) and all(map(re.fullmatch, expected, lines))
     with pytest.raises(ValueError, match=r"- val: data\.splits\.val\.images is .*Field required"):
         datasets.check(DataConfig("coco", str(official.root)))

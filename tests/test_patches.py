@@ -174,7 +174,7 @@ class Position(nn.Module):
         return x + torch.linspace(0, 1, x.shape[-1], dtype=x.dtype)
 
 
-NOT_LOCAL = [
+NOT_LOCAL = [  # of two channels
     nn.Upsample(scale_factor=1.5),
     nn.ConvTranspose2d(2, 2, 3, 2),
     nn.BatchNorm2d(2),
@@ -183,21 +183,16 @@ NOT_LOCAL = [
     Position(),
     nn.Sequential(nn.Conv2d(2, 2, 3, 2, 1), nn.ConvTranspose2d(2, 2, 4, 2, 1)),  # steps of two
 ]
+JOIN = Join(nn.ConvTranspose2d(4, 4, 4, 2, 1), nn.Upsample(scale_factor=2))  # of four
 
 
-@pytest.mark.parametrize("layer", NOT_LOCAL, ids=lambda layer: type(layer).__name__)
-def test_unsupported_layer_is_named_and_whole_images_are_decoded(layer):
+@pytest.mark.parametrize("layer", [*NOT_LOCAL, JOIN], ids=lambda layer: type(layer).__name__)
+def test_unsupported_decoder_is_named_and_decodes_whole_images(layer):
     """Never a patch that differs from the full decode; one warning."""
-    decoder = nn.Sequential(nn.ConvTranspose2d(2, 2, 4, 2, 1), nn.ReLU(), layer)
-    assert_decoded_whole(decoder, rf"decoder layer 2 \({type(layer).__name__}\)", channels=2)
-
-
-def test_decoder_that_is_no_sequential_is_decoded_whole():
-    decoder = Join(nn.ConvTranspose2d(4, 4, 4, 2, 1), nn.Upsample(scale_factor=2))
-    assert_decoded_whole(decoder, "Join is no nn.Sequential", channels=4)
-
-
-def assert_decoded_whole(decoder: nn.Module, why: str, channels: int) -> None:
+    decoder, channels, why = JOIN, 4, "Join is no nn.Sequential"
+    if layer is not JOIN:
+        decoder = nn.Sequential(nn.ConvTranspose2d(2, 2, 4, 2, 1), nn.ReLU(), layer)
+        channels, why = 2, rf"decoder layer 2 \({type(layer).__name__}\)"
     with pytest.warns(UserWarning, match=f"{why}.*whole images are decoded") as warned:
         decode = patch_decoder(decoder)
     assert len(warned) == 1

@@ -22,8 +22,6 @@ rate_task:
   bridge_rows: {control: {lambda_task: 7.0}}
   anchors: {JPEG: {quality: [10, 30], container: false}, VVC: {quality: [37]}}
 """
-
-
 MEASURES = dict.fromkeys(["psnr", "box_AP", "ssim", "lpp2", "lpp4", "lpp8", "prms"], 0.0)
 
 
