@@ -96,7 +96,7 @@ def test_shipped_weights_are_those_of_their_card(file):
     path = codecs.SHIPPED.with_name(f"{file}.safetensors")
     read, card = load_decoders(path), path.with_suffix(".md").read_text()
     assert dict(re.findall(r"^\| (\w+) \| `([0-9a-f]{16})` \|$", card, re.M)) == read.fingerprints()
-    array = skimage.data.astronaut()
+    array = skimage.data.coffee()
     if file == "quick_codec":
         array, _ = deadleaves.scene(0, "test", 2, 128)
     x = torch.from_numpy(array).permute(2, 0, 1) / 255

@@ -14,7 +14,7 @@ def block(file: str, heading: str) -> str:
 
 
 def test_ten_lines(capsys, monkeypatch):
-    """The same bits for both; people get the better picture, and the machine still sees."""
+    """The same bits for all; people get the better picture."""
     monkeypatch.chdir(ROOT)
     exec(block("README.md", "In ten lines of Python"), {})
     lines = [line.split(", ") for line in capsys.readouterr().out.splitlines()]
@@ -22,7 +22,6 @@ def test_ten_lines(capsys, monkeypatch):
     assert len({line[0].split(": ")[1] for line in lines}) == 1
     psnr = [float(line[1].split()[0]) for line in lines]
     assert psnr[0] < psnr[2] < psnr[1] and psnr[0] > 20
-    assert all(int(line[3].split()[0]) > 0 for line in lines)
 
 
 def test_own_codec(scenes, monkeypatch):
