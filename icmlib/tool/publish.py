@@ -38,6 +38,7 @@ TABLES = {  # file of a reference -> its title in results/README.md
 }
 MARKED = re.compile(r"(<!-- table1:.*?-->\n).*?(\n<!-- /table1 -->)", re.DOTALL)  # in README.md
 FACTS = ["profile", "seed", "data"]  # columns of every table
+PICTURES = ("photograph", "headline", "origin", "knob", "rate_task_pictures", "rate_task")
 HEAD = """# Results
 
 This page is written by `make publish` from the tables in [`reference/`](reference): do not edit it.
@@ -92,7 +93,7 @@ def _results_page(reference: Path) -> str:
         answers = read_json(folder / ANSWERS)
         order = sorted(answers.items(), key=lambda each: each[1]["notebook"])
         parts += [f"- **{each['notebook']}** ({run}): {each['answer']}" for run, each in order]
-        for picture in ("photograph", "headline", "knob", "rate_task_pictures", "rate_task"):
+        for picture in PICTURES:
             if (folder / f"{picture}.png").exists():
                 parts.append(f"\n![{picture}](reference/{folder.name}/{picture}.png)")
         parts += [_section(folder / name) for name in TABLES if (folder / name).exists()]
