@@ -22,7 +22,7 @@ data:
 task: null
 codec: {N: 8, M: 12}
 base: {proxy: vgg16, steps: 2, batch: 2, crop: 32}
-finetune: {steps: 2, batch: 2, patch_size: 96}
+finetune: {steps: 2, batch: 2, patch_size: 96, lr: 0.05}
 evaluation: {resamples: 20, resamples_val: 20}
 rows: {p3x64: {lambda_feature: 1.0}}
 """
