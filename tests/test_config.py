@@ -59,6 +59,10 @@ def test_profile_holds_what_the_file_says(profile):
         # what would fail hours later
         ("task: null", "task: null leaves base without a machine; give it proxy: vgg16"),
         ("{task: , base: {proxy: vgg16}, rows: {a: {lambda_task: 1}}}", "task: null.*: a"),
+        (
+            "{task: , base: {proxy: vgg16}, evaluation: {vgg_images: 0}}",
+            "not without a task network",
+        ),
         ("task: {stesp: 1}", "task.stesp: unknown key .did you mean 'steps'"),
         ("rows: {base: {}}", "names of other rows: base"),
         ("{main_rows: [a], rows: {b: }}", "main_rows that are no rows .there are: b.: a"),

@@ -174,6 +174,9 @@ class Profile:
         if self.task is None:
             losses = [name for name, row in rows.items() if row.lambda_task]
             _refuse("lambda_task without a task network (task: null)", losses)
+            needed = {"rate_task": self.rate_task.points, "origin": self.origin.codecs}
+            needed |= {"vgg_images: 0": self.evaluation.vgg_images == 0}
+            _refuse("not without a task network (task: null)", [k for k, v in needed.items() if v])
             if self.base.proxy == "task":
                 raise ValueError("task: null leaves base without a machine; give it proxy: vgg16")
         _changed("zoo", self.finetune, {"finetune": self.zoo.finetune})
