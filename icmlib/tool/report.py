@@ -99,9 +99,9 @@ CAPTION = (
 LEGEND = (
     "Intervals bound 95 % of a bootstrap over the test images; changes are paired with the base "
     "codec. They say nothing about another training. PRMS is the amplitude of the checkerboard "
-    "pattern in grey levels, LPP how far it stands out of the spectrum around it (dB; photographs "
-    "read 0); both are of the RGB picture. *removed*: the share of the excess over the originals' "
-    "PRMS that is gone."
+    "pattern in grey levels, LPP how far it stands out of the spectrum around it (dB; originals "
+    "read about 0 on average); both are of the RGB picture. *removed*: the share of the excess "
+    "over the originals' PRMS that is gone."
 )
 
 
