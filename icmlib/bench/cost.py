@@ -33,8 +33,8 @@ def cost(profile: Profile, size: int = 554, batch: int = 1, tflops: float = 15.0
         counts = {"train": batch, "val": 0, "test": 0}
         scenes = deadleaves.generate(Path(folder), size, counts, seed=0, workers=0)
         data = CocoDataset(scenes / "train", deadleaves.annotation_file(scenes, "train"))
-        classes = profile.task.num_classes if profile.task else 0
-        data.category_ids = [*range(1, classes + 1)]  # whatever is found has one
+        if profile.task:  # whatever is found has a category
+            data.category_ids = [*range(1, profile.task.num_classes + 1)]
         table = pd.DataFrame(_rows(profile, data))
     gpu = f"hours at {tflops:g} TFLOP/s"
     table["hours here"] = table["s per image"] * table["images"] / 3600
