@@ -1,7 +1,7 @@
 """All studies as a graph of notebook runs: `make reproduce`, or `snakemake --config profile=NAME`.
 
-`study=main` (the default) is study 1 with the profile's `main_rows`; `finetuning`, `zoo`, `origin` and
-`rate_task` are one study each; `all` is all. A rule runs one notebook; its output is the executed one, and
+`study=main` (the default) is study 1 with the profile's `main_rows`; `finetuning`, `zoo`, `origin`,
+`depth` and `rate_task` are one study each; `all` is all. A rule runs one notebook; its output is the executed one, and
 an unfinished or failed one its log. `lib(...)`: which edits of the library run a rule again.
 """
 
@@ -15,11 +15,12 @@ from icmlib.studies.profile import load_profile
 PROFILE = str(config.get("profile", "quick"))
 STUDY = config.get("study", "main")
 OUT = f"results/{PROFILE}"
+TABLES = {"zoo_table": ("zoo", "04c_codec_zoo_table"), "origin": ("origin", "04d_origin"), "depth": ("depth", "04e_depth")}
 FILTERS, KNOB = ("gaussian", "bilateral"), ("p3x64", "low_impact")  # KNOB: rows of notebook 08
 profile = load_profile(PROFILE)
 study2 = profile.rate_task
 rows = profile.main_rows if STUDY == "main" and profile.main_rows else list(profile.rows)
-studies = {"finetuning": rows, "rate_task": study2.points, "zoo": profile.zoo.codecs, "origin": profile.origin.runs()}
+studies = {"finetuning": rows, "rate_task": study2.points, "zoo": profile.zoo.codecs, "origin": profile.origin.runs(), "depth": profile.depth.runs()}
 STUDIES = [name for name in studies if studies[name] and STUDY in (name, "main", "all")]
 STUDIES = STUDIES[: 1 if STUDY == "main" else None]  # main: study 1, where the profile has it
 if not STUDIES:
@@ -109,17 +110,14 @@ use rule notebook as zoo_codec with:
     input: CODEC, METRICS, PATCHGAN, loop("base_codec"), lambda w: profile.codecs[w.codec].weights or [], rules.task_network.output, notebook="notebooks/04b_codec_zoo.ipynb"
     output: update(book("zoo/{codec}"))
     log: book("zoo/{codec}", ".unfinished")
-    params: common, section(profile.base, profile.finetune, profile.zoo.finetune), lambda w: section(profile.codecs[w.codec])
+    params: common, section(profile.base, profile.finetune, profile.zoo.finetune), lambda w: section(profile.codecs[w.codec], [profile.rows[row] for row in profile.codecs[w.codec].rows])
 
-use rule notebook as zoo with:
-    input: lib("studies"), expand(rules.zoo_codec.output, codec=profile.zoo.codecs), notebook="notebooks/04c_codec_zoo_table.ipynb"
-    output: update(book("zoo_table/all"))
-    log: book("zoo_table/all", ".unfinished")
-
-use rule notebook as origin with:
-    input: lib("studies"), expand(rules.zoo_codec.output, codec=studies["origin"]), notebook="notebooks/04d_origin.ipynb"
-    output: update(book("origin/all"))
-    log: book("origin/all", ".unfinished")
+use rule notebook as codec_table with:
+    input: lib("studies"), lambda w: expand(rules.zoo_codec.output, codec=studies[TABLES[w.table][0]]), notebook=lambda w: f"notebooks/{TABLES[w.table][1]}.ipynb"
+    output: update(book("{table}/all"))
+    log: book("{table}/all", ".unfinished")
+    params: given=""
+    wildcard_constraints: table="|".join(TABLES)
 
 use rule notebook as mse_codec with:
     input: CODEC, METRICS, loop("base_codec"), rules.task_network.output, notebook="notebooks/05a_rate_points.ipynb"
@@ -190,7 +188,7 @@ use rule notebook as explorer with:
 study1 = [*rules.base_codec.output, *expand(rules.finetune.output, row=rows[:1])]
 study1 += [*expand(rules.post_filter.output, filter=FILTERS[1]), *rules.ablations.output]
 pictures = rules.figures.output + (rules.knob.output if STUDY != "main" and {*KNOB} <= {*rows} else [])
-parts = {"finetuning": study1, "zoo": rules.zoo.output, "origin": rules.origin.output, "rate_task": rules.rate_task.output}
+parts = {"finetuning": study1, **{study: [book(f"{table}/all")] for table, (study, _) in TABLES.items()}, "rate_task": rules.rate_task.output}
 chapters = [*rules.data.output, *rules.task_network.output, *(each for name in parts if name in STUDIES for each in parts[name])]
 chapters += pictures if "finetuning" in STUDIES else []
 

@@ -24,7 +24,8 @@ def profile(project):
 
 
 def test_a_codec_changes_what_study_1_shares(profile):
-    architecture, base, finetune, _ = zoo.settings(profile, "small")
+    architecture, base, rows, _ = zoo.settings(profile, "small")
+    finetune = rows[zoo.FINETUNED]
     assert architecture == CodecConfig("mbt2018_mean", N=8, M=12)
     assert (base.steps, base.batch, finetune.steps, finetune.layers) == (3, 2, 5, 3)
     assert zoo.settings(profile, "plain")[1] == profile.base

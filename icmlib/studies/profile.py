@@ -81,6 +81,9 @@ class ZooCodecConfig:
     codec: CodecConfig = field(default_factory=CodecConfig)
     base: Changes = field(default_factory=dict)  # changes of the profile's base
     weights: str | None = None  # trained so, a file of decoders, from the project's root
+    rows: list[str] = field(
+        default_factory=list
+    )  # of the profile, that finetune it; none: the zoo's
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -115,6 +118,26 @@ class OriginConfig:
             changes = {**self.base, **self.grids[grid], **self.rates[rate]}
             file = self.weights and f"{self.weights}/{name}.safetensors"
             runs[name] = ZooCodecConfig(self.codecs[codec], changes, file)
+        return runs
+
+
+@dataclass(frozen=True, config=STRICT)
+class DepthConfig:
+    """How much is training, how much the method: base codecs trained ever longer, and what some
+    rows of Table 1 make of each."""
+
+    codec: CodecConfig = field(default_factory=CodecConfig)
+    steps: list[int] = field(default_factory=list)  # of base training, from the fewest
+    rates: dict[str, Changes] = field(default_factory=dict)  # of base, from the lowest
+    rows: list[str] = field(default_factory=list)
+    weights: dict[str, str] = field(default_factory=dict)  # run -> file; others are trained
+
+    def runs(self) -> dict[str, ZooCodecConfig]:
+        """By name, `<steps>-<rate>`."""
+        runs = {}
+        for steps, rate in product(self.steps, self.rates):
+            name, changes = f"{steps}-{rate}", {**self.rates[rate], "steps": steps}
+            runs[name] = ZooCodecConfig(self.codec, changes, self.weights.get(name), self.rows)
         return runs
 
 
@@ -164,6 +187,7 @@ class Profile:
     rate_task: RateTaskConfig = field(default_factory=RateTaskConfig)
     zoo: ZooConfig = field(default_factory=ZooConfig)
     origin: OriginConfig = field(default_factory=OriginConfig)
+    depth: DepthConfig = field(default_factory=DepthConfig)
     speed: SpeedConfig = field(default_factory=SpeedConfig)
     # Table 1: name -> changes of finetune
     rows: Annotated[dict[str, Changes], _or_empty] = field(default_factory=dict)
@@ -175,21 +199,21 @@ class Profile:
             losses = [name for name, row in rows.items() if row.lambda_task]
             _refuse("lambda_task without a task network (task: null)", losses)
             needed = {"rate_task": self.rate_task.points, "origin": self.origin.codecs}
-            needed |= {"vgg_images: 0": self.evaluation.vgg_images == 0}
+            needed |= {"depth": self.depth.rates, "vgg_images: 0": self.evaluation.vgg_images == 0}
             _refuse("not without a task network (task: null)", [k for k, v in needed.items() if v])
             if self.base.proxy == "task":
                 raise ValueError("task: null leaves base without a machine; give it proxy: vgg16")
         _changed("zoo", self.finetune, {"finetune": self.zoo.finetune})
-        for name, codecs in (("zoo.codecs", self.zoo.codecs), ("origin", self.origin.runs())):
-            _changed(name, self.base, {k: codec.base for k, codec in codecs.items()})
+        _changed("zoo, origin or depth", self.base, {k: v.base for k, v in self.codecs.items()})
         _refuse("names of other rows", self.rows.keys() & {"base", "gaussian", "bilateral"})
-        unknown = set(self.main_rows).difference(self.rows)
-        _refuse(f"main_rows that are no rows (there are: {', '.join(self.rows)})", unknown)
+        for name, listed in (("main_rows", self.main_rows), ("depth.rows", self.depth.rows)):
+            unknown = set(listed).difference(self.rows)
+            _refuse(f"{name} that are no rows (there are: {', '.join(self.rows)})", unknown)
 
     @property
     def codecs(self) -> dict[str, ZooCodecConfig]:
-        """All that notebook 04b trains: those of the zoo, and of the study of the origin."""
-        return self.zoo.codecs | self.origin.runs()
+        """All that notebook 04b trains: of the zoo, and of the studies of origin and depth."""
+        return self.zoo.codecs | self.origin.runs() | self.depth.runs()
 
     @property
     def provenance(self) -> dict[str, str | int]:
@@ -229,10 +253,11 @@ def from_scratch(profile: Profile) -> Profile:
 
 def _untrained(profile: Profile) -> dict:
     """Its base codecs without their weights files, as plain values."""
-    zoo, origin = (dataclasses.asdict(each) for each in (profile.zoo, profile.origin))
-    for codec in (*zoo["codecs"].values(), origin):
+    studies = {name: dataclasses.asdict(getattr(profile, name)) for name in ("zoo", "origin")}
+    for codec in (*studies["zoo"]["codecs"].values(), studies["origin"]):
         codec["weights"] = None
-    return {"base_weights": None, "zoo": zoo, "origin": origin}
+    depth = dataclasses.asdict(profile.depth) | {"weights": {}}
+    return {"base_weights": None, "depth": depth, **studies}
 
 
 def with_seed(profile: Profile, seed: int) -> Profile:
