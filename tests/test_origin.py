@@ -51,7 +51,7 @@ def test_findings_are_of_each_codec_and_of_each_way_to_enlarge():
     }
     rows = pd.DataFrame.from_dict(rows, orient="index")
     point = curve((0.2, 0.3), (20, 22), rates=(*RATES.values(),), noise=0.01)
-    curves = {(c, g): point for c in ("k5", "k4") for g in ("fixed", "moving")}
+    curves = {f"{c}-{g}": point for c in ("k5", "k4") for g in ("fixed", "moving")}
     found = origin.findings(rows, curves, "box_AP").set_index("finding")["verdict"]
     assert found["k5, moving grid: less than half of the pattern, low rate"] == "holds"
     assert found["k4 for k5: less than half of the pattern, high rate"] == "does not hold"

@@ -1,6 +1,8 @@
 """Where the pattern comes from: base codecs whose machine sees the decoder's lattice on the grid of
 its own strides or on one that moves, by how their decoders enlarge maps."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 
@@ -10,7 +12,7 @@ from icmlib.metrics import bootstrap
 from icmlib.studies.curves import Curve, at_rate, interval, lowest_common_rate
 from icmlib.studies.profile import Profile
 from icmlib.studies.rate_task import resampled
-from icmlib.studies.runs import read_summary, run_folder
+from icmlib.studies.runs import read_summary
 from icmlib.studies.table1 import task_measure
 from icmlib.studies.verdicts import FINDING, finding
 from icmlib.studies.zoo import AFTER, BEFORE
@@ -34,20 +36,31 @@ def read_rows(profile: Profile) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("run")
 
 
-def curves(profile: Profile, ap: str) -> dict[tuple[str, str], Curve]:
-    """Of each codec and grid the points from the lowest rate, (points, 1 + R): of the whole set,
-    then of R resamples of the test images, the same for all. `ap` is `mask_AP` or `box_AP`."""
+def read_chains(profile: Profile) -> pd.DataFrame:
+    """The same of study 2's finetuned codecs, which have box AP, without and with a moving grid."""
+    rows = {}
+    for name, run in profile.moving_chains.items():
+        test = read_summary(profile, "chain", run)["test"]
+        row = dict(zip(("codec", "grid", "rate"), name.rsplit("-", 2)))
+        ends = [f"prms{end}" for end in ("_low", "_high")]
+        rows[name] = row | {each: test[each] for each in ("bpp", "box_AP", *MEASURES, *ends)}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("run")
+
+
+def curves(profile: Profile, folders: dict[str, Path], ap: str) -> dict[str, Curve]:
+    """Of runs `<codec>-<grid>-<rate>` each codec and grid, the points from the lowest rate,
+    (points, 1 + R): of the whole set, then of R resamples of the test images, the same for all.
+    `ap` is `mask_AP` or `box_AP`."""
     images = len(datasets.create(profile.data, "test"))
     rng = np.random.default_rng(0)
     counts = bootstrap.whole_and_resamples(images, profile.evaluation.resamples, rng)
-    points: dict[tuple[str, str], list[Curve]] = {}
-    for name in profile.origin.runs():
-        evaluation = load_evaluation(run_folder(profile, BEFORE, name), "test")
-        point = resampled(evaluation, counts, ap.removesuffix("_AP"))
-        points.setdefault(tuple(name.split("-")[:2]), []).append(point)
+    points: dict[str, list[Curve]] = {}
+    for name, folder in folders.items():
+        point = resampled(load_evaluation(folder, "test"), counts, ap.removesuffix("_AP"))
+        points.setdefault(name.rpartition("-")[0], []).append(point)
     return {
-        key: {name: np.stack([each[name] for each in found]) for name in found[0]}
-        for key, found in points.items()
+        curve: {name: np.stack([each[name] for each in found]) for name in found[0]}
+        for curve, found in points.items()
     }
 
 
@@ -62,16 +75,16 @@ def at_equal_rate(one: Curve, other: Curve, ap: str) -> dict:
     return {"bpp": rate, ap: interval(change), "psnr": interval(difference)}
 
 
-def findings(rows: pd.DataFrame, curves: dict[tuple[str, str], Curve], ap: str) -> pd.DataFrame:
+def findings(rows: pd.DataFrame, curves: dict[str, Curve], ap: str) -> pd.DataFrame:
     """What the second grid does to each codec, and what each other way to enlarge does on the first
     grid: less than half of the pattern; AP (at most 1 % down) and PSNR at equal rate."""
     codecs, (first, second) = rows["codec"].unique(), rows["grid"].unique()
-    pairs = {f"{codec}, {second} grid": ((codec, first), (codec, second)) for codec in codecs}
-    others = {f"{c} for {codecs[0]}": ((codecs[0], first), (c, first)) for c in codecs[1:]}
+    pairs = {f"{c}, {second} grid": (f"{c}-{first}", f"{c}-{second}") for c in codecs}
+    others = {f"{c} for {codecs[0]}": (f"{codecs[0]}-{first}", f"{c}-{first}") for c in codecs[1:]}
     found, machine = [], ap.replace("_", " ")
     for name, (one, other) in (pairs | others).items():
         for rate in rows["rate"].unique():
-            before, after = (rows.loc["-".join((*key, rate))] for key in (one, other))
+            before, after = (rows.loc[f"{curve}-{rate}"] for curve in (one, other))
             text = f"{name}: less than half of the pattern, {rate} rate"
             found.append(finding(text, "of its PRMS", share(before, after), at_most=0.5))
         change = at_equal_rate(curves[one], curves[other], ap)

@@ -216,6 +216,21 @@ class Profile:
         return self.zoo.codecs | self.origin.runs() | self.depth.runs()
 
     @property
+    def moving_chains(self) -> dict[str, str]:
+        """Of configurations of study 2 that differ in `shift` alone, the runs without and with it,
+        by `<configuration>-<grid>-<point>` with the grids of the study of the origin."""
+        study, found = self.rate_task, {}
+        for name, changes in study.configurations.items():
+            fixed = {key: value for key, value in changes.items() if key != "shift"}
+            twins = [
+                twin for twin, other in study.configurations.items() if other == fixed != changes
+            ]
+            for twin, point in product(twins[:1], study.points_of(name)):
+                for grid, each in zip(self.origin.grids, (twin, name)):
+                    found[f"{twin}-{grid}-{point}"] = f"{point}-{each}"
+        return found
+
+    @property
     def provenance(self) -> dict[str, str | int]:
         """What every figure and table of it states."""
         facts = {"profile": self.name, "seed": self.seed, "data": self.data.label}
