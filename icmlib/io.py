@@ -4,9 +4,11 @@ import contextlib
 import hashlib
 import json
 import os
+import pkgutil
 import struct
+import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from typing import BinaryIO
@@ -37,6 +39,25 @@ def project_root() -> Path:
             return folder
     what = f"{Path.cwd()} is not in a folder that holds notebooks/profiles"
     raise FileNotFoundError(f"{what}; start in the project or set ICM_ROOT to it")
+
+
+def imported(name: str, what: str) -> Callable:
+    """The function (or class) that `module:attribute` names, for code outside of the library; the
+    working directory and the project's root are searched after installed modules. Raises
+    ValueError: there is none, or its module fails; `what` it is for begins the message."""
+    folders = [os.getcwd()]
+    with contextlib.suppress(FileNotFoundError):  # `icm` runs anywhere
+        folders.append(str(project_root()))
+    sys.path += [folder for folder in folders if folder not in sys.path]
+    try:
+        found = pkgutil.resolve_name(name)
+        if ":" not in name or not callable(found):
+            raise ValueError("it does not name a function as module:function")
+        return found
+    except Exception as error:  # the module may raise anything
+        why = f"{type(error).__name__}: {error}"
+        where = f"its module has to be installed or in {' or '.join(dict.fromkeys(folders))}"
+        raise InputError(f"{what} {name!r} cannot be imported ({why}); {where}") from error
 
 
 def fingerprint(*things) -> str:
