@@ -23,7 +23,8 @@ class DataConfig:
     """Which images. Dead leaves are made on first use; other sets are in COCO layout, or folders of
     photographs without annotations."""
 
-    name: str = "deadleaves"  # or any name for data with `splits`, such as coco
+    # or any name for data with `splits`, such as coco; or a function of yours, as module:create
+    name: str = "deadleaves"
     root: str = "data"  # folder, from the project's root
     size: int = 128  # dead leaves: height and width in px
     train: int = 2400  # dead leaves: scenes in each split
@@ -50,7 +51,7 @@ class DataConfig:
 class TaskConfig:
     """The machine: which task network, its weights, and how those are trained."""
 
-    name: str = "small_mask_rcnn"  # see icmlib.tasks.create
+    name: str = "small_mask_rcnn"  # see icmlib.tasks.create; or a function, as module:build
     num_classes: int = 4  # without the background
     # safetensors, from the project's root; COCO_V1 or DEFAULT: torchvision's own, DEFAULT:
     # detectron2's own, downloaded at first use; none: train in notebook 01
@@ -66,7 +67,8 @@ class TaskConfig:
 class CodecConfig:
     """The codec's architecture; see icmlib.codecs.create."""
 
-    name: str = "scale_hyperprior_s8"  # or a function of CompressAI's zoo: mbt2018_mean, ...
+    # or a function of CompressAI's zoo: mbt2018_mean, ...; or one of yours, as module:build
+    name: str = "scale_hyperprior_s8"
     N: int = 64  # channels of the transforms' inner layers, and of z
     M: int = 96  # channels of y; cheng2020 has N of them
 

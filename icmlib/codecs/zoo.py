@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from compressai.layers import GDN, subpel_conv3x3
-from compressai.models import ScaleHyperprior
+from compressai.models import CompressionModel, ScaleHyperprior
 from compressai.models.utils import conv, deconv
 from compressai.zoo.image import cfgs, model_architectures, model_urls
 from compressai.zoo.pretrained import load_pretrained
@@ -16,7 +16,7 @@ from icmlib import device
 from icmlib.codecs.learned import LearnedCodec
 from icmlib.config import CodecConfig, replace
 from icmlib.downloads import read_state
-from icmlib.io import InputError, did_you_mean, load_weights
+from icmlib.io import InputError, did_you_mean, imported, load_weights
 
 
 class ScaleHyperpriorS8(ScaleHyperprior):
@@ -51,14 +51,22 @@ MODELS |= {name: model_architectures[key] for name, key in KEYS.items()}
 
 
 def create(config: CodecConfig, seed: int = 0) -> LearnedCodec:
-    """An untrained codec. Raises ValueError: no such architecture."""
-    if config.name not in MODELS:
-        hint = did_you_mean(config.name, MODELS)
-        raise InputError(f"unknown codec {config.name!r}{hint}; known: {', '.join(MODELS)}")
-    widths = [config.N] if config.name.startswith("cheng2020") else [config.N, config.M]
+    """An untrained codec: one of MODELS, or around the model that a function of yours returns,
+    `build(N, M)` as `module:build`. Raises ValueError: no such architecture or function."""
+    name, widths = config.name, [config.N, config.M]
+    if ":" in name:
+        build = imported(name, "codec")
+    elif name in MODELS:
+        build, widths = MODELS[name], widths[:1] if name.startswith("cheng2020") else widths
+    else:
+        known = f"{', '.join(MODELS)}, or a function of yours as module:function"
+        raise InputError(f"unknown codec {name!r}{did_you_mean(name, MODELS)}; known: {known}")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return LearnedCodec(MODELS[config.name](*widths))
+        model = build(*widths)
+    if not isinstance(model, CompressionModel):
+        raise InputError(f"codec {name!r} returns {type(model).__name__}; need a CompressAI model")
+    return LearnedCodec(model)
 
 
 def load(config: CodecConfig, path: str | Path) -> LearnedCodec:

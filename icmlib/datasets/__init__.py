@@ -11,7 +11,7 @@ from icmlib.config import STRICT, DataConfig, from_dict
 from icmlib.datasets import deadleaves
 from icmlib.datasets.annotations import first_few
 from icmlib.datasets.coco import CocoDataset, coco_categories, has_masks, read_ids
-from icmlib.io import InputError, project_root, read_image
+from icmlib.io import InputError, imported, project_root, read_image
 
 __all__ = ["CocoDataset", "check", "create", "has_masks", "photographs", "read_image"]
 
@@ -29,7 +29,14 @@ class Split:
 
 def create(config: DataConfig, split: str, limit: int | None = None) -> CocoDataset:
     """The `train`, `val` or `test` split of a profile's data, or its first `limit` images; dead
-    leaves are generated if they are not there yet."""
+    leaves are generated if they are not there yet.
+
+    A name `module:create` is a function of yours, `create(config, split, limit)`. It returns a
+    CocoDataset, or what has of one `len()`, items, `image`, `path`, `sizes`, `turned`, `misfits`,
+    `folder`, `ground_truth`, `categories`, `category_ids`, `with_masks` and `left_out`.
+    """
+    if ":" in config.name:
+        return imported(config.name, "data set")(config, split, limit)
     root = project_root() / config.root
     if config.name == "deadleaves":
         counts = {"train": config.train, "val": config.val, "test": config.test}
@@ -78,10 +85,11 @@ def _split(config: DataConfig, split: str) -> Split:
 
 def _problems(config: DataConfig, split: str, num_classes: int | None) -> Iterator[str]:
     try:
-        files = _split(config, split)
-        folder = project_root() / config.root / files.images
-        if files.annotations and not folder.is_dir():  # without any, `create` says so
-            yield f"image folder {folder} does not exist"
+        files = None if ":" in config.name else _split(config, split)
+        if files and files.annotations:  # without any, `create` says so
+            folder = project_root() / config.root / files.images
+            if not folder.is_dir():
+                yield f"image folder {folder} does not exist"
         data = create(config, split)
     except (OSError, ValueError) as error:
         yield str(error)
@@ -91,7 +99,7 @@ def _problems(config: DataConfig, split: str, num_classes: int | None) -> Iterat
         yield f"there are {known} categories; the profile's task.num_classes is {num_classes}"
     paths = [data.path(index) for index in range(len(data))]
     bad = [str(path) for path in paths if not path.is_file() or path.stat().st_size == 0]
-    if bad and folder.is_dir():
+    if bad and data.folder.is_dir():
         hint = "; names hold backslashes, write /" if any("\\" in path for path in bad) else ""
         yield f"{len(bad):,} of {len(paths):,} images are missing or empty: {first_few(bad)}{hint}"
     elif misfits := data.misfits():

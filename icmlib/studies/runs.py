@@ -12,7 +12,9 @@ import contextlib
 import itertools
 import json
 import platform
+import re
 import subprocess
+import sys
 import warnings
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -34,6 +36,7 @@ from icmlib.io import (
     InputError,
     UserError,
     fingerprint,
+    imported,
     plain,
     project_root,
     read_json,
@@ -161,8 +164,13 @@ def open_run(
     profile: Profile, stage: str, name: str, parameters: dict, inputs: dict | None = None
 ) -> Run:
     """The run folder of a notebook. A parameter `seed` goes into the provenance; the annotations
-    that 00_data found are an input of every run."""
+    that 00_data found are an input of every run. So are the files of modules that the parameters
+    name as `module:function`; what those import in turn is not noticed when it changes."""
     device.keep_freed_memory()
+    named = set(re.findall(r'"name": "([\w.]+:[\w.]+)"', json.dumps(plain(parameters))))
+    if modules := {sys.modules[imported(name, "module").__module__] for name in named}:
+        files = {module.__name__: fingerprint(Path(module.__file__)) for module in modules}
+        inputs = {**(inputs or {}), "modules": files}
     data = read_json(run_folder(profile, "data", "scenes") / "summary.json")
     if stage != "data" and "fingerprints" in data:
         inputs = {**(inputs or {}), "annotations": data["fingerprints"]}

@@ -11,7 +11,7 @@ import torch
 
 from icmlib import device
 from icmlib.config import TaskConfig
-from icmlib.io import InputError, load_weights, project_root
+from icmlib.io import InputError, imported, load_weights, project_root
 from icmlib.tasks import detectron2, proxies, torchvision
 
 __all__ = ["Images", "TaskNetwork", "create", "detectron2", "load", "proxies", "torchvision"]
@@ -35,13 +35,14 @@ class TaskNetwork(Protocol):
 
 
 def create(config: TaskConfig) -> torch.nn.Module:
-    """The task network of a profile, with the weights that the profile names, if any.
+    """The task network of a profile, with the weights that the profile names, if any: one of the
+    two libraries', or what a function of yours returns, `build(config)` as `module:build`.
 
     Raises ValueError: an unknown name, or settings that the network does not have; ImportError:
     detectron2 is not installed; as `icmlib.downloads.read_state` and `icmlib.io.load_weights`.
     """
     network, library = _build(config), _library(config)
-    if config.weights in library.PUBLISHED:
+    if library and config.weights in library.PUBLISHED:
         library.load_published(network, config)
     elif config.weights:
         load_weights(network, project_root() / config.weights)
@@ -57,12 +58,16 @@ def load(config: TaskConfig, path: str | Path) -> torch.nn.Module:
 
 
 def _library(config: TaskConfig):
+    """Whose network it is; None: a function's outside of the library."""
     if config.name.startswith(detectron2.PREFIX):
         return detectron2
+    if ":" in config.name:
+        return None
     known = (*torchvision.SMALL, *torchvision.DETECTORS)
     if config.name not in known:
-        zoo = f"{detectron2.PREFIX}<config of its model zoo>"
-        raise InputError(f"unknown task network {config.name!r}; known: {', '.join(known)}, {zoo}")
+        more = f"{detectron2.PREFIX}<config of its model zoo>, or a function of yours"
+        names = f"{', '.join(known)}, {more} as module:function"
+        raise InputError(f"unknown task network {config.name!r}; known: {names}")
     return torchvision
 
 
@@ -70,4 +75,6 @@ def _build(config: TaskConfig) -> torch.nn.Module:
     """Randomly initialised by the config's seed."""
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        return _library(config).detector(config)
+        library = _library(config)
+        build = library.detector if library else imported(config.name, "task network")
+        return build(config)
