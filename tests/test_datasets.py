@@ -300,7 +300,7 @@ def test_plain_folder(tmp_path, monkeypatch):
     splits["train"]["images"] = "nowhere"
     (tmp_path / "all" / "b.PNG").write_bytes(b"none")
     (tmp_path / "all" / "sub" / "c.webp").unlink()
-    message = "train: .*nowhere does not exist\n.*1 of 1 images cannot be read.*test: .*leave none"
+    message = "train: .*nowhere does not exist\n.*1 of 1 images are missing, .*test: .*leave none"
     with pytest.raises(ValueError, match=f"(?s){message}"):
         datasets.check(config)
 

@@ -249,8 +249,8 @@ def test_check_names_everything_that_is_missing(official):
         datasets.check(DataConfig("coco", str(official.root), splits=splits))
     folder = re.escape(str(official.root / "validation"))
     expected = [
-        rf"- train: 2 of 2 images are missing or empty: {folder}/{image_id(1)}\.jpg, .*",
-        rf"- val: 1 of 1 images are missing or empty: {folder}/{image_id(1)}\.jpg",
+        rf"- train: 2 of 2 images are missing, .* state: {folder}/{image_id(1)}\.jpg, .*",
+        rf"- val: 1 of 1 images are missing, .* state: {folder}/{image_id(1)}\.jpg",
         r"- test: image folder .*test2017 does not exist",
         r"- test: annotation file .*none\.json does not exist.*",
     ]

@@ -28,8 +28,8 @@ class Split:
 
 
 def create(config: DataConfig, split: str, limit: int | None = None) -> CocoDataset:
-    """The `train`, `val` or `test` split of a profile's data, or its first `limit` images; dead
-    leaves are generated if they are not there yet.
+    """The `train`, `val` or `test` split of a profile's data, or its first `limit` images. Dead
+    leaves are generated at first use.
 
     A name `module:create` is a function of yours, `create(config, split, limit)`. It returns a
     CocoDataset, or what has of one `len()`, items, `image`, `path`, `sizes`, `turned`, `misfits`,
@@ -48,11 +48,16 @@ def create(config: DataConfig, split: str, limit: int | None = None) -> CocoData
     files, names = _split(config, split), config.class_names
     if names == "COCO":
         names = [category["name"] for category in coco_categories()]
-    options = {"ids": read_ids(files.ids, root), "classes": config.classes, "class_names": names}
     limits = [each for each in (limit, files.limit) if each is not None]
-    options |= {"skip": files.skip, "limit": min(limits, default=None)}
-    annotations = files.annotations and root / files.annotations
-    return CocoDataset(root / files.images, annotations, **options)
+    return CocoDataset(
+        root / files.images,
+        files.annotations and root / files.annotations,
+        limit=min(limits, default=None),
+        skip=files.skip,
+        ids=read_ids(files.ids, root),
+        classes=config.classes,
+        class_names=names,
+    )
 
 
 def photographs(folder: str | Path | None = None) -> CocoDataset:
@@ -66,10 +71,8 @@ def photographs(folder: str | Path | None = None) -> CocoDataset:
 
 def check(config: DataConfig, num_classes: int | None = None) -> None:
     """Looks for every file that the three splits of a profile need; of images, headers are read.
-
-    Raises ValueError: names everything that is missing, empty or of another size than the
-    annotations say, and splits that have not the `num_classes` of the task network.
-    """
+    Raises ValueError: names everything that is missing, broken or of another size than the
+    annotations say, and splits that have not the `num_classes` of the task network."""
     if config.name == "deadleaves":
         return
     splits = ("train", "val", "test")
@@ -97,11 +100,7 @@ def _problems(config: DataConfig, split: str, num_classes: int | None) -> Iterat
     known = len(data.category_ids)
     if num_classes not in (None, known):
         yield f"there are {known} categories; the profile's task.num_classes is {num_classes}"
-    paths = [data.path(index) for index in range(len(data))]
-    bad = [str(path) for path in paths if not path.is_file() or path.stat().st_size == 0]
-    if bad and data.folder.is_dir():
-        hint = "; names hold backslashes, write /" if any("\\" in path for path in bad) else ""
-        yield f"{len(bad):,} of {len(paths):,} images are missing or empty: {first_few(bad)}{hint}"
-    elif misfits := data.misfits():
-        what = "cannot be read, or are not of the size that the annotations state"
-        yield f"{len(misfits):,} of {len(paths):,} images {what}: {first_few(misfits)}"
+    if data.folder.is_dir() and (misfits := data.misfits()):
+        what = "are missing, cannot be read, or are not of the size that the annotations state"
+        hint = "; names hold backslashes, write /" if any("\\" in name for name in misfits) else ""
+        yield f"{len(misfits):,} of {len(data):,} images {what}: {first_few(misfits)}{hint}"

@@ -9,7 +9,7 @@ it has a mask, `segmentation`: polygons that stay near the image, or run lengths
 import gc
 import math
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
@@ -99,8 +99,8 @@ def _size(image: dict) -> tuple[int, int] | None:
 
 def _annotation(row: dict, sizes: dict[int, tuple | None], categories: set[int]) -> list[str]:
     """What is wrong with it; if nothing is, it is completed."""
-    is_listed = _is_in(row.get("image_id"), sizes)
-    size = sizes[row["image_id"]] if is_listed else None
+    image_id, category_id = row.get("image_id"), row.get("category_id")
+    size = sizes.get(image_id) if type(image_id) is int else None
     reach = max(size) if size else LARGEST  # px beyond the image, at most
     box, crowd, mask = row.get("bbox"), row.setdefault("iscrowd", 0), row.get("segmentation")
     x, y, width, height = box if _are_numbers(box, 4) else [math.nan] * 4
@@ -111,8 +111,10 @@ def _annotation(row: dict, sizes: dict[int, tuple | None], categories: set[int])
     elif mask is not None:
         malformed, far = _polygons(mask, reach)
     problems = {
-        "image_id is of no image listed": not is_listed,
-        "category_id is of no category listed": not _is_in(row.get("category_id"), categories),
+        "image_id is of no image listed": type(image_id) is not int or image_id not in sizes,
+        "category_id is of no category listed": (
+            type(category_id) is not int or category_id not in categories
+        ),
         "bbox is not [x, y, width, height], four finite numbers": math.isnan(x),
         "bbox has a negative side": min(width, height) < 0,
         "bbox lies in the first pixel; fractions of the image have to become px": (
@@ -127,23 +129,13 @@ def _annotation(row: dict, sizes: dict[int, tuple | None], categories: set[int])
         "run lengths are of another size than the image": other,
     }
     if not any(problems.values()):
-        _complete(row, size)
+        if row.get("area") is None:
+            row["area"] = float(width * height)
+        beside = size and (x >= size[1] or y >= size[0] or min(x + width, y + height) <= 0)
+        reasons = {"crowd": crowd, "no area": min(width, height) < MIN_SIDE}
+        reasons["outside its image"] = beside
+        row["left_out"] = next((reason for reason, is_so in reasons.items() if is_so), "")
     return [what for what, is_so in problems.items() if is_so]
-
-
-def _complete(row: dict, size: tuple[int, int] | None) -> None:
-    """Its area, and why training leaves it out."""
-    x, y, width, height = row["bbox"]
-    if row.get("area") is None:
-        row["area"] = float(width * height)
-    beside = size and (x >= size[1] or y >= size[0] or min(x + width, y + height) <= 0)
-    reasons = {"crowd": row["iscrowd"], "no area": min(width, height) < MIN_SIDE}
-    reasons["outside its image"] = beside
-    row["left_out"] = next((reason for reason, is_so in reasons.items() if is_so), "")
-
-
-def _is_in(id, known: Collection[int]) -> bool:
-    return type(id) is int and id in known
 
 
 def _is_finite(value) -> bool:

@@ -44,8 +44,8 @@ def read_ids(ids: list[int] | str | None, root: Path) -> list[int] | None:
 def select(
     images: list[dict], source: Path, ids: Iterable[int] | None, skip: int, limit: int | None
 ) -> list[dict]:
-    """The images with these ids (None: all), then of them `limit` after `skip`; in the order of
-    the file, `source`. Raises ValueError for an id that is not listed, or if nothing is left."""
+    """Of the images with these ids (None: all) `limit` after `skip`, in the order of the file,
+    `source`. Raises ValueError: an id that is not listed, nothing left."""
     if ids is not None:
         wanted, listed = set(ids), f"{source} lists {len(images):,} images"
         if unknown := sorted(wanted - {image["id"] for image in images}):
@@ -69,16 +69,12 @@ def coco_categories() -> list[dict]:
 def by_class(coco: dict, classes: dict[str, str], names: Sequence[str]) -> dict:
     """`annotations` and `categories` of the classes: category i is called `names[i - 1]`. Raises
     ValueError where names on either side do not match; says which, and the nearest."""
-    theirs = {category["name"]: category["id"] for category in coco["categories"]}
-    unknown = [
-        f"{name!r} is no {what}{did_you_mean(name, known)}"
-        for what, asked, known in (
-            ("category of the annotation file", classes, theirs),
-            ("class of the network", classes.values(), names),
-        )
-        for name in dict.fromkeys(asked)
-        if name not in known
-    ]
+    theirs, unknown = {each["name"]: each["id"] for each in coco["categories"]}, []
+    sides = (("category of the annotation file", classes, theirs),)
+    sides += (("class of the network", classes.values(), names),)
+    for what, asked, known in sides:
+        wrong = [name for name in dict.fromkeys(asked) if name not in known]
+        unknown += [f"{name!r} is no {what}{did_you_mean(name, known)}" for name in wrong]
     if unknown:
         raise InputError("\n- ".join(["data.classes does not match:", *unknown]))
     ids = {theirs[name]: 1 + names.index(to) for name, to in classes.items()}
@@ -95,11 +91,10 @@ class CocoDataset(Dataset):
     Args:
         images: folder of the image files.
         annotations: instances JSON; without one every image below `images` is taken, unlabelled.
-        limit, skip: keep only so many images, after so many: one file serves disjoint splits.
+        limit, skip: keep only so many images, after so many.
         files: without annotations, names of the images to take from the folder.
         ids: keep only the images with these ids; `skip` and `limit` count what that leaves.
-        classes: category -> class that it is read as, by name; annotations of other categories are
-            dropped. By default every category is a class.
+        classes: category -> class, by name; others are left out. By default all as they are.
         class_names: all classes of the network, in its order; by default those that `classes` has.
 
     Each item is `(image, target)`: image (3, H, W) RGB float in [0, 1]; target a dict of
@@ -160,18 +155,17 @@ class CocoDataset(Dataset):
         return [name for k, name in enumerate(names) if _orientation(self.path(k)) > 1]
 
     def misfits(self) -> list[str]:
-        """Files that are no images, or not of the size that the annotations state; of each, the
-        header is read."""
-        names = []
+        """Files that are missing, no images, or not of the size that the annotations state."""
+        paths = []
         for index, image in enumerate(self.ground_truth["images"]):
-            stated = image.get("width"), image.get("height")
+            path, stated = self.path(index), (image.get("width"), image.get("height"))
             try:
-                with Image.open(self.path(index)) as file:
+                with Image.open(path) as file:
                     fits = stated in ((None, None), file.size)
             except UNREADABLE:
                 fits = False
-            names += [] if fits else [image["file_name"]]
-        return names
+            paths += [] if fits else [str(path)]
+        return paths
 
     def _size(self, index: int) -> tuple[int, int]:
         image = self.ground_truth["images"][index]

@@ -157,12 +157,9 @@ def annotation_file(folder: Path, split: str) -> Path:
 def generate(
     root: Path, size: int, counts: dict[str, int], seed: int, workers: int | None = None
 ) -> Path:
-    """Write the data set in COCO layout; what is already complete is left alone.
-
-    Returns the folder below `root`, named after the parameters, with `<split>/*.png` and
-    `annotations/instances_<split>.json`. Scenes are of `size` x `size` px, in each split as many
-    as `counts` says. `workers` are processes, by default one per core; 0: none but this one.
-    """
+    """Write the data set in COCO layout; what is already complete is left alone. Returns its folder
+    below `root`. Scenes are of `size` x `size` px, in each split as many as `counts` says.
+    `workers` are processes, by default one per core; 0: none but this one."""
     numbers = "-".join(str(counts[split]) for split in SPLITS)
     folder = Path(root) / f"deadleaves-{size}px-seed{seed}-{numbers}"
     for split in SPLITS:

@@ -26,9 +26,9 @@ def convert(root: str | Path, split: str, image_list: str | Path | None = None) 
     were verified in an image, so one without masks is not known to be empty.
 
     Returns the report, also in `instances_<split>.report.json`: how many `rows` there were, how
-    many `annotations` and `images` they gave, and for each reason that left out rows (as
-    `missing_masks`) how many, with the first three of the masks among the `examples`. Raises
-    FileNotFoundError, ValueError: an input is missing, or another file than its name says.
+    many `annotations` and `images` they gave, and for each reason that left out rows how many, with
+    three `examples`. Raises FileNotFoundError, ValueError: an input is missing, or another file
+    than its name says.
     """
     root = Path(root)
     files = _inputs(root, split, image_list)
