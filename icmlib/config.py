@@ -20,8 +20,7 @@ Precision = Literal["float32", "bf16"]
 
 @dataclass(frozen=True, config=STRICT)
 class DataConfig:
-    """Which images. Dead leaves are made on first use; other sets are in COCO layout, or folders of
-    photographs without annotations."""
+    """Which images: dead leaves, made on first use, a set in COCO layout, or photographs alone."""
 
     # or any name for data with `splits`, such as coco; or a function of yours, as module:create
     name: str = "deadleaves"
@@ -93,9 +92,8 @@ class BaseTrainingConfig:
     steps: int = 3000
     batch: int = 8
     crop: int = 128  # px; training crops
-    scale: Annotated[float, Field(gt=0, le=1)] = (
-        1.0  # crops are of images made smaller by a random factor between this and 1
-    )
+    # crops are of images made smaller by a random factor between this and 1
+    scale: Annotated[float, Field(gt=0, le=1)] = 1.0
     lr: float = 1e-3
     aux_lr: float = 1e-2  # quantiles of the entropy bottleneck
     lambda_mse: float = 60.0  # for images in [0, 1]
@@ -138,9 +136,8 @@ class ChainConfig:
 
     parts: list[Literal["encoder", "decoder", "entropy", "task"]] = field(default_factory=list)
     beta: float = 1.0  # on bits per pixel
-    shift: Annotated[int, Field(ge=0)] = (
-        0  # px: by how much decoded images and targets move at most before the task's loss
-    )
+    # px: by how much decoded images and targets move at most before the task's loss
+    shift: Annotated[int, Field(ge=0)] = 0
     batch: int = 4  # images per step
     steps: int = 500
     lr: float = 1e-4  # of the codec's parts

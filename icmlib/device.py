@@ -72,8 +72,7 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 @contextlib.contextmanager
 def exact() -> Iterator[None]:
     """Inside (or in a function so decorated), gradients and autocast are off and a GPU convolves
-    the same way each time: sender and receiver must compute the same probabilities. cuDNN's
-    settings are those of the whole process."""
+    the same way each time: sender and receiver must compute the same probabilities."""
     with (
         torch.no_grad(),
         torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),

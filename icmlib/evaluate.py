@@ -81,8 +81,7 @@ def evaluate(
 
 
 def matched(ground_truth: dict, detections: list[dict]) -> dict[str, detection.Matches]:
-    """COCO results matched to the ground truth: `mask` (where both have masks) and `box`; nothing
-    without annotations."""
+    """COCO results matched to the annotations, if any: `mask` (where both have masks) and `box`."""
     if not ground_truth["annotations"]:
         return {}
     kinds = {"box": "bbox"}

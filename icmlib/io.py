@@ -190,8 +190,7 @@ def _pixels(image: Image.Image) -> np.ndarray:
 
 def files_below(folder: Path, suffixes: Iterable[str] = READABLE) -> list[Path]:
     """All files below a folder that end in one of the suffixes, in order of their paths. Hidden
-    files and folders are passed over, links are followed; a warning counts the other files. Raises
-    FileNotFoundError: no such folder."""
+    ones are passed over, links are followed; a warning counts the others."""
     if not folder.is_dir():
         raise FileNotFoundError(f"image folder {folder} does not exist")
     files, seen = [], set()

@@ -32,18 +32,18 @@ def generator_loss(kind: str, fake: torch.Tensor) -> torch.Tensor:
     return F.softplus(-fake).mean()
 
 
-def lattice_power(x: torch.Tensor, x_hat: torch.Tensor, period: int = 8) -> torch.Tensor:
+def lattice_power(x: torch.Tensor, x_hat: torch.Tensor) -> torch.Tensor:
     """Power of the residual at the frequencies where a decoder's checkerboard lives: the
-    Hann-windowed residual of patches (P, 3, s, s) in [0, 1], at the multiples of 1/`period` cycles
-    per pixel without DC, scaled as `icmlib.metrics.checkerboard` scales spectra, the mean over
-    patches and over R, G and B, in squared grey levels (of 255). Raises ValueError where s is not a
-    multiple of the period."""
+    Hann-windowed residual of patches (P, 3, s, s) in [0, 1], at the multiples of 1/8 cycles per
+    pixel without DC, scaled as `icmlib.metrics.checkerboard` scales spectra, the mean over patches
+    and over R, G and B, in squared grey levels (of 255). Raises ValueError: s is no multiple of 8.
+    """
     size = x.shape[-1]
-    if size % period:
-        raise ValueError(f"patches of {size} px are not a multiple of the period {period}")
+    if size % 8:
+        raise ValueError(f"patches of {size} px are not a multiple of the period 8")
     residual = 255 * (x_hat - x)
     window = torch.hann_window(size, periodic=True, dtype=x.dtype, device=x.device)
     window = window[:, None] * window
     spectrum = torch.fft.fft2(residual * window).abs() ** 2 / (window**2).sum() / size**2
-    lattice = spectrum[..., :: size // period, :: size // period]
+    lattice = spectrum[..., :: size // 8, :: size // 8]
     return (lattice.sum((-2, -1)) - lattice[..., 0, 0]).mean()

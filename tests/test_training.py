@@ -14,7 +14,7 @@ from icmlib.codecs import cached_latents
 from icmlib.codecs.patches import decoder_layers
 from icmlib.config import BaseTrainingConfig, ChainConfig, FinetuneConfig, TaskConfig
 from icmlib.io import fingerprint
-from icmlib.training.base_codec import moved, random_crop
+from icmlib.training.base_codec import moved_images, random_crop
 from icmlib.training.steps import late_decay, learning_rate
 from icmlib.training.task_network import flip
 
@@ -236,7 +236,7 @@ def test_random_crops_of_smaller_images():
 @pytest.mark.parametrize("place", [(0, 0), (1, 2), (3, 0)])
 def test_images_move_and_repeat_their_first_edge(place):
     x, (down, right) = torch.arange(48.0).reshape(1, 3, 4, 4), place
-    new = moved(x, torch.tensor(place))
+    new = moved_images(x, torch.tensor(place))
     assert torch.equal(new[..., down:, right:], x[..., : 4 - down, : 4 - right])
     assert torch.equal(
         new[..., : down + 1, right:], x[..., :1, : 4 - right].expand(1, 3, down + 1, -1)
@@ -251,7 +251,8 @@ def test_decoded_images_move_with_their_targets():
     places = set()
     for seed in range(20):
         torch.manual_seed(seed)
-        images, (new,) = training.chain.moved({0: mask.float().expand(3, 16, 16)}, [target], 7)
+        images = {0: mask.float().expand(3, 16, 16)}
+        images, (new,) = training.chain.moved_with_targets(images, [target], 7)
         assert torch.equal(images[0][0], new["masks"][0].float())
         left, top, right, bottom = new["boxes"][0].int().tolist()
         assert new["masks"][0, top:bottom, left:right].all() and new["masks"].sum() == 28

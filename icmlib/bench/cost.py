@@ -45,7 +45,7 @@ def cost(profile: Profile, size: int = 554, batch: int = 1, tflops: float = 15.0
 
 def _rows(profile: Profile, data: CocoDataset) -> Iterator[dict]:
     task = profile.task and tasks.create(replace(profile.task, {"weights": None}))
-    proxy = task or proxies.VGG16(profile.base.vgg16_layers, trained=False)
+    proxy = task or proxies.VGG16(profile.base.vgg16_layers)
     measured, evaluated = {}, Counter()
 
     def row(stage: str, images: int, work: Callable[[int], None], *like) -> dict:
@@ -73,7 +73,7 @@ def _rows(profile: Profile, data: CocoDataset) -> Iterator[dict]:
 def _inputs(architecture: CodecConfig | None, loop: Callable, task, data, config) -> list:
     """What a training loop is given before its config."""
     if getattr(config, "proxy", "task") == "vgg16":
-        task = proxies.VGG16(config.vgg16_layers, trained=False)
+        task = proxies.VGG16(config.vgg16_layers)
     codec = [codecs.create(architecture).eval()] if architecture else []
     if loop is training.finetune_decoder:
         codec[0].update()

@@ -2,8 +2,9 @@
 the FFmpeg that imageio-ffmpeg brings. `anchor` makes them by name.
 
 Containers take 300 to 450 bytes of a HEIF or AVIF file, 170 of a JPEG file: at 128x128 px up to
-0.2 bpp, as much as the picture at the lowest rates. Size and settings alone decide the container,
-so it need not be sent: the decoder takes it from a flat picture that it codes itself, the template.
+0.2 bpp, as much as the picture at the lowest rates. Size and settings alone decide the container
+(with HEVC's and VVC's parameter sets), so it need not be sent: the decoder takes it from a flat
+picture that it codes itself, the template.
 """
 
 import inspect
@@ -35,11 +36,10 @@ class ConventionalCodec:
 
     def __init__(self, format: str, options: dict, container: bool = True, **facts: str):
         self.format, self.options, self.container = format, options, container
-        bare = {} if container else {"container": False}
-        self.fingerprint = fingerprint({"format": format, **options, **bare})
-        settings = [f"{name} {value}" for name, value in options.items()]
-        self.label = ", ".join([format, *settings, *(["no container"] if bare else [])])
-        self.facts = {"format": format, "container": "not counted" if bare else "counted"}
+        settings = options | ({} if container else {"container": False})
+        self.fingerprint = fingerprint({"format": format, **settings})
+        self.label = ", ".join([format, *(f"{name} {value}" for name, value in settings.items())])
+        self.facts = {"format": format, "container": "counted" if container else "not counted"}
         self.facts |= {name: str(value) for name, value in options.items()} | facts
 
     def encode(self, image: torch.Tensor) -> Bitstream:
@@ -103,8 +103,7 @@ def written_pixels(pixels: np.ndarray, format: str, **options) -> bytes:
 
 
 def read_pixels(file: bytes, format: str, height: int, width: int) -> np.ndarray:
-    """(H, W, 3); BitstreamError, before anything is decoded, for a file of another size: a small
-    one may state a size that fills the memory."""
+    """(H, W, 3); BitstreamError, before anything is decoded: the file is of another size."""
     image = Image.open(io.BytesIO(file), formats=[format])
     if image.size != (width, height):
         stated = f"{image.height}x{image.width} px; the bitstream states {height}x{width}"
@@ -131,9 +130,8 @@ def avif(quality: int, chroma: str = "4:4:4", container: bool = True) -> PillowC
 
 class HEVC(ConventionalCodec):
     """HEVC intra: x265 in a HEIF file without tiles, by pillow-heif; BT.601 YCbCr of full range, 8
-    bits. Quality is 0 to 100; x265's constant rate factor is (100 - quality) / 2. Its tune "psnr"
-    is without psychovisual optimisation. Parameter sets belong to the container. Raises
-    NotMeasured: pillow-heif was built with another encoder."""
+    bits, without psychovisual optimisation. Quality is 0 to 100; x265's constant rate factor is
+    (100 - quality) / 2. Raises NotMeasured: pillow-heif was built with another encoder."""
 
     def __init__(self, quality: int, chroma: str = "4:4:4", container: bool = True):
         encoder = pillow_heif.libheif_info()["HEIF"]
@@ -159,10 +157,9 @@ TO_RGB = f"scale=in_color_matrix=bt709:in_range=full:{EXACT},format=rgb24"
 
 class VVC(ConventionalCodec):
     """VVC intra; BT.709 YCbCr of full range, 4:2:0, 10 bits; its file is the raw .266 stream.
-    Quality is VVenC's QP, 0 (finest) to 63, without perceptual optimisation; presets are "faster",
-    "fast", "medium", "slow", "slower". Parameter sets belong to the container. Raises NotMeasured:
-    the FFmpeg at hand has no VVenC; when encoding, ValueError: FFmpeg takes no stream of more than
-    8 bits per pixel, which a low QP can need."""
+    Quality is VVenC's QP, 0 (finest) to 63, without perceptual optimisation; presets are "faster"
+    to "slower". Raises NotMeasured: the FFmpeg at hand has no VVenC; when encoding, ValueError:
+    FFmpeg takes no stream of more than 8 bits per pixel, which a low QP can need."""
 
     def __init__(self, quality: int, preset: str = "medium", container: bool = True):
         try:

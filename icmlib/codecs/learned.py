@@ -62,8 +62,7 @@ class LearnedCodec(nn.Module):
 
     @property
     def parts(self) -> dict[str, list[nn.Module]]:
-        """What can be trained apart: the `encoder`, the `decoder` (from y_hat to x_hat), and the
-        `entropy` model, which both sides run."""
+        """What can be trained apart: `encoder`, `decoder` (y_hat to x_hat), `entropy` model."""
         parts = {"encoder": [], "decoder": [], "entropy": []}
         names = {"g_a": "encoder", "h_a": "encoder", "g_s": "decoder"}
         for name, module in self.model.named_children():
@@ -75,8 +74,7 @@ class LearnedCodec(nn.Module):
         return next(self.parameters()).device
 
     def with_decoder(self, weights: dict[str, Tensor]) -> "LearnedCodec":
-        """Another codec with these weights in its `g_s`, which shares the memory of all others
-        until `to` moves one of the two."""
+        """Another codec with these weights in its `g_s`, which shares the memory of all others."""
         tensors = [*self.parameters(), *self.buffers()]
         other = copy.deepcopy(self, {id(tensor): tensor for tensor in tensors})  # copies none
         changed = {f"model.g_s.{name}": weight.to(self.device) for name, weight in weights.items()}

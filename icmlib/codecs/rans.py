@@ -32,8 +32,7 @@ class Tables:
         return RansEncoder().encode_with_indexes(*integers, *self.tables)
 
     def reader(self, string: bytes, count: int) -> Callable[[torch.Tensor], torch.Tensor]:
-        """A function that decodes the string's next symbols (`count` in all): their indexes ->
-        int32 of the same shape. Raises as `padded`."""
+        """A function, indexes -> the string's next symbols (`count` in all). Raises as `padded`."""
         decoder = RansDecoder()
         decoder.set_stream(padded(string, count))
 

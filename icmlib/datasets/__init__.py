@@ -61,8 +61,7 @@ def create(config: DataConfig, split: str, limit: int | None = None) -> CocoData
 
 
 def photographs(folder: str | Path | None = None) -> CocoDataset:
-    """All images below a folder (from the project's root), or the colour photographs that
-    scikit-image ships."""
+    """All images below a folder (from the project's root), or scikit-image's in colour."""
     if folder is not None:
         return CocoDataset(project_root() / folder)
     names = ["astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg"]

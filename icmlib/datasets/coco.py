@@ -59,8 +59,7 @@ def select(
 
 
 def coco_categories() -> list[dict]:
-    """COCO's 80 categories with their official ids (1 to 90 with gaps), as torchvision's networks
-    have them."""
+    """COCO's 80 categories with their official ids, 1 to 90 with gaps."""
     names = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
     unused = ("__background__", "N/A")
     return [{"id": i, "name": name} for i, name in enumerate(names) if name not in unused]

@@ -14,8 +14,7 @@ def whole_and_resamples(n: int, resamples: int, rng: np.random.Generator) -> np.
 
 
 def interval(draws: np.ndarray) -> tuple[float, float]:
-    """The 95 % interval of resampled figures (R,), without those that are not finite; nan where
-    none is left."""
+    """The 95 % interval of the finite ones of resampled figures (R,); nan where there are none."""
     draws = draws[np.isfinite(draws)]
     low, high = np.quantile(draws, (0.025, 0.975)) if len(draws) else (np.nan, np.nan)
     return float(low), float(high)

@@ -47,8 +47,7 @@ _FROM_RGB = np.array([*np.eye(3), _Y, (_B - _Y) / 1.772, (_R - _Y) / 1.402])  # 
 
 
 def planes(image: Tensor) -> np.ndarray:
-    """`PLANES` of an RGB image (3, H, W): (6, H, W), float64; Cb and Cr are 0 for grey. Raises
-    ValueError: not in [0, 1]."""
+    """`PLANES` of an RGB image (3, H, W) in [0, 1]: (6, H, W) float64; Cb, Cr are 0 for grey."""
     check_range("image", image)
     return np.tensordot(_FROM_RGB, image.detach().cpu().double().numpy(), axes=1)
 

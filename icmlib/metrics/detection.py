@@ -116,8 +116,7 @@ def _evaluate_images(ground_truth: dict, detections: list[dict], iou_type: str) 
 
 
 def _precision(matches: Matches, k: int, weights: np.ndarray) -> np.ndarray:
-    """AP of a category at each IoU threshold, (R, T), under weights (R, I); nan where no object
-    counts."""
+    """AP of a category at each IoU threshold, (R, T), under weights (R, I); nan without objects."""
     own = slice(*np.searchsorted(matches.category, (k, k + 1)))
     drawn, positives = weights[:, matches.image[own]], weights @ matches.positives[k]
     found = zip(matches.true_positive[:, own], ~matches.ignored[:, own])  # at each threshold

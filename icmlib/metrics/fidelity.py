@@ -74,10 +74,9 @@ class VGGDistance(torch.nn.Module):
 
 
 def _check_pair(x: Tensor, y: Tensor, smallest: int = 1) -> None:
-    if x.shape != y.shape:
-        raise ValueError(f"images differ in shape: {tuple(x.shape)} and {tuple(y.shape)}")
-    if x.ndim != 4 or x.shape[1] != 3:
-        raise ValueError(f"need images (B, 3, H, W); got shape {tuple(x.shape)}")
+    if x.shape != y.shape or x.ndim != 4 or x.shape[1] != 3:
+        found = f"{tuple(x.shape)} and {tuple(y.shape)}"
+        raise ValueError(f"need images (B, 3, H, W) of one shape; found {found}")
     height, width = x.shape[2:]
     if min(height, width) < smallest:
         needs = f"this metric needs at least {smallest}x{smallest}"

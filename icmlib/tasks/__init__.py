@@ -1,8 +1,5 @@
-"""Task networks: the machine at the end of the chain.
-
-A task network takes RGB images in [0, 1] and does its own channel order, scaling and resizing,
-differentiably: a task loss reaches the codec that produced the image.
-"""
+"""Task networks, the machine at the end of the chain. One takes RGB images in [0, 1] and does its
+own channel order, scaling and resizing, differentiably: its loss reaches the codec."""
 
 from pathlib import Path
 from typing import Protocol
@@ -29,18 +26,15 @@ class TaskNetwork(Protocol):
         """Named feature maps (B, C, h, w), for the task-feature distance."""
 
     def predict(self, images: Images, features: dict | None = None) -> list[dict]:
-        """Per image: boxes (N, 4) xyxy in px, labels (N,) in 1..K, scores (N,) and, from an
-        instance segmentation network, masks (N, H, W) bool. `features` are the maps of these
-        images, where the caller has them already."""
+        """Per image: boxes (N, 4) xyxy in px, labels (N,) in 1..K, scores (N,) and, if it segments
+        instances, masks (N, H, W) bool. `features` are these images', if they are known."""
 
 
 def create(config: TaskConfig) -> torch.nn.Module:
     """The task network of a profile, with the weights that the profile names, if any: one of the
-    two libraries', or what a function of yours returns, `build(config)` as `module:build`.
-
-    Raises ValueError: an unknown name, or settings that the network does not have; ImportError:
-    detectron2 is not installed; as `icmlib.downloads.read_state` and `icmlib.io.load_weights`.
-    """
+    two libraries', or what a function of yours returns, `build(config)` as `module:build`. Raises
+    ValueError: an unknown name, or settings that the network does not have; ImportError: detectron2
+    is not installed; as `icmlib.downloads.read_state` and `icmlib.io.load_weights`."""
     network, library = _build(config), _library(config)
     if library and config.weights in library.PUBLISHED:
         library.load_published(network, config)
@@ -50,8 +44,7 @@ def create(config: TaskConfig) -> torch.nn.Module:
 
 
 def load(config: TaskConfig, path: str | Path) -> torch.nn.Module:
-    """A trained task network, frozen, on this process's GPU if it has one; raises as
-    `icmlib.io.load_weights`."""
+    """A trained task network, frozen, on the GPU if there is one; raises as `load_weights`."""
     network = _build(config)
     load_weights(network, path)
     return network.to(device.current()).eval().requires_grad_(False)

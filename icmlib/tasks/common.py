@@ -28,8 +28,7 @@ def check_classes(config: TaskConfig, known: int) -> None:
 
 
 def training_mode(model: nn.Module) -> None:
-    """Training mode; batch norm follows the batches only where its own weights are trained: a loss
-    does not change a frozen network."""
+    """Training mode; batch norm follows the batches only where its own weights are trained."""
     model.train()
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):

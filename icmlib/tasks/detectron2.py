@@ -27,12 +27,9 @@ INSTALL = (
 
 
 class Detectron2Task(nn.Module):
-    """A detectron2 R-CNN or RetinaNet behind the `icmlib.tasks.TaskNetwork` protocol.
-
-    The network sees images in the config's channel order, 0 to 255, resized to its test size, in
-    training as in evaluation. Labels 1..K are detectron2's classes 0..K-1: of its COCO models the
-    categories in the order of their ids.
-    """
+    """A detectron2 R-CNN or RetinaNet as an `icmlib.tasks.TaskNetwork`. It sees images
+    in the config's channel order, 0 to 255, resized to its test size, in training as in evaluation.
+    Labels 1..K are detectron2's classes 0..K-1: of its COCO models the categories by rising id."""
 
     def __init__(self, model: nn.Module, config):
         super().__init__()
@@ -133,10 +130,8 @@ class Detectron2Task(nn.Module):
 
 def detector(config: TaskConfig) -> Detectron2Task:
     """The network that `detectron2:<config>` names, without weights, built for those it will get.
-
     Published weights come with frozen batch norm. Without them it is trained, as all layers: the
-    network would diverge otherwise. Raises ImportError; ValueError: no such config or weights.
-    """
+    network would diverge otherwise. Raises ImportError; ValueError: no such config or weights."""
     try:
         from detectron2 import model_zoo, modeling
     except ImportError as error:

@@ -19,17 +19,16 @@ def create(config: BaseTrainingConfig, task: nn.Module) -> nn.Module:
 
 
 class VGG16(nn.Module):
-    """torchvision's VGG-16, frozen; the features are the outputs of `layers`, such as `relu1_2`.
-    `trained`: with its ImageNet weights, by `icmlib.downloads.vgg16` (raises as that does)."""
+    """torchvision's VGG-16 with its ImageNet weights, frozen; the features are the outputs of
+    `layers`, such as `relu1_2`. Raises as `icmlib.downloads.vgg16`."""
 
     recordable = True  # see icmlib.training.steps.Recorded
 
-    def __init__(self, layers: list[str], trained: bool = True):
+    def __init__(self, layers: list[str]):
         super().__init__()
-        with torch.device("meta" if trained else "cpu"):  # no first weights before the file's
+        with torch.device("meta"):  # no first weights before the file's
             network = vgg16(weights=None).features
-        if trained:
-            network.load_state_dict(downloads.vgg16()[0], assign=True)
+        network.load_state_dict(downloads.vgg16()[0], assign=True)
         relus = [i for i, each in enumerate(network) if isinstance(each, nn.ReLU)]
         wanted = {str(i): name for i, name in zip(relus, VGG16_LAYERS) if name in layers}
         self.layers = create_feature_extractor(network, wanted)

@@ -84,7 +84,7 @@ class TorchvisionTask(nn.Module):
 
 
 class AsItIs(transform.GeneralizedRCNNTransform):
-    """Normalises and batches images; their size stays (torchvision makes the short side 800)."""
+    """Normalises and batches images; their size stays."""
 
     def resize(self, image, target=None):
         return image, target
@@ -95,11 +95,9 @@ class AsItIs(transform.GeneralizedRCNNTransform):
 
 def detector(config: TaskConfig) -> TorchvisionTask:
     """One of SMALL or of DETECTORS without weights, built for those that the config names.
-
     torchvision's own have 91 outputs, COCO's category ids with gaps; ours are 1..80 in that order.
-    Their batch norm is frozen (v2's, too). Otherwise it is trained, and needs batches of 8 images
-    or more (Wu & He 2018, Figure 1). Raises ValueError for settings that do not fit.
-    """
+    Their batch norm is frozen. Otherwise it is trained, and needs batches of 8 images or more (Wu &
+    He 2018, Figure 1). Raises ValueError for settings that do not fit."""
     if config.name in SMALL:
         if config.weights in PUBLISHED or config.min_size is not None:
             what = f"{config.name} takes images as they are and has no published weights"

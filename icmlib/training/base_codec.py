@@ -16,14 +16,7 @@ from icmlib.config import BaseTrainingConfig
 from icmlib.metrics.fidelity import feature_distance
 from icmlib.tasks import TaskNetwork
 from icmlib.training.journal import Journal
-from icmlib.training.steps import (
-    Recorded,
-    average_gradients,
-    batches,
-    item_rng,
-    late_decay,
-    seeded,
-)
+from icmlib.training.steps import Recorded, average_gradients, batches, item_rng, late_decay, seeded
 
 
 def train_base_codec(
@@ -77,7 +70,7 @@ def backward(
     ramp: torch.Tensor,
     place: torch.Tensor,
 ) -> dict[str, torch.Tensor]:
-    """Gradients of the loss on crops x (B, 3, H, W), and its terms; `ramp`, a scalar, is on the
+    """Gradients of the loss on crops x (B, 3, H, W), and its terms; `ramp` (scalar) is on the
     feature term, whose images lie at `place` (2,)."""
     codec.zero_grad()
     with device.autocast(x.device, config.precision):
@@ -86,7 +79,7 @@ def backward(
     mse = mse_loss(out["x_hat"], x)
     loss, terms = rate + config.lambda_mse * mse, {"rate": rate, "mse": mse}
     if config.lambda_feature:
-        images = (moved(each, place) if config.shift else each for each in (x, out["x_hat"]))
+        images = (moved_images(each, place) if config.shift else each for each in (x, out["x_hat"]))
         feature = task_feature_distance(task, *images, config.precision)
         loss = loss + config.lambda_feature * ramp * feature
         terms["feature"] = feature
@@ -130,9 +123,8 @@ def random_crop(image: torch.Tensor, size: int, rng: random.Random, scale=1.0) -
     return image[0].flip([axis for axis in (-1, -2) if rng.random() < 0.5])
 
 
-def moved(x: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
-    """Images (B, 3, H, W) moved down and right by `place` (2,) px; their first row and column fill
-    what is new, and what leaves on the other side is gone."""
+def moved_images(x: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+    """Images (B, 3, H, W) moved down and right by `place` (2,) px; their first edges repeat."""
     for axis, by in zip((-2, -1), place):
         source = torch.arange(x.shape[axis], device=x.device) - by
         x = x.index_select(axis, source.clamp_min(0))

@@ -20,12 +20,9 @@ from icmlib.training.task_network import flipped
 def finetune_chain(
     codec: LearnedCodec, task: TaskNetwork, dataset: Dataset, config: ChainConfig, journal: Journal
 ) -> None:
-    """Finetune codec and task network together, or parts of them (Chamain et al. 2020).
-
-    Parts that are not in `config.parts` do not change: without "encoder" and "entropy" the bits
-    stay; without "decoder" and "entropy" decoders that are in use read the new bits.
-    Weights of both go to `journal`: `final` is the codec, `task` the machine.
-    """
+    """Finetune codec and task network together, or parts of them (Chamain et al. 2020). Without the
+    parts "encoder" and "entropy" the bits stay; without "decoder" and "entropy" decoders that are
+    in use read the new bits. To `journal` go the weights of the codec, `final`, and `task`."""
     codec.to(device.current())
     task.to(device.current()).requires_grad_("task" in config.parts)
     groups = [
@@ -68,8 +65,7 @@ def finetune_chain(
 
 
 def trained_weights(codec: LearnedCodec, parts: list[str]) -> list[nn.Parameter]:
-    """The weights of these parts, without quantiles, which have their own optimiser; no others
-    require gradients."""
+    """The weights of these parts, without quantiles; no others require gradients."""
     codec.requires_grad_(False)
     modules = nn.ModuleList(m for name, ms in codec.parts.items() if name in parts for m in ms)
     return split_quantiles(modules.requires_grad_(True))[1]
@@ -90,12 +86,12 @@ def chain_terms(
         decoded |= dict(zip(indices, out["x_hat"].clamp(0, 1)))
     pixels = sum(image.shape[-2] * image.shape[-1] for image in images)
     if config.shift:
-        decoded, targets = moved(decoded, targets, config.shift)
+        decoded, targets = moved_with_targets(decoded, targets, config.shift)
     found = task.loss([decoded[i] for i in range(len(images))], targets)
     return {"task": sum(found.values()), "rate": bits / pixels}
 
 
-def moved(images: dict, targets: list[dict], limit: int) -> tuple[dict, list[dict]]:
+def moved_with_targets(images: dict, targets: list[dict], limit: int) -> tuple[dict, list[dict]]:
     """Images (3, H, W) by index and their targets, moved down and right by the same random
     0..`limit` px; the first row and column fill what is new, and masks are empty there."""
     down, right = torch.randint(limit + 1, (2,)).tolist()

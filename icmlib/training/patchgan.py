@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 from torch.nn.functional import mse_loss
+from torch.nn.utils.parametrizations import spectral_norm
 from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
@@ -22,7 +23,6 @@ from icmlib.codecs import LearnedCodec
 from icmlib.codecs.latents import Latents
 from icmlib.codecs.patches import decoder_layers, patch_decoder
 from icmlib.config import FinetuneConfig
-from icmlib.discriminator import PatchDiscriminator
 from icmlib.io import InputError
 from icmlib.tasks import TaskNetwork
 from icmlib.training.base_codec import task_feature_distance
@@ -92,11 +92,25 @@ def finetune_decoder(
     journal.save_weights(codec.requires_grad_(False))
 
 
+class PatchDiscriminator(nn.Sequential):
+    """Is this patch of an original or of a decoded image? Strided 4x4 convolutions (Isola et al.,
+    CVPR 2017) with spectral norm (Miyato et al., ICLR 2018); a score for each of many places:
+    (B, 3, s, s) -> (B, 1, s/8 - 1, s/8 - 1), without a sigmoid."""
+
+    def __init__(self, width: int = 32):
+        layers = []
+        for before, after in ((3, width), (width, 2 * width), (2 * width, 4 * width)):
+            layers += [spectral_norm(nn.Conv2d(before, after, 4, 2, 1)), nn.LeakyReLU(0.2)]
+        super().__init__(*layers, spectral_norm(nn.Conv2d(4 * width, 1, 4, 1, 1)))
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        return super().forward(2 * patches - 1).float()
+
+
 def set_up(
     codec: LearnedCodec, task: TaskNetwork, config: FinetuneConfig
 ) -> tuple[nn.ModuleList, PatchDiscriminator, dict]:
-    """The decoder layers that are trained (all else is frozen), a new discriminator, and what a
-    checkpoint holds."""
+    """The decoder layers that are trained, a new discriminator, and what a checkpoint holds."""
     if config.lambda_task and not hasattr(task, "loss"):
         raise InputError("lambda_task is on the task network's own loss, and there is no network")
     codec.to(device.current()).eval().requires_grad_(False)

@@ -16,8 +16,7 @@ from icmlib.io import InputError
 
 
 def batch_indices(step: int, size: int, batch: int, seed: int) -> list[int]:
-    """The items of a step's batch: a new permutation for each epoch. They depend on the step alone,
-    so that a resumed run sees the same ones."""
+    """The items of a step's batch, of the epoch's permutation; a resumed run sees the same."""
     positions = range(step * batch, (step + 1) * batch)
     return [_order(position // size, size, seed)[position % size] for position in positions]
 
@@ -31,11 +30,9 @@ def _order(epoch: int, size: int, seed: int) -> list[int]:
 def batches(
     read: Callable[[int, int], object], size: int, config, start: int, what: str
 ) -> Iterable[tuple[int, list[tuple[int, object]]]]:
-    """`(step, [(index, item), ...])` for each step from `start`, behind a progress bar.
-
-    Items are `read(index, step)` of `size` indices; each process has an equal part of a batch
-    (raises ValueError if there is none). On a GPU, workers read ahead.
-    """
+    """`(step, [(index, item), ...])` for each step from `start`, behind a progress bar. Items are
+    `read(index, step)` of `size` indices; each process has an equal part of a batch (raises
+    ValueError if there is none). On a GPU, workers read ahead."""
     state = device.state()
     if config.batch % state.num_processes:
         raise InputError(f"{state.num_processes} processes cannot share a batch of {config.batch}")
@@ -69,9 +66,9 @@ def seeded(seed: int, step: int) -> Iterator[None]:
 class Recorded:
     """A function of tensors that leaves gradients and returns a dict of tensors without any. On a
     GPU, its fourth call is recorded as a CUDA graph, which all later ones replay: a small network's
-    hundreds of kernels then start at once, not one by one as Python reaches them. From there on the
-    inputs keep their shapes; random numbers follow `seeded`. What waits for the GPU, or depends on
-    values of the CPU, cannot be recorded: `record` is False then. Several processes record none."""
+    hundreds of kernels then start at once. The inputs keep their shapes; random numbers follow
+    `seeded`. What waits for the GPU, or depends on values of the CPU, cannot be recorded: `record`
+    is False then. Several processes record none."""
 
     def __init__(self, function: Callable[..., dict[str, torch.Tensor]], record: bool):
         state = device.state()
