@@ -122,12 +122,6 @@ def test_by_hand(found, expected):
     assert ap_of(*one_object(found)) == pytest.approx(expected)
 
 
-def test_without_objects_there_is_no_ap():
-    truth, detections = one_object([(0.9, RIGHT)])
-    truth["annotations"] = []
-    assert np.isnan(ap_of(truth, detections)).all()
-
-
 @pytest.fixture(scope="module")
 def reference(shared):
     folder = shared / "cocoeval_reference"
@@ -206,7 +200,6 @@ def test_bootstrap_sees_a_difference_and_its_sign():
     ap = ap_of(truth, good)[0] - ap_of(truth, bad)[0]
     assert difference == pytest.approx(ap) and 0 < low < ap < high
     assert list(compare(b, a, 300).values()) == pytest.approx([-difference, -high, -low])
-    assert list(compare(a, a, 300).values()) == [0, 0, 0]
 
 
 def test_other_images_are_refused():

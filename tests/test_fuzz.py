@@ -94,11 +94,6 @@ def test_corpus(path):
     assert outcome == "as stated" or not path.stem.endswith("good")
 
 
-def test_corpus_reaches_everything():
-    outcomes = {check(path.read_bytes()) for path in CORPUS}
-    assert outcomes == {"as stated", "forged", "no picture", "refused", "large"}
-
-
 @pytest.mark.parametrize("escape_rows", [ROWS[:1], ROWS], ids=["rare", "frequent"])
 def test_padding_covers_all_that_is_read(escape_rows):
     """What follows it changes no symbol; without it, also what is far behind the string does. Runs

@@ -1,7 +1,6 @@
 """A codec, a task network and a data set from outside of the library, as notebooks/README.md shows
 them: its very lines."""
 
-import dataclasses
 import re
 import shutil
 import sys
@@ -13,7 +12,7 @@ import torch
 import icmlib as icm
 from icmlib import codecs, datasets, tasks, training
 from icmlib.codecs import Decoders
-from icmlib.config import CodecConfig, DataConfig, TaskConfig
+from icmlib.config import CodecConfig, DataConfig
 from icmlib.datasets import deadleaves
 from icmlib.io import imported, save_weights
 from icmlib.tasks.torchvision import TorchvisionTask
@@ -99,6 +98,4 @@ def test_what_cannot_be_imported_is_named(own, name, message):
 def test_a_codec_is_a_compressai_model(own):
     (own / "other.py").write_text("def build(*_):\n    return 1\n")
     with pytest.raises(ValueError, match="codec 'other:build' returns int; need a CompressAI mod"):
-        codecs.create(dataclasses.replace(CodecConfig(), name="other:build"))
-    with pytest.raises(ValueError, match="task network 'none:build' cannot be imported"):
-        tasks.create(TaskConfig("none:build"))
+        codecs.create(CodecConfig("other:build"))
