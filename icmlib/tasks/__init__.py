@@ -35,7 +35,7 @@ def create(config: TaskConfig) -> torch.nn.Module:
     two libraries', or what a function of yours returns, `build(config)` as `module:build`. Raises
     ValueError: an unknown name, or settings that the network does not have; ImportError: detectron2
     is not installed; as `icmlib.downloads.read_state` and `icmlib.io.load_weights`."""
-    network, library = _build(config), _library(config)
+    network, library = _build(config)
     if library and config.weights in library.PUBLISHED:
         library.load_published(network, config)
     elif config.weights:
@@ -45,29 +45,24 @@ def create(config: TaskConfig) -> torch.nn.Module:
 
 def load(config: TaskConfig, path: str | Path) -> torch.nn.Module:
     """A trained task network, frozen, on the GPU if there is one; raises as `load_weights`."""
-    network = _build(config)
+    network, _ = _build(config)
     load_weights(network, path)
     return network.to(device.current()).eval().requires_grad_(False)
 
 
-def _library(config: TaskConfig):
-    """Whose network it is; None: a function's outside of the library."""
-    if config.name.startswith(detectron2.PREFIX):
-        return detectron2
-    if ":" in config.name:
-        return None
-    known = (*torchvision.SMALL, *torchvision.DETECTORS)
-    if config.name not in known:
+def _build(config: TaskConfig) -> tuple:
+    """The network, randomly initialised by the config's seed, and whose it is, if a library's."""
+    name, known = config.name, (*torchvision.SMALL, *torchvision.DETECTORS)
+    if name.startswith(detectron2.PREFIX):
+        library, build = detectron2, detectron2.detector
+    elif name in known:
+        library, build = torchvision, torchvision.detector
+    elif ":" in name:
+        library, build = None, imported(name, "task network")
+    else:
         more = f"{detectron2.PREFIX}<config of its model zoo>, or a function of yours"
         names = f"{', '.join(known)}, {more} as module:function"
-        raise InputError(f"unknown task network {config.name!r}; known: {names}")
-    return torchvision
-
-
-def _build(config: TaskConfig) -> torch.nn.Module:
-    """Randomly initialised by the config's seed."""
+        raise InputError(f"unknown task network {name!r}; known: {names}")
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        library = _library(config)
-        build = library.detector if library else imported(config.name, "task network")
-        return build(config)
+        return build(config), library
