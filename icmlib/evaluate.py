@@ -136,7 +136,7 @@ def _table(rows, files: list[bytes], bitstreams: list[Bitstream], x, x_hat) -> d
     }
 
 
-def summarize(evaluation: Evaluation, resamples: int = 1000, seed: int = 0) -> dict:
+def summarize(evaluation: Evaluation, resamples: int = 1000) -> dict:
     """One row of a table. Figures `<name>_low` and `<name>_high` bound 95 % of a bootstrap over
     images; `bpp` and `bpp_total` are total bits over total pixels of payload and of whole files."""
     table = evaluation.per_image
@@ -147,16 +147,16 @@ def summarize(evaluation: Evaluation, resamples: int = 1000, seed: int = 0) -> d
         "bpp_mean": float((8 * table["payload_bytes"] / table["pixels"]).mean()),
     }
     row |= {name: float(table[name].mean()) for name in FIDELITY if name in table}
-    row |= _pattern(evaluation, resamples, seed)
+    row |= _pattern(evaluation, resamples)
     for prefix, matches in evaluation.matches.items():
         row |= {f"{prefix}_{k}": v for k, v in detection.average_precision(matches).items()}
     return row
 
 
-def _pattern(evaluation: Evaluation, resamples: int, seed: int) -> dict:
+def _pattern(evaluation: Evaluation, resamples: int) -> dict:
     """LPP and PRMS of the decoded and of the original images, and the excess of PRMS."""
     spectra = evaluation.spectra["decoded"], evaluation.spectra["original"]
-    tile, rng = len(evaluation.pooled["decoded"]), np.random.default_rng(seed)
+    tile, rng = len(evaluation.pooled["decoded"]), np.random.default_rng(0)
     counts = bootstrap.whole_and_resamples(len(spectra[0]), resamples, rng)  # for both: paired
     decoded, original = (checkerboard.read_pattern(each, tile, counts) for each in spectra)
     for name in [each for each in decoded if each.startswith("prms")]:
@@ -168,13 +168,13 @@ def _pattern(evaluation: Evaluation, resamples: int, seed: int) -> dict:
     return row
 
 
-def compare(base: Evaluation, other: Evaluation, resamples: int = 1000, seed: int = 0) -> dict:
+def compare(base: Evaluation, other: Evaluation, resamples: int = 1000) -> dict:
     """Paired differences, other minus base, each with its 95 % bootstrap interval over images:
     `<name>_difference`, `<name>_difference_low`, `<name>_difference_high`."""
     if list(base.per_image["image_id"]) != list(other.per_image["image_id"]):
         raise ValueError("the two evaluations are of different images; nothing to pair")
-    result, images, rng = {}, len(base.per_image), np.random.default_rng(seed)
-    counts = bootstrap.whole_and_resamples(images, resamples, rng)
+    result, rng = {}, np.random.default_rng(0)
+    counts = bootstrap.whole_and_resamples(len(base.per_image), resamples, rng)
     for name in [each for each in FIDELITY if each in base.per_image and each in other.per_image]:
         before, after = base.per_image[name].to_numpy(), other.per_image[name].to_numpy()
         known = ~(np.isnan(before) | np.isnan(after))  # of VGG, the first images alone

@@ -122,15 +122,12 @@ def test_hevc_is_hevc_and_vvc_is_vvc():
     assert codec.facts["version"].startswith("VVenC 1.")
 
 
-@pytest.mark.parametrize("size", [(1, 1), (64, 64), (65, 129)], ids=str)
-def test_vvc_codes_noise_of_any_size(size):
+def test_vvc_of_noise_needs_room():
     """At the finest quality, a pixel of noise takes more than FFmpeg's room of a byte."""
-    x = torch.rand(3, *size, generator=torch.Generator().manual_seed(0))
-    codec = make("VVC", 24)
-    assert codec.decode(codec.encode(x)).shape == x.shape
-    if size != (1, 1):
-        with pytest.raises(ValueError, match="more than 8 bits per pixel, take a higher QP"):
-            make("VVC", 0).encode(x)
+    x = torch.rand(3, 65, 129, generator=torch.Generator().manual_seed(0))
+    assert make("VVC", 24).encode(x).payload_bytes
+    with pytest.raises(ValueError, match="more than 8 bits per pixel, take a higher QP"):
+        make("VVC", 0).encode(x)
 
 
 def test_codecs_that_were_not_built_are_not_measured(monkeypatch):

@@ -1,6 +1,5 @@
-"""Bjøntegaard deltas: curves with a known answer, the library itself, and refusals."""
+"""Bjøntegaard deltas: curves with a known answer, in any order, and refusals."""
 
-import bjontegaard
 import numpy as np
 import pytest
 
@@ -22,22 +21,10 @@ LINE = 30 + 6 * np.log2(RATES / 0.1)
     ],
 )
 def test_by_hand(of, before, after, value, overlap):
-    delta = bd.delta((RATES, before), after, of=of)
+    shuffled = tuple(axis[[2, 0, 4, 1, 3]] for axis in after)
+    delta = bd.delta((RATES, before), shuffled, of=of)
     assert delta.value == pytest.approx(value, abs=1e-9) and delta.reason == ""
     assert delta.overlap == pytest.approx(overlap)
-
-
-@pytest.mark.parametrize("of", ["rate", "quality"])
-def test_as_the_library_called_directly(of):
-    """Unlike numbers of points, any order."""
-    other = np.array([0.07, 0.17, 0.35, 0.9]), np.array([27.0, 30.4, 33.2, 37.1])
-    function = {"rate": bjontegaard.bd_rate, "quality": bjontegaard.bd_psnr}[of]
-    expected = function(
-        RATES, PSNR, *other, method="pchip", require_matching_points=False, min_overlap=0
-    )
-    shuffled = tuple(axis[[2, 0, 3, 1]] for axis in other)
-    value = bd.delta((RATES, PSNR), shuffled, of).value
-    assert value == pytest.approx(expected, rel=1e-12) and abs(value) > 0.1
 
 
 @pytest.mark.parametrize(
