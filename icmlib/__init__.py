@@ -9,6 +9,7 @@ datasets/         images with annotations, all in COCO layout
 codecs/           encode, decode, latents, patches
 tasks/            the machine
 metrics/          what is measured
+discriminator.py  PatchGAN
 losses.py         named terms
 training/         the loops; patchgan.py is the method
 config.py         one frozen dataclass for each stage

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from icmlib import losses
-from icmlib.training.patchgan import PatchDiscriminator
+from icmlib.discriminator import PatchDiscriminator
 
 REAL, FAKE = torch.tensor([2.0, 0.5]), torch.tensor([-2.0, 0.25])
 FLAT = torch.full((1, 3, 64, 64), 0.5, dtype=torch.float64)

@@ -101,10 +101,11 @@ def trainings(profile: Profile) -> Iterator[tuple]:
         config = replace(profile.finetune, changes)
         yield "decoder finetuning", profile.codec, training.finetune_decoder, config
     for name in profile.codecs:
-        codec, base, finetune, given = zoo.settings(profile, name)
+        codec, base, finetunings, given = zoo.settings(profile, name)
         if given is None:
             yield "codec zoo", codec, training.train_base_codec, base
-        yield "codec zoo", codec, training.finetune_decoder, finetune
+        for finetune in finetunings.values():
+            yield "codec zoo", codec, training.finetune_decoder, finetune
     study = profile.rate_task
     for point in study.points:
         codec = rate_task.codec_config(profile, point)

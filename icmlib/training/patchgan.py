@@ -13,7 +13,6 @@ from collections.abc import Callable
 import torch
 from torch import nn
 from torch.nn.functional import mse_loss
-from torch.nn.utils.parametrizations import spectral_norm
 from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
@@ -23,6 +22,7 @@ from icmlib.codecs import LearnedCodec
 from icmlib.codecs.latents import Latents
 from icmlib.codecs.patches import decoder_layers, patch_decoder
 from icmlib.config import FinetuneConfig
+from icmlib.discriminator import PatchDiscriminator
 from icmlib.io import InputError
 from icmlib.tasks import TaskNetwork
 from icmlib.training.base_codec import task_feature_distance
@@ -90,21 +90,6 @@ def finetune_decoder(
         terms |= {"feature": feature, "lattice": lattice, "task": task_term}
         journal.step(step, config.steps, terms, parts)
     journal.save_weights(codec.requires_grad_(False))
-
-
-class PatchDiscriminator(nn.Sequential):
-    """Is this patch of an original or of a decoded image? Strided 4x4 convolutions (Isola et al.,
-    CVPR 2017) with spectral norm (Miyato et al., ICLR 2018); a score for each of many places:
-    (B, 3, s, s) -> (B, 1, s/8 - 1, s/8 - 1), without a sigmoid."""
-
-    def __init__(self, width: int = 32):
-        layers = []
-        for before, after in ((3, width), (width, 2 * width), (2 * width, 4 * width)):
-            layers += [spectral_norm(nn.Conv2d(before, after, 4, 2, 1)), nn.LeakyReLU(0.2)]
-        super().__init__(*layers, spectral_norm(nn.Conv2d(4 * width, 1, 4, 1, 1)))
-
-    def forward(self, patches: torch.Tensor) -> torch.Tensor:
-        return super().forward(2 * patches - 1).float()
 
 
 def set_up(
