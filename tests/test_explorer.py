@@ -9,8 +9,9 @@ import pytest
 import torch
 from conftest import picture
 from PIL import Image
+from torchvision.transforms.functional import to_tensor
 
-from icmlib.codecs import Bitstream, Decoders
+from icmlib.codecs import Bitstream, Decoders, anchor
 from icmlib.explorer import CodedImage, Explorer, widget
 from icmlib.metrics import checkerboard, fidelity
 
@@ -32,10 +33,14 @@ class OneBox:
         ]
 
 
+def shown(png: bytes) -> torch.Tensor:
+    return to_tensor(Image.open(io.BytesIO(png)))
+
+
 @pytest.fixture
 def explorer(decoders):
     images = {"first": picture(40, 56), "second": picture(64, 64, seed=1)}
-    return Explorer(decoders, OneBox(), images, ["disk", "square"])
+    return Explorer({"only": decoders}, OneBox(), images, ["disk", "square"])
 
 
 def test_the_bits_are_written_once_and_read_by_every_decoder(decoders):
@@ -65,7 +70,7 @@ def test_readings_are_those_of_the_metrics(decoders):
 def test_the_table_has_no_number_for_what_is_missing():
     markup = widget.table({"a": {"psnr": 30.128}, "b": {"prms": 1.0}})
     cells = re.findall(r"<t[hd]>(.*?)</t[hd]>", markup.split("<tbody>")[1])
-    assert cells == ["a", "30.13", *[""] * 5, "b", *[""] * 5, "1"]
+    assert cells == ["a", "", "30.13", *[""] * 5, "b", *[""] * 6, "1"]
 
 
 def test_the_knob_turns_the_picture_and_leaves_the_bits(explorer):
@@ -74,7 +79,7 @@ def test_the_knob_turns_the_picture_and_leaves_the_bits(explorer):
     for place in (0.5, 1.0):
         explorer.knob.value = place
         assert divider.after_label == f"knob {place:.2f}" in explorer.table.value
-        assert divider.after == widget.png(explorer.coded.decode(place))
+        assert shown(divider.after).equal(explorer.coded.decode(place))
         seen.append((divider.after, explorer.spectrum.value, explorer.table.value))
     assert all(len(set(each)) == 3 for each in zip(*seen))
     assert (divider.before, explorer.bits.value) == (before, bits)
@@ -83,16 +88,49 @@ def test_the_knob_turns_the_picture_and_leaves_the_bits(explorer):
 
 def test_other_decoders_of_the_file_go_by_name(explorer):
     explorer.decoder.value = "low_impact"
-    assert explorer.divider.after == widget.png(explorer.coded.decode("low_impact"))
+    assert shown(explorer.divider.after).equal(explorer.coded.decode("low_impact"))
     assert explorer.divider.after_label == "low_impact" and explorer.knob.disabled
     explorer.decoder.value = "knob"
     assert explorer.divider.after_label == "knob 0.00" and not explorer.knob.disabled
 
 
 def test_without_a_human_decoder_there_is_no_knob(codec):
-    explorer = Explorer(Decoders(codec, {}), None, {"first": picture(40, 56)}, [])
+    explorer = Explorer({"only": Decoders(codec, {})}, None, {"first": picture(40, 56)}, [])
     assert explorer.knob.disabled and explorer.detections.disabled
     assert explorer.divider.after_label == "machine"
+
+
+def test_another_rate_has_its_own_bits_and_decoders(decoders, make_codec):
+    other = Decoders(make_codec(1), {})
+    explorer = Explorer({"low": other, "high": decoders}, None, {"first": picture(40, 56)}, [])
+    explorer.decoder.value, high = "low_impact", explorer.coded
+    explorer.rate.value = "low"
+    assert explorer.decoder.options == ("machine",) and explorer.divider.after_label == "machine"
+    assert shown(explorer.divider.after).equal(CodedImage(other, picture(40, 56)).machine)
+    explorer.rate.value = "high"
+    assert explorer.coded is high and "knob" in explorer.decoder.options
+
+
+@pytest.mark.parametrize("name", ["JPEG", "WebP", "AVIF"])
+def test_an_anchor_takes_as_many_bits_as_the_codec_at_most(explorer, name):
+    explorer.image.value, explorer.before.value = "second", name
+    coded, options = explorer.coded, {} if name == "WebP" else {"container": False}
+    codecs = [anchor(name, quality=quality, **options) for quality in range(1, 101)]
+    bits = [codec.encode(coded.x) for codec in codecs]
+    sizes = [each.payload_bytes for each in bits]
+    quality = max(q for q, size in enumerate(sizes, 1) if size <= coded.bitstream.payload_bytes)
+    assert explorer.divider.before_label == f"{name}, quality {quality}" in explorer.table.value
+    assert shown(explorer.divider.before).equal(codecs[quality - 1].decode(bits[quality - 1]))
+    assert f"{8 * sizes[quality - 1] / 64**2:.4g}" in explorer.table.value
+
+
+def test_a_sign_stands_as_long_as_something_is_computed_which_is_once(explorer):
+    signs, explorer.detections.value = [], True
+    explorer.status.observe(lambda change: signs.append(change["new"]), "value")
+    for place in (0.5, 0, 0.5):
+        explorer.knob.value = place
+    assert ["icm-busy" in sign for sign in signs] == 3 * [True, False]
+    assert explorer.status.value == "" and explorer.task.calls == 3  # original, 0 and 0.5
 
 
 def test_detections_are_looked_for_only_when_asked(explorer):
@@ -112,8 +150,8 @@ def test_another_image_is_shown_whole(explorer):
     explorer.image.value = "second"
     divider = explorer.divider
     assert (divider.width, divider.height, divider.zoom) == (64, 64, 8)
-    assert divider.before == widget.png(explorer.images["second"])
-    assert divider.after == widget.png(explorer.coded.decode(0.5))
+    assert shown(divider.before).equal(explorer.images["second"])
+    assert shown(divider.after).equal(explorer.coded.decode(0.5))
     assert explorer.bits.value != bits and explorer.coded.sha256[:16] in explorer.bits.value
 
 
@@ -135,9 +173,9 @@ def test_an_own_file_is_shown_the_way_up_that_the_camera_noted(explorer):
 
 @pytest.mark.parametrize(("size", "reason"), [((9, 9), "9x9 px"), (None, "cannot be read")])
 def test_an_own_file_of_no_use_leaves_what_is_shown(explorer, size, reason):
-    content, shown = io.BytesIO(b"<html>"), explorer.divider.after
+    content, before = io.BytesIO(b"<html>"), explorer.divider.after
     if size:
         Image.new("RGB", size).save(content, "PNG")
     upload(explorer, "<b>.png", content.getvalue())
-    assert reason in explorer.error.value and "<b>.png" not in explorer.error.value
-    assert explorer.divider.after == shown and explorer.image.value == "first"
+    assert reason in explorer.status.value and "<b>.png" not in explorer.status.value
+    assert explorer.divider.after == before and explorer.image.value == "first"

@@ -1,17 +1,24 @@
 """An image coded once, and what each decoder makes of its bits."""
 
 import hashlib
+from bisect import bisect
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
+from torchvision.io import encode_png
 from torchvision.transforms.functional import to_tensor
 
 from icmlib import datasets, device
-from icmlib.codecs import Decoders
+from icmlib.codecs import Bitstream, Decoders, anchor
+from icmlib.codecs.conventional import QUALITIES, ConventionalCodec
 from icmlib.codecs.decoders import MACHINE
 from icmlib.config import DataConfig
 from icmlib.datasets import deadleaves
 from icmlib.metrics import checkerboard, fidelity
+
+ORIGINAL = "original"
+ANCHORS = {"JPEG": {"container": False}, "WebP": {}, "AVIF": {"container": False}}
 
 
 class CodedImage:
@@ -53,6 +60,51 @@ class CodedImage:
         """(N, N) Welch spectrum of what the codec added, mean over R, G and B."""
         residual = (x_hat - self.x).double().numpy()
         return checkerboard.welch_spectrum(residual, self.tile).mean(0)
+
+
+class View:
+    """The original, an anchor at equal bpp, or the picture (3, H, W) of a decoder, by name or place
+    of the knob. Its readings are taken when they are first asked for. Raises as `Decoders.turn`."""
+
+    def __init__(self, coded: CodedImage, to: str | float):
+        self.coded, self.label, self.bpp = coded, str(to), coded.bpp
+        if to == ORIGINAL:
+            self.picture = coded.x
+        elif to in ANCHORS:
+            codec, bitstream = anchor_at(to, coded.bitstream.payload_bytes, coded.x)
+            self.label = f"{to}, quality {codec.options['quality']}"
+            self.bpp = 8 * bitstream.payload_bytes / coded.x[0].numel()
+            self.picture = codec.decode(bitstream)
+        else:
+            self.picture = coded.machine if to == MACHINE else coded.decode(to)
+
+    @cached_property
+    def png(self) -> bytes:
+        """The picture as a PNG file."""
+        return bytes(encode_png((255 * self.picture).round().byte(), 1).numpy())
+
+    @cached_property
+    def row(self) -> dict[str, float]:
+        """Rate, fidelity and pattern; of the original the pattern alone."""
+        if self.picture is self.coded.x:
+            return self.coded.pattern(self.picture)
+        return {"bpp": self.bpp} | self.coded.measure(self.picture)
+
+    @cached_property
+    def spectrum(self) -> np.ndarray:
+        """(N, N), of what was added to the original."""
+        return self.coded.residual_spectrum(self.picture)
+
+
+def anchor_at(name: str, size: int, x: torch.Tensor) -> tuple[ConventionalCodec, Bitstream]:
+    """The anchor whose payload of x (3, H, W) comes nearest to `size` bytes, at most, and its bits;
+    where every quality takes more, that of the lowest."""
+    low, high = QUALITIES[name]
+    codecs = [anchor(name, quality=q, **ANCHORS[name]) for q in range(low, high + 1)]
+    encode = lru_cache(lambda codec: codec.encode(x))
+    fitting = bisect(codecs, size, key=lambda codec: encode(codec).payload_bytes)
+    best = codecs[max(0, fitting - 1)]
+    return best, encode(best)
 
 
 def examples(data: DataConfig, count: int = 4) -> tuple[dict[str, torch.Tensor], list[str]]:

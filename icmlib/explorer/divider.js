@@ -71,6 +71,8 @@ function render({ model, el }) {
     stage.style.width = `${zoom * model.get("width")}px`;
     stage.style.height = `${zoom * model.get("height")}px`;
     stage.classList.toggle("icm-zoomed", zoom > 1);
+    frame.scrollLeft = (frame.scrollWidth - frame.clientWidth) / 2; // the middle, with the divider
+    frame.scrollTop = (frame.scrollHeight - frame.clientHeight) / 2;
     ["before", "after"].forEach(boxes);
   }
 
