@@ -12,7 +12,6 @@ from torchvision.transforms.functional import to_tensor
 from icmlib import datasets, device
 from icmlib.codecs import Bitstream, Decoders, anchor
 from icmlib.codecs.conventional import QUALITIES, ConventionalCodec
-from icmlib.codecs.decoders import MACHINE
 from icmlib.config import DataConfig
 from icmlib.datasets import deadleaves
 from icmlib.metrics import checkerboard, fidelity
@@ -34,7 +33,6 @@ class CodedImage:
         self.bpp = 8 * self.bitstream.payload_bytes / (height * width)
         self.sha256 = hashlib.sha256(self.file).hexdigest()
         self._y_hat = decoders.codec.decode_latents(self.bitstream)
-        self.machine = self.decode(MACHINE)
 
     @device.exact()
     def decode(self, to: str | float) -> torch.Tensor:
@@ -76,7 +74,7 @@ class View:
             self.bpp = 8 * bitstream.payload_bytes / coded.x[0].numel()
             self.picture = codec.decode(bitstream)
         else:
-            self.picture = coded.machine if to == MACHINE else coded.decode(to)
+            self.picture = coded.decode(to)
 
     @cached_property
     def png(self) -> bytes:

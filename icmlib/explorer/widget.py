@@ -23,14 +23,8 @@ from icmlib.tasks import TaskNetwork
 KNOB = "knob"
 LARGEST = 512  # px of the screen up to which small images are enlarged
 SLOW = 2**20  # px; from here on the knob waits until it is let go
-COLUMNS = {
-    "bpp": "bpp",
-    "psnr": "PSNR (dB)",
-    "ssim": "SSIM",
-    "lpp2": "LPP 2 (dB)",
-    "lpp4": "LPP 4 (dB)",
-}
-COLUMNS |= {"lpp8": "LPP 8 (dB)", "prms": "PRMS (grey levels)"}
+COLUMNS = {"bpp": "bpp", "psnr": "PSNR (dB)", "ssim": "SSIM", "lpp2": "LPP 2 (dB)"}
+COLUMNS |= {"lpp4": "LPP 4 (dB)", "lpp8": "LPP 8 (dB)", "prms": "PRMS (grey levels)"}
 
 
 class Divider(anywidget.AnyWidget):
@@ -82,8 +76,7 @@ class Explorer(widgets.VBox):
         choice = partial(widgets.Dropdown, layout={"width": "240px"})
         self.image = choice(options=list(self.images), description="image")
         self.rate = choice(options=list(self.rates), index=len(self.rates) // 2, description="rate")
-        equal = [(f"{name} at equal bpp", name) for name in ANCHORS]
-        sides = [(ORIGINAL, ORIGINAL), (MACHINE, MACHINE), *equal]
+        sides = {ORIGINAL: ORIGINAL, MACHINE: MACHINE} | {f"{n} at equal bpp": n for n in ANCHORS}
         self.before = choice(options=sides, description="left side")
         self.decoder = choice(options=[KNOB], description="right side")
         self.knob = widgets.FloatSlider(
@@ -94,8 +87,7 @@ class Explorer(widgets.VBox):
         self.upload = widgets.FileUpload(
             accept=",".join(sorted(READABLE)), description="own file", tooltip="up to 10 MB"
         )
-        read = [self.bits, self.table, self.spectrum]
-        facts = widgets.VBox(read, layout={"align_items": "flex-start"})
+        facts = widgets.VBox([self.bits, self.table, self.spectrum]).add_class("icm-facts")
         rows = [
             [self.image, self.upload, self.rate],
             [self.before, self.decoder, self.knob, widgets.HTML(HUMAN)],
@@ -161,15 +153,14 @@ class Explorer(widgets.VBox):
             views = {name: view(name) for name in (ORIGINAL, MACHINE)}
             views |= {left.label: left, label: right}
             self.table.value = table({name: each.row for name, each in views.items()})
-            del views[ORIGINAL]
-            added = {f"{name}, residual": each.spectrum for name, each in views.items()}
-            figure = figures.spectra(added)
+            added = {name: views[name].spectrum for name in views if name != ORIGINAL}
+            figure = figures.spectra({f"{name}, residual": each for name, each in added.items()})
             self.spectrum.value = print_figure(figure, dpi=80, bbox_inches=None)
             plt.close(figure)
 
     def _boxes(self, view: View) -> list[dict]:
         """The task network's of a score of 0.5 or more, if asked for."""
-        if not (self.task and self.detections.value):
+        if not self.detections.value:
             return []
         found = zip(*(self._predict(view)[key].tolist() for key in ("boxes", "labels", "scores")))
         names, colours = self.names, figures.COLOURS.as_hex() * len(self.names)
