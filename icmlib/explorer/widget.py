@@ -84,9 +84,7 @@ class Explorer(widgets.VBox):
         )
         self.detections = widgets.Checkbox(description="detections", disabled=self.task is None)
         self.zoom = widgets.FloatLogSlider(base=2, min=-4, max=3, step=1, description="zoom")
-        self.upload = widgets.FileUpload(
-            accept=",".join(sorted(READABLE)), description="own file", tooltip="up to 10 MB"
-        )
+        self.upload = widgets.FileUpload(accept=",".join(READABLE), description="own, up to 10 MB")
         facts = widgets.VBox([self.bits, self.table, self.spectrum]).add_class("icm-facts")
         rows = [
             [self.image, self.upload, self.rate],
@@ -94,8 +92,7 @@ class Explorer(widgets.VBox):
             [self.zoom, self.detections, self.status],
             [self.divider, facts],
         ]
-        layout = {"flex_flow": "row wrap", "align_items": "flex-start", "grid_gap": "4px 16px"}
-        return [widgets.Box(row, layout=layout) for row in rows]
+        return [widgets.Box(row).add_class("icm-row") for row in rows]
 
     @contextmanager
     def _busy(self, what: str):
