@@ -84,7 +84,7 @@ class Explorer(widgets.VBox):
         )
         self.detections = widgets.Checkbox(description="detections", disabled=self.task is None)
         self.zoom = widgets.FloatLogSlider(base=2, min=-4, max=3, step=1, description="zoom")
-        self.upload = widgets.FileUpload(accept=",".join(READABLE), description="own, up to 10 MB")
+        self.upload = widgets.FileUpload(accept=",".join(READABLE), description="own file")
         facts = widgets.VBox([self.bits, self.table, self.spectrum]).add_class("icm-facts")
         rows = [
             [self.image, self.upload, self.rate],
