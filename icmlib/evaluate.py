@@ -20,7 +20,7 @@ from icmlib.metrics import bootstrap, checkerboard, detection, fidelity
 from icmlib.tasks import TaskNetwork
 
 BATCH = 10  # images of one size that are measured together
-FIDELITY = ("psnr", "ssim", "vgg", "feature")
+FIDELITY = ("psnr", "ssim", "ms_ssim", "vgg", "feature")
 
 
 @dataclass
@@ -43,9 +43,10 @@ def evaluate(
     progress: bool = True,
 ) -> Evaluation:
     """Code and measure every image of a `CocoDataset`, on this process's GPU if it has one.
-    `codec` is anything with `encode(image) -> Bitstream` and `decode(bitstream) -> image`. Without
-    a task network there are no detections and no feature distance. VGG-16 is slow: the distance is
-    taken of the first `vgg_images` images (by default of all), whole batches."""
+    `codec` is anything with `encode(image) -> Bitstream` (or what has `payload_bytes` and
+    `total_bytes`) and `decode(bitstream) -> image`. Without a task network there are no detections
+    and no feature distance. VGG-16 is slow: the distance is taken of the first `vgg_images` images
+    (by default of all), whole batches."""
     where = device.current()
     for network in (codec, task, vgg):
         if hasattr(network, "to"):  # conventional codecs are no networks
@@ -57,11 +58,10 @@ def evaluate(
     for indices in tqdm(_batches(sizes), "evaluate", disable=not progress):
         x = torch.stack([dataset.image(i) for i in indices])
         rows = [images[i] for i in indices]
-        files = [bytes(_named(row, codec.encode, image)) for row, image in zip(rows, x)]
-        bitstreams = [Bitstream.from_bytes(data) for data in files]
+        bitstreams = [_sent(_named(row, codec.encode, image)) for row, image in zip(rows, x)]
         decoded = [_named(row, codec.decode, each) for row, each in zip(rows, bitstreams)]
         x_hat = fidelity.to_8bit(torch.stack(decoded).float().clamp(0, 1))
-        table = _table(rows, files, bitstreams, x.to(where), x_hat.to(where))
+        table = _table(rows, bitstreams, x.to(where), x_hat.to(where))
         if vgg and (vgg_images is None or indices[0] < vgg_images):
             table["vgg"] = vgg(x.to(where), x_hat.to(where)).tolist()
         if task is not None:
@@ -88,6 +88,12 @@ def matched(ground_truth: dict, detections: list[dict]) -> dict[str, detection.M
     if has_masks(ground_truth) and all("segmentation" in each for each in detections):
         kinds = {"mask": "segm", **kinds}
     return {name: detection.match(ground_truth, detections, kind) for name, kind in kinds.items()}
+
+
+def _sent(bitstream):
+    """What the decoder gets: our bitstreams are read from their bytes."""
+    ours = isinstance(bitstream, Bitstream)
+    return Bitstream.from_bytes(bytes(bitstream)) if ours else bitstream
 
 
 def _named(row: dict, call: Callable, *arguments):
@@ -121,19 +127,23 @@ def estimated_bpp(codec: LearnedCodec, dataset) -> list[float]:
     return [float(losses.rate(likelihoods, pixels)) for likelihoods, pixels in coded]
 
 
-def _table(rows, files: list[bytes], bitstreams: list[Bitstream], x, x_hat) -> dict:
+def _table(rows, bitstreams: list, x, x_hat) -> dict:
     """Columns of one batch: rate and fidelity."""
-    return {
+    files = [bytes(b) if isinstance(b, Bitstream) else b"" for b in bitstreams]
+    table = {
         "image_id": [row["id"] for row in rows],
         "file_name": [row["file_name"] for row in rows],
-        "pixels": [b.height * b.width for b in bitstreams],
+        "pixels": x.shape[-2] * x.shape[-1],
         "payload_bytes": [b.payload_bytes for b in bitstreams],
-        "total_bytes": [len(data) for data in files],
-        "sha256": [hashlib.sha256(data).hexdigest() for data in files],
+        "total_bytes": [b.total_bytes for b in bitstreams],
+        "sha256": [hashlib.sha256(data).hexdigest() if data else "" for data in files],
         "psnr": fidelity.psnr(x, x_hat).tolist(),
         "ssim": fidelity.ssim(x, x_hat).tolist(),
         "vgg": float("nan"),  # where it is not taken
     }
+    if min(x.shape[-2:]) >= fidelity.MS_SSIM_SIDE:
+        table["ms_ssim"] = fidelity.ms_ssim(x, x_hat).tolist()
+    return table
 
 
 def summarize(evaluation: Evaluation, resamples: int = 1000) -> dict:

@@ -46,6 +46,8 @@ def select(
 ) -> list[dict]:
     """Of the images with these ids (None: all) `limit` after `skip`, in the order of the file,
     `source`. Raises ValueError: an id that is not listed, nothing left."""
+    if not images:
+        raise InputError(f"{source} has no images")
     if ids is not None:
         wanted, listed = set(ids), f"{source} lists {len(images):,} images"
         if unknown := sorted(wanted - {image["id"] for image in images}):

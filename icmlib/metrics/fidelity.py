@@ -1,4 +1,4 @@
-"""Fidelity of a decoded image to its original: PSNR, SSIM, VGG distance, task-feature distance.
+"""Fidelity of a decoded image to its original: PSNR, (MS-)SSIM, VGG distance, feature distance.
 
 Images are RGB floats in [0, 1], (B, 3, H, W). Each metric returns one value per image, (B,), and
 refuses other shapes and ranges. Round decoded images once (`to_8bit`) before calling any of them.
@@ -7,11 +7,14 @@ refuses other shapes and ranges. Round decoded images once (`to_8bit`) before ca
 import warnings
 
 import torch
+from pytorch_msssim import ms_ssim as msssim_ms_ssim
 from pytorch_msssim import ssim as msssim_ssim
 from torch import Tensor
 
 from icmlib import downloads
 from icmlib.io import InputError
+
+MS_SSIM_SIDE = 161  # px, of the smallest image that has five scales
 
 
 def to_8bit(x: Tensor) -> Tensor:
@@ -36,6 +39,13 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
     # channels last, the depthwise windows take a third of the time
     x, y = (image.float().contiguous(memory_format=torch.channels_last) for image in (x, y))
     return msssim_ssim(x, y, data_range=1.0, size_average=False)
+
+
+def ms_ssim(x: Tensor, y: Tensor) -> Tensor:
+    """Multi-scale SSIM of each image, (B,), at most 1 (Wang et al. 2003): five scales, the windows
+    of `ssim`; at least 161x161 px."""
+    _check_pair(x, y, smallest=MS_SSIM_SIDE)
+    return msssim_ms_ssim(x.float(), y.float(), data_range=1.0, size_average=False)
 
 
 def feature_distance(features_x: dict[str, Tensor], features_y: dict[str, Tensor]) -> Tensor:

@@ -181,6 +181,46 @@ def compare(photo: Path, out: Path, weights: str, force: bool) -> None:
 
 
 @main.command()
+@click.argument("photos", metavar="PHOTOS", type=PATH)
+@click.option(
+    "--codec",
+    "codecs",
+    multiple=True,
+    help="A codec, several times; see above.  [default: the three for photographs, JPEG and AVIF]",
+)
+@click.option("--out", type=PATH, required=True, help="Folder of tables and figures.")
+@click.option("--annotations", type=PATH, help="Instances JSON of the photos, for AP.")
+@click.option("--task", metavar="PROFILE", help="Profile whose task network detects, for AP.")
+@click.option("--against", metavar="CURVE", help="Of bd.csv.  [default: the first anchor]")
+@click.option("--beside", multiple=True, type=PATH, help="A curve of others, CompressAI's JSON.")
+@click.option(
+    "--vgg-images", type=click.IntRange(0), help="VGG distance of the first images alone."
+)
+@click.option("--force", is_flag=True, help="Forget what is in the folder, and measure all anew.")
+def evaluate(photos: Path, out: Path, **options) -> None:
+    """Rate and distortion of codecs side by side, on an image or all below a folder.
+
+    \b
+    --codec JPEG                        an anchor (JPEG, WebP, AVIF, HEVC, VVC)
+    --codec JPEG:5,10,20                at these qualities
+    --codec low.safetensors             decoders of a file, or of a run as for --weights
+    --codec low.safetensors:human,0.5   some of them
+    --codec module:function             your own; the function returns a codec, or a list of them
+
+    Points of one decoder, from several files, make one curve, named after it: give a file for each
+    rate. `mine=CODEC` makes it curve `mine` (of decoders, `mine human`). A codec of your own has
+    encode(x) -> an object with payload_bytes and total_bytes, and decode(object) -> x_hat; images
+    are (3, H, W) in [0, 1], of any size.
+
+    Writes rate_distortion.csv, per_image.csv, curves.png and .pdf, bd.csv, and <curve>.json for
+    CompressAI's plots. Points that the folder has already are not measured again.
+    """
+    table = tool.rate_distortion.evaluate_codecs(photos, out, **options)
+    click.echo(table.to_string(index=False, float_format="{:.4g}".format))
+    click.echo(f"{out}: rate_distortion.csv, curves.png, ...")
+
+
+@main.command()
 @click.argument("notebook", type=PATH)
 @click.argument("executed", type=PATH)
 @click.argument("parameters", nargs=-1, metavar="[NAME=VALUE]...")

@@ -1,0 +1,259 @@
+"""Codecs side by side on photographs: one row for each point, a codec at one rate, and curves."""
+
+import json
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from icmlib import datasets, tasks
+from icmlib.codecs import ANCHORS, SHIPPED, anchor
+from icmlib.config import replace
+from icmlib.datasets.annotations import first_few
+from icmlib.evaluate import Evaluation, evaluate, load_vgg, summarize
+from icmlib.io import InputError, did_you_mean, fingerprint, imported, plain, written
+from icmlib.metrics import bd, bootstrap, detection
+from icmlib.studies import figures
+from icmlib.studies.profile import load_profile
+from icmlib.studies.runs import load_decoders, load_task
+
+QUALITIES = {  # from a tenth of a bit per pixel of a photograph upwards
+    "JPEG": "3,5,10,20,40",
+    "WebP": "0,5,15,30,50",
+    "AVIF": "1,5,15,30,45",
+    "HEVC": "0,5,15,25,40",
+    "VVC": "51,47,42,37,32",
+}
+RATES = [SHIPPED.with_stem(SHIPPED.stem + rate) for rate in ("_low", "", "_high")]
+DEFAULT = (*[f"{file}:human,machine" for file in RATES], "JPEG", "AVIF")
+PANELS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "vgg": "VGG distance"}
+PANELS |= {"mask_AP": "mask AP", "box_AP": "box AP"}
+KEYS = {"psnr": "psnr-rgb", "ssim": "ssim-rgb", "ms_ssim": "ms-ssim-rgb"}  # as CompressAI has them
+KEYS |= {"bpp": "bpp", "vgg": "lpips-vgg", "mask_AP": "mask-ap", "box_AP": "box-ap"}
+DELTAS = {"BD-rate (%)": ("psnr", "rate"), "BD-PSNR (dB)": ("psnr", "quality")}
+DELTAS |= {f"BD-rate of {each} (%)": (each, "rate") for each in ("mask_AP", "box_AP")}
+
+
+SHOWN = ["curve", "point", "bpp", "psnr", "ssim", "ms_ssim_db", "vgg", "lpp2", "lpp4", "lpp8"]
+SHOWN += ["prms", "mask_AP", "box_AP"]
+
+
+class Point(NamedTuple):
+    """A codec at one rate; `fingerprint` is of all that decides bits and pictures."""
+
+    curve: str
+    point: str
+    codec: object
+    fingerprint: str | None  # None: its code is a user's
+
+
+class Own:
+    """A user's codec; of its errors one line is left, which says where they were raised."""
+
+    def __init__(self, name: str, codec):
+        self.name, self.codec = name, codec
+
+    def encode(self, image):
+        self.shape = image.shape  # of all that are decoded next
+        bitstream = called(f"{self.name}.encode", lambda: self.codec.encode(image))
+        called(f"{self.name}.encode", lambda: (bitstream.payload_bytes, bitstream.total_bytes))
+        return bitstream
+
+    def decode(self, bitstream):
+        x_hat = called(f"{self.name}.decode", lambda: self.codec.decode(bitstream).cpu())
+        if x_hat.shape != self.shape:
+            shapes = f"{tuple(x_hat.shape)}; the image is {tuple(self.shape)}"
+            raise InputError(f"{self.name}.decode returns {shapes}")
+        return x_hat
+
+
+def called(what: str, call: Callable):
+    """What a user's code returns. Raises InputError: it raised anything."""
+    try:
+        return call()
+    except Exception as error:
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        why = f"{type(error).__name__}: {error} ({at.filename}, line {at.lineno})"
+        raise InputError(f"{what} raised {why}") from error
+
+
+def evaluate_codecs(
+    photos: Path, out: Path, codecs: tuple[str, ...], annotations: Path | None, task: str | None,
+    against: str | None, beside: tuple[Path, ...], vgg_images: int | None, force: bool,
+) -> pd.DataFrame:  # fmt: skip
+    """`icm evaluate`; the columns of rate_distortion.csv that are shown. Raises as the functions
+    below."""
+    points = [point for text in codecs or DEFAULT for point in read_points(text)]
+    theirs = [read_curve(path) for path in beside]
+    table = measure_points(points, load_images(photos, annotations, task), out, vgg_images, force)
+    write_curves(table, theirs, against, out)
+    return table[[name for name in SHOWN if name in table]]
+
+
+def read_points(text: str) -> list[Point]:
+    """`[curve=]codec[:which]`, see `icm evaluate --help`. Raises FileNotFoundError, ValueError: no
+    such codec, or it cannot be made; NotMeasured: this anchor cannot run here."""
+    given, _, rest = text.rpartition("=")
+    name, _, which = rest.partition(":")
+    if name in ANCHORS:
+        qualities = (which or QUALITIES[name]).split(",")
+        made = [anchor(name, quality=int(q) if q.isdecimal() else q) for q in qualities]
+        facts = [(f"q{q}", codec, fingerprint(codec.facts)) for q, codec in zip(qualities, made)]
+        return [Point(given or name, *each) for each in facts]
+    if name.endswith(".safetensors") or "/" in name:
+        decoders = load_decoders(name)
+        made = {to: decoders.turn(to) for to in (which.split(",") if which else decoders.names)}
+        rate, curve = Path(name).stem, f"{given} {{}}".strip().format
+        return [Point(curve(to), rate, codec, fingerprint(codec)) for to, codec in made.items()]
+    if which:
+        made = called(rest, imported(rest, "codec"))
+        made = made if isinstance(made, list) else [made]
+        named = [(f"{which} {i}", Own(rest, codec)) for i, codec in enumerate(made, 1)]
+        return [Point(given or which, *each, None) for each in named]
+    known = f"an anchor ({', '.join(ANCHORS)}), a file of decoders, a run, or module:function"
+    raise InputError(f"unknown codec {text!r}{did_you_mean(name, ANCHORS)}; need {known}")
+
+
+def load_images(photos: Path, annotations: Path | None, task: str | None) -> tuple:
+    """Data set and task network, if a profile `task` has one for it. Raises FileNotFoundError,
+    ValueError: something is missing, cannot be read or does not fit."""
+    if not photos.exists():
+        raise FileNotFoundError(f"{photos} does not exist")
+    if bool(annotations) != bool(task):
+        raise InputError("--annotations and --task go together; give both or none")
+    network = None
+    if task:
+        profile = load_profile(task)
+        if profile.task is None:
+            raise InputError(f"profile {task} has no task network; name another")
+        files = {"images": str(photos.resolve()), "annotations": str(annotations.resolve())}
+        config = replace(profile.data, {"name": "photographs", "splits": {"test": files}})
+        data, known = datasets.create(config, "test"), profile.task.num_classes
+        if len(data.categories) != known:
+            what = f"{annotations} has {len(data.categories)} categories"
+            raise InputError(f"{what}; the task network of profile {task} has {known}")
+        network = tasks.create(profile.task) if profile.task.weights else load_task(profile)
+    elif photos.is_dir():
+        data = datasets.CocoDataset(photos)
+    else:
+        data = datasets.CocoDataset(photos.parent, files=[photos.name])
+    if unfit := data.misfits():
+        what = "cannot be read, or are not of the size that the annotations state"
+        raise InputError(f"{len(unfit)} images of {photos} {what}: {first_few(unfit)}; remove them")
+    return data, network
+
+
+def measure_points(
+    points: list[Point], images: tuple, out: Path, vgg_images: int | None, force: bool
+) -> pd.DataFrame:
+    """One row for each point that was measured in `out`, now or before: rate_distortion.csv, which
+    grows point by point with per_image.csv. `images` is of `load_images`. Raises InputError: `out`
+    has other results of these points, or results of other images."""
+    (data, network), names = images, ("per_image.csv", "rate_distortion.csv")
+    each, rows = ([] if force else read_records(out / name) for name in names)
+    files = [data.path(index) for index in range(len(data))]
+    settings = fingerprint(*files, data.ground_truth["annotations"], network, vgg_images)
+    if {row["settings"] for row in rows} - {settings}:
+        what = f"{out} has results of other images, or by another task network or --vgg-images"
+        raise InputError(f"{what}; name another --out, or measure all anew with --force")
+    done = {(row["curve"], row["point"]): row["fingerprint"] for row in rows}
+    each = [row for row in each if (row["curve"], row["point"]) in done]  # others were cut short
+    new = {point[:2]: point for point in points if point[:2] not in done}
+    for point in points:
+        own = point.fingerprint or tried(point.codec, data.image(0))
+        if done.setdefault(point[:2], own) != own:
+            what = f"{out}: {' '.join(point[:2])} is of two codecs, one of them measured before or"
+            raise InputError(f"{what} given twice; name a curve (name=codec), or --force")
+    vgg, source = load_vgg() if new and vgg_images != 0 else (None, "not taken")
+    tqdm.write(f"VGG distance: {source}", file=sys.stderr)
+    for k, (key, point) in enumerate(new.items(), 1):
+        tqdm.write(f"{' '.join(key)} ({k} of {len(new)})", file=sys.stderr)
+        found = evaluate(point.codec, network, data, vgg, vgg_images)
+        facts = {"curve": key[0], "point": key[1]}
+        each += found.per_image.assign(**facts).to_dict("records")
+        rows.append(facts | summary(found) | {"fingerprint": done[key], "settings": settings})
+        for name, records in zip(names, (each, rows)):
+            with written(out / name) as half:
+                pd.DataFrame(records).to_csv(half, index=False)
+    return pd.DataFrame(rows)
+
+
+def read_records(path: Path) -> list[dict]:
+    """Rows of a table; none if there is no such file."""
+    types = {"curve": str, "point": str, "file_name": str}
+    options = {"dtype": types, "float_precision": "round_trip"}
+    return pd.read_csv(path, **options).to_dict("records") if path.exists() else []
+
+
+def tried(codec: Own, image) -> str:
+    """The fingerprint of a user's codec: what it makes of one image."""
+    bitstream = codec.encode(image)
+    return fingerprint(bitstream.total_bytes, {"x_hat": codec.decode(bitstream)})
+
+
+def summary(found: Evaluation) -> dict:
+    """That of `summarize`; MS-SSIM in dB, too, and AP with 95 % of a bootstrap over images."""
+    row, rng = summarize(found), np.random.default_rng(0)
+    if "ms_ssim" in row:  # images are large enough
+        row["ms_ssim_db"] = -10 * np.log10(1 - row["ms_ssim"])
+    counts = bootstrap.resample_counts(row["images"], 1000, rng)
+    for kind, matches in found.matches.items():
+        draws = detection.average_precision(matches, counts)["AP"]
+        row[f"{kind}_AP_low"], row[f"{kind}_AP_high"] = bootstrap.interval(draws)
+    return row
+
+
+def write_curves(table: pd.DataFrame, theirs: list, against: str | None, out: Path) -> None:
+    """Of the curves in `table`, in `out`: a JSON of each, a figure and bd.csv, both with the curves
+    `theirs`, too. Raises InputError: there is no curve `against`."""
+    for curve, rows in table.groupby("curve"):
+        rows = rows.sort_values("bpp").dropna(axis=1)
+        results = {key: rows[name].tolist() for name, key in KEYS.items() if name in rows}
+        facts = {"name": curve, "description": f"icmlib, {rows['images'].iloc[0]} images"}
+        with written(out / f"{curve}.json") as half:
+            half.write_text(json.dumps(plain(facts | {"results": results}), indent=1), "utf-8")
+    main = [curve for curve in table["curve"].unique() if curve not in ANCHORS]
+    table = pd.concat([table, *theirs], ignore_index=True)
+    others = [curve for curve in table["curve"].unique() if curve not in main]
+    with written(out / "bd.csv") as half:
+        deltas(table, against or [*others, *main][0]).to_csv(half, index=False)
+    panels = {name: PANELS[name] for name in PANELS if name in table.dropna(axis=1, how="all")}
+    figure = figures.rate_curves(table, panels, main, others)
+    for kind in ("png", "pdf"):
+        with written(out / f"curves.{kind}") as half, plt.rc_context({"pdf.fonttype": 42}):
+            figure.savefig(half, format=kind, dpi=150, bbox_inches="tight")
+    plt.close(figure)
+
+
+def read_curve(path: Path) -> pd.DataFrame:
+    """The points of a curve as CompressAI has them."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        results = found.get("results", found)
+        columns = {name: results[key] for name, key in KEYS.items() if key in results}
+        curve = found.get("name", path.stem)
+        return pd.DataFrame(columns | {"bpp": results["bpp"], "curve": f"{curve} ({path.stem})"})
+    except (ValueError, KeyError, AttributeError) as error:
+        raise InputError(f"{path} holds no results as CompressAI has them ({error!r})") from error
+
+
+def deltas(table: pd.DataFrame, against: str) -> pd.DataFrame:
+    """Bjøntegaard deltas of all curves against one, or the reasons why there are none."""
+    curves = dict(list(table.groupby("curve", sort=False)))
+    if against not in curves:
+        raise InputError(f"unknown curve {against!r}; there are: {', '.join(curves)}")
+    rows = []
+    for curve in curves:
+        for what, (measure, over) in DELTAS.items():
+            if measure in table and curve != against:
+                pair = [(curves[each]["bpp"], curves[each][measure]) for each in (against, curve)]
+                found = bd.delta(*pair, over)
+                row = {"curve": curve, "against": against, "what": what, "value": found.value}
+                rows.append(row | {"reason": found.reason, "overlap": found.overlap})
+    return pd.DataFrame(rows)
