@@ -17,7 +17,7 @@ from icmlib.codecs import ANCHORS, SHIPPED, anchor
 from icmlib.config import replace
 from icmlib.datasets.annotations import first_few
 from icmlib.evaluate import Evaluation, evaluate, load_vgg, summarize
-from icmlib.io import InputError, did_you_mean, fingerprint, imported, plain, written
+from icmlib.io import InputError, fingerprint, imported, plain, written
 from icmlib.metrics import bd, bootstrap, detection
 from icmlib.studies import figures
 from icmlib.studies.profile import load_profile
@@ -40,6 +40,7 @@ DELTAS = {"BD-rate (%)": ("psnr", "rate"), "BD-PSNR (dB)": ("psnr", "quality")}
 DELTAS |= {f"BD-rate of {each} (%)": (each, "rate") for each in ("mask_AP", "box_AP")}
 
 
+RESAMPLES = 1000  # of the images, for intervals
 SHOWN = ["curve", "point", "bpp", "psnr", "ssim", "ms_ssim_db", "vgg", "lpp2", "lpp4", "lpp8"]
 SHOWN += ["prms", "mask_AP", "box_AP"]
 
@@ -91,6 +92,9 @@ def evaluate_codecs(
     below."""
     points = [point for text in codecs or DEFAULT for point in read_points(text)]
     theirs = [read_curve(path) for path in beside]
+    curves = {point.curve for point in points} | {each["curve"][0] for each in theirs}
+    if against not in (None, *curves):
+        raise InputError(f"unknown curve {against!r}; there are: {', '.join(sorted(curves))}")
     table = measure_points(points, load_images(photos, annotations, task), out, vgg_images, force)
     write_curves(table, theirs, against, out)
     return table[[name for name in SHOWN if name in table]]
@@ -117,7 +121,7 @@ def read_points(text: str) -> list[Point]:
         named = [(f"{which} {i}", Own(rest, codec)) for i, codec in enumerate(made, 1)]
         return [Point(given or which, *each, None) for each in named]
     known = f"an anchor ({', '.join(ANCHORS)}), a file of decoders, a run, or module:function"
-    raise InputError(f"unknown codec {text!r}{did_you_mean(name, ANCHORS)}; need {known}")
+    raise InputError(f"unknown codec {text!r}; need {known}")
 
 
 def load_images(photos: Path, annotations: Path | None, task: str | None) -> tuple:
@@ -145,7 +149,7 @@ def load_images(photos: Path, annotations: Path | None, task: str | None) -> tup
         data = datasets.CocoDataset(photos.parent, files=[photos.name])
     if unfit := data.misfits():
         what = "cannot be read, or are not of the size that the annotations state"
-        raise InputError(f"{len(unfit)} images of {photos} {what}: {first_few(unfit)}; remove them")
+        raise InputError(f"{photos}: {len(unfit)} images {what}: {first_few(unfit)}; remove them")
     return data, network
 
 
@@ -187,8 +191,7 @@ def measure_points(
 def read_records(path: Path) -> list[dict]:
     """Rows of a table; none if there is no such file."""
     types = {"curve": str, "point": str, "file_name": str}
-    options = {"dtype": types, "float_precision": "round_trip"}
-    return pd.read_csv(path, **options).to_dict("records") if path.exists() else []
+    return pd.read_csv(path, dtype=types).to_dict("records") if path.exists() else []
 
 
 def tried(codec: Own, image) -> str:
@@ -199,10 +202,10 @@ def tried(codec: Own, image) -> str:
 
 def summary(found: Evaluation) -> dict:
     """That of `summarize`; MS-SSIM in dB, too, and AP with 95 % of a bootstrap over images."""
-    row, rng = summarize(found), np.random.default_rng(0)
+    row, rng = summarize(found, RESAMPLES), np.random.default_rng(0)
     if "ms_ssim" in row:  # images are large enough
         row["ms_ssim_db"] = -10 * np.log10(1 - row["ms_ssim"])
-    counts = bootstrap.resample_counts(row["images"], 1000, rng)
+    counts = bootstrap.resample_counts(row["images"], RESAMPLES, rng)
     for kind, matches in found.matches.items():
         draws = detection.average_precision(matches, counts)["AP"]
         row[f"{kind}_AP_low"], row[f"{kind}_AP_high"] = bootstrap.interval(draws)
@@ -211,7 +214,7 @@ def summary(found: Evaluation) -> dict:
 
 def write_curves(table: pd.DataFrame, theirs: list, against: str | None, out: Path) -> None:
     """Of the curves in `table`, in `out`: a JSON of each, a figure and bd.csv, both with the curves
-    `theirs`, too. Raises InputError: there is no curve `against`."""
+    `theirs`, too."""
     for curve, rows in table.groupby("curve"):
         rows = rows.sort_values("bpp").dropna(axis=1)
         results = {key: rows[name].tolist() for name, key in KEYS.items() if name in rows}
@@ -237,18 +240,14 @@ def read_curve(path: Path) -> pd.DataFrame:
         found = json.loads(path.read_text("utf-8"))
         results = found.get("results", found)
         columns = {name: results[key] for name, key in KEYS.items() if key in results}
-        curve = found.get("name", path.stem)
-        return pd.DataFrame(columns | {"bpp": results["bpp"], "curve": f"{curve} ({path.stem})"})
+        return pd.DataFrame(columns | {"bpp": results["bpp"], "curve": path.stem})
     except (ValueError, KeyError, AttributeError) as error:
         raise InputError(f"{path} holds no results as CompressAI has them ({error!r})") from error
 
 
 def deltas(table: pd.DataFrame, against: str) -> pd.DataFrame:
     """Bjøntegaard deltas of all curves against one, or the reasons why there are none."""
-    curves = dict(list(table.groupby("curve", sort=False)))
-    if against not in curves:
-        raise InputError(f"unknown curve {against!r}; there are: {', '.join(curves)}")
-    rows = []
+    curves, rows = dict(list(table.groupby("curve", sort=False))), []
     for curve in curves:
         for what, (measure, over) in DELTAS.items():
             if measure in table and curve != against:
