@@ -92,7 +92,7 @@ def evaluate_codecs(
     below."""
     points = [point for text in codecs or DEFAULT for point in read_points(text)]
     theirs = [read_curve(path) for path in beside]
-    curves = {point.curve for point in points} | {each["curve"][0] for each in theirs}
+    curves = {point.curve for point in points} | {str(path) for path in beside}
     if against not in (None, *curves):
         raise InputError(f"unknown curve {against!r}; there are: {', '.join(sorted(curves))}")
     table = measure_points(points, load_images(photos, annotations, task), out, vgg_images, force)
@@ -240,7 +240,7 @@ def read_curve(path: Path) -> pd.DataFrame:
         found = json.loads(path.read_text("utf-8"))
         results = found.get("results", found)
         columns = {name: results[key] for name, key in KEYS.items() if key in results}
-        return pd.DataFrame(columns | {"bpp": results["bpp"], "curve": path.stem})
+        return pd.DataFrame(columns | {"bpp": results["bpp"], "curve": str(path)})
     except (ValueError, KeyError, AttributeError) as error:
         raise InputError(f"{path} holds no results as CompressAI has them ({error!r})") from error
 
