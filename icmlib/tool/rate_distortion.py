@@ -38,8 +38,6 @@ KEYS = {"psnr": "psnr-rgb", "ssim": "ssim-rgb", "ms_ssim": "ms-ssim-rgb"}  # as 
 KEYS |= {"bpp": "bpp", "vgg": "lpips-vgg", "mask_AP": "mask-ap", "box_AP": "box-ap"}
 DELTAS = {"BD-rate (%)": ("psnr", "rate"), "BD-PSNR (dB)": ("psnr", "quality")}
 DELTAS |= {f"BD-rate of {each} (%)": (each, "rate") for each in ("mask_AP", "box_AP")}
-
-
 RESAMPLES = 1000  # of the images, for intervals
 SHOWN = ["curve", "point", "bpp", "psnr", "ssim", "ms_ssim_db", "vgg", "lpp2", "lpp4", "lpp8"]
 SHOWN += ["prms", "mask_AP", "box_AP"]
