@@ -6,6 +6,9 @@ STUDY ?= main
 SEEDS ?= 1 2
 SCRATCH ?=
 CORES ?=
+# set, figures are also written as PDF and tables as LaTeX
+PAPER ?= $(ICMLIB_PAPER)
+export ICMLIB_PAPER := $(PAPER)
 BIN := .venv/bin
 # file names, whatever the locale
 export PYTHONUTF8 := 1
@@ -18,7 +21,7 @@ help:  ## what there is (this list)
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1:\2/p' Makefile | while IFS=: read -r name text; do \
 		printf '%-16s %s\n' "$$name" "$$text"; done
 
-reproduce: .venv/ready  ## Table 1, pictures and report; PROFILE=, STUDY=all or a study, SCRATCH=1 trains all, CORES=
+reproduce: .venv/ready  ## Table 1, pictures and report; PROFILE=, STUDY=all or a study, SCRATCH=1 trains all, PAPER=1: PDF and LaTeX, too; CORES=
 	@$(REPRODUCE) --study $(STUDY)
 	@echo "report: $(CURDIR)/results/$(NAME)/report.html"
 

@@ -5,6 +5,7 @@
 an unfinished or failed one its log. `lib(...)`: which edits of the library run a rule again.
 """
 
+import os
 import shlex
 import sys
 from glob import glob
@@ -51,6 +52,10 @@ FILES = [each for each in (profile.task and profile.task.weights, profile.base_w
 ANNOTATIONS = [each for split in profile.data.splits.values() for each in glob(f"{profile.data.root}/{split.get('annotations') or split.get('images')}")]
 ICM = shlex.quote(sys.executable) + " -m icmlib.tool.cli"
 common = section(profile.data, profile.task, profile.evaluation)
+# for a paper once, always: notebooks that train nothing run again for its figures and tables
+PAPER = bool(os.environ.get("ICMLIB_PAPER") or glob(f"{OUT}/*.tex"))
+if PAPER:
+    os.environ["ICMLIB_PAPER"] = "1"
 
 localrules: report  # on a cluster, too: no notebook, and done in seconds
 
@@ -105,6 +110,7 @@ use rule notebook as ablations with:
         notebook="notebooks/04_ablations.ipynb",
     output: update(book("ablations/table1"))
     log: book("ablations/table1", ".unfinished")
+    params: PAPER
 
 use rule notebook as zoo_codec with:
     input: CODEC, METRICS, PATCHGAN, loop("base_codec"), lambda w: profile.codecs[w.codec].weights or [], rules.task_network.output, notebook="notebooks/04b_codec_zoo.ipynb"
@@ -116,7 +122,7 @@ use rule notebook as codec_table with:
     input: lib("studies"), lambda w: expand(rules.zoo_codec.output, codec=studies[TABLES[w.table][0]]), lambda w: [book(f"chain/{run}") for run in profile.moving_chains.values() if w.table == "origin"], notebook=lambda w: f"notebooks/{TABLES[w.table][1]}.ipynb"
     output: update(book("{table}/all"))
     log: book("{table}/all", ".unfinished")
-    params: given=""
+    params: PAPER, given=""
     wildcard_constraints: table="|".join(TABLES)
 
 use rule notebook as mse_codec with:
@@ -155,14 +161,14 @@ use rule notebook as rate_task with:
         notebook="notebooks/05_rate_task_study.ipynb",
     output: update(book("rate_task/curves"))
     log: book("rate_task/curves", ".unfinished")
-    params: section(study2)
+    params: PAPER, section(study2)
     threads: workflow.cores
 
 use rule notebook as figures with:
     input: lib("studies"), rules.ablations.output, notebook="notebooks/06_figures.ipynb"
     output: update(book("figures/photographs"))
     log: book("figures/photographs", ".unfinished")
-    params: section(profile.evaluation)
+    params: PAPER, section(profile.evaluation)
     threads: workflow.cores
 
 use rule notebook as speed with:
@@ -176,6 +182,7 @@ use rule notebook as knob with:
     input: lib("studies"), sorted(glob(f"results/{PROFILE}-seed*/knob_findings.csv")), expand(rules.finetune.output, row=KNOB), notebook="notebooks/08_one_bitstream_two_decoders.ipynb"
     output: update(book("knob/p3x64"))
     log: book("knob/p3x64", ".unfinished")
+    params: PAPER
     threads: workflow.cores
 
 use rule notebook as explorer with:

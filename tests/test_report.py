@@ -2,6 +2,7 @@
 
 import json
 import re
+from base64 import b64encode
 
 import nbformat
 import pandas as pd
@@ -79,18 +80,18 @@ def test_report_is_self_contained_without_code_and_progress(chapters, tmp_path):
         assert text not in html
 
 
-def test_first_page_has_question_table_findings_and_contents(chapters, root):
+def test_first_page_has_pictures_findings_table_and_contents(chapters, root):
     html = build_report(root / "report.html", chapters, "tiny").read_text()
     assert "<title>icmlib, profile tiny</title>" in html
-    page, _ = html.split('id="chapter-1"', 1)
-    assert "Why Ablations?" in page and "Why Scenes?" not in page
+    page, _ = html.split('id="chapter-0"', 1)
+    assert f"base64,{b64encode(b'a picture').decode()}" in page
     (table,) = re.findall(r"<table.*?</table>", page, re.S)
     lines = [re.findall(r"<t[hd]>(.*?)</t[hd]>", line) for line in table.split("</tr>")]
     shown = {line[0]: line[1:] for line in lines if line and line[0] in ROWS}
-    assert list(shown) == ["base", "p3x64", "best", "bilateral"]
+    assert list(shown) == list(ROWS)
     assert shown["p3x64"][:3] == ["3x64, hinge 0.01", "0.614", "-1.6 [-2.6, -0.6]"]
     assert "33" in shown["bilateral"]
-    answers = re.findall(r"<li><strong><a[^>]*>(\w+)</a></strong>\s*(.*?)</li>", page)
+    answers = re.findall(r"<li><strong>(\w+)</strong>\s*(.*?)</li>", page)
     assert answers == [("Ablations", "Yes: 99.6 %.")]
     for link in re.findall(r'href="#(chapter-\d)"', page):
         assert html.count(f'id="{link}"') == 1
@@ -108,15 +109,16 @@ def test_published_are_tables_pictures_and_answers(root):
     publish(load_profile("tiny"))
     reference = root / "results" / "reference" / "tiny"
     names = sorted(file.name for file in reference.iterdir())
-    assert names == ["answers.json", "headline.png", "table1.csv"]
+    assert names == ["REPORT.md", "answers.json", "headline.png", "table1.csv"]
     assert (reference / "headline.png").read_bytes() == b"a picture"
     pd.testing.assert_frame_equal(pd.read_csv(reference / "table1.csv", index_col=0), table1())
     answers = json.loads((reference / "answers.json").read_text())
     assert answers.keys() == {"ablations/table1"}
     assert answers["ablations/table1"]["answer"] == "Yes: 99.6 %."
     assert answers["ablations/table1"]["commit"] == "c0ffee"
-    page = (root / "results" / "README.md").read_text()
-    assert "Yes: 99.6 %." in page and "profile tiny, seed 0, data made" in page
+    page = (reference / "REPORT.md").read_text()
+    said = ("Yes: 99.6 %.", "![headline](headline.png)", "profile tiny, seed 0, data made")
+    assert not [each for each in said if each not in page]
     assert "| other | another \\| one | 0.500 | -20.0 [-30.0, -10.0] |" in page
     assert (root / "README.md").read_text() == README  # of profile quick alone
 
@@ -144,7 +146,8 @@ def test_what_was_published_before_stays(root):
     publish(load_profile("tiny"))
     assert (reference / "zoo.csv").exists()
     assert json.loads((reference / "answers.json").read_text()).keys() == {"ablations/table1"}
-    assert "### Other codecs" in (root / "results" / "README.md").read_text()
+    assert "[Other codecs](reference/tiny/zoo.csv)" in (root / "results" / "README.md").read_text()
+    assert "## Other codecs" in (reference / "REPORT.md").read_text()
 
 
 def test_neither_a_trial_nor_nothing_is_published(root):

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from torch import nn
 
 from icmlib import io
 from icmlib.io import fingerprint, load_weights, project_root, save_weights, written
+from icmlib.studies import figures
 from icmlib.studies.profile import load_profile
 from icmlib.studies.runs import UNFINISHED, Run, open_run
 
@@ -276,3 +278,19 @@ def test_figure_is_saved_with_its_table_and_provenance(new_run):
     assert run.path("figures/rates.png").read_bytes()[:4] == b"\x89PNG"
     assert run.path("figures/rates.csv").read_text() == "bpp\n0.5\n"
     assert [text.get_text() for text in figure.texts] == [str(run)]
+    assert not list(run.folder.rglob("*.pdf"))
+
+
+def test_for_a_paper_figures_are_also_pdf_and_tables_also_latex(new_run, monkeypatch):
+    """Figures at most 7 inches wide, with their fonts as such (/Type0, and no /Type3)."""
+    monkeypatch.setenv("ICMLIB_PAPER", "1")
+    run, pictures = new_run(), {name: torch.rand(3, 8, 8) for name in "abcdefgh"}
+    run.figure(figures.crops(pictures, {"b": "a long caption " * 4}, (0, 0, 4)), "crops")
+    data = run.path("figures/crops.pdf").read_bytes()
+    box = re.search(rb"/MediaBox \[ 0 0 ([\d.]+) ([\d.]+) \]", data)
+    assert 6.5 < float(box[1]) / 72 <= 7.1 and b"/Type0" in data and b"/Type3" not in data
+    values = {"value": [0.12345], "value_low": [-0.5], "value_high": [np.nan]}
+    run.save_table(pd.DataFrame({"row": ["p_3 & 4 %"], **values}), "scores")
+    text = run.path("scores.tex").read_text()
+    assert r"p\_3 \& 4 \% & 0.123 [$-$0.5, nan] \\" in text and r"\toprule" in text
+    assert all(f"{name} {value}" in text for name, value in run.provenance.items())

@@ -7,5 +7,5 @@ Theirs is plain PyTorch or CompressAI.
 
 from icmlib.bench.cost import cost
 from icmlib.bench.evaluation import coding, evaluation
-from icmlib.bench.harness import bound, measure, operations, where
-from icmlib.bench.training import base_step, base_training, finetuning_step, generator_step
+from icmlib.bench.harness import bound, compared, measure, operations, seconds_a_step, where
+from icmlib.bench.training import base_training, finetuning_step, generator_step

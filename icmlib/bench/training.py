@@ -144,11 +144,3 @@ def base_training(size: int, N: int, M: int, batch: int = 8, seed: int = 0) -> P
         return history
 
     return Pair(ours, theirs)
-
-
-def base_step(size: int, steps: int, N: int, M: int, repeats: int) -> dict[str, float]:
-    """Seconds of one step of base training, as `compared` gives them."""
-    pair = base_training(size, N, M)
-    sides = (pair.ours, pair.theirs)
-    turns = [[harness.seconds_a_step(side, steps) for side in sides] for _ in range(repeats)]
-    return harness.compared(turns)

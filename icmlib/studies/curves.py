@@ -43,17 +43,6 @@ def delta(curves: dict[str, Curve], reference: str, name: str, what: str = "BD-m
     return figures | {"reason": found.reason, "overlap": found.overlap}
 
 
-def readable(deltas: pd.DataFrame) -> pd.DataFrame:
-    """`deltas`, one line per curve: `value [low, high]`, and why one of them is missing."""
-    figures = [
-        ("" if np.isnan(row.value) else f"{row.value:+.1f} ")
-        + (row.reason or f"[{row.low:+.1f}, {row.high:+.1f}]")
-        for row in deltas.itertuples()
-    ]
-    table = deltas.assign(figure=figures)
-    return table.pivot(index=["against", "curve"], columns="what", values="figure")
-
-
 def at_rate(curve: Curve, measure: str, rate: float) -> np.ndarray:
     """A measure at a rate in bpp, (1 + R,), by monotone interpolation over the log of the rate;
     nan outside the curve's own range, of the whole set and of each resample."""
@@ -65,9 +54,9 @@ def at_rate(curve: Curve, measure: str, rate: float) -> np.ndarray:
     return values
 
 
-def lowest_common_rate(curves: dict[str, Curve], names: list[str]) -> float:
+def lowest_common_rate(*curves: Curve) -> float:
     """The lowest rate, bpp, that all of these curves reach in nearly every resample."""
-    return float(max(np.quantile(curves[name]["bpp"].min(0), 0.99) for name in names))
+    return float(max(np.quantile(each["bpp"].min(0), 0.99) for each in curves))
 
 
 def interval(values: np.ndarray) -> dict[str, float]:
@@ -96,7 +85,7 @@ def findings(curves: dict[str, Curve]) -> pd.DataFrame:
 def _at_lowest_rate(curves: dict[str, Curve]) -> list[dict]:
     """J-FT against the others where all begin, and what the picture pays."""
     names = ["baseline", "T-FT", "C-FT", "J-FT"]
-    rate = lowest_common_rate(curves, names)
+    rate = lowest_common_rate(*(curves[name] for name in names))
     ap = {name: 100 * at_rate(curves[name], "box_AP", rate) for name in names}
     psnr = {name: at_rate(curves[name], "psnr", rate) for name in names}
     best = np.max([ap[name] for name in names if name != "J-FT"], axis=0)

@@ -1,7 +1,8 @@
 """Figures. Each function returns a matplotlib figure; `Run.figure` stamps and saves it.
 
 Tables have a column for each measure, and `<measure>_low` and `_high` where it has an interval.
-Panels are given as measure -> axis label.
+Panels are given as measure -> axis label. All are as wide as a page of a paper, PAGE, or narrower,
+with text of 6 to 8 points.
 """
 
 import textwrap
@@ -16,22 +17,40 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 COLOURS = sns.color_palette("colorblind")
-BASE, FINETUNED, SECOND, OTHER = COLOURS[3], COLOURS[0], COLOURS[1], COLOURS[7]
+FINETUNED, OTHER = COLOURS[0], COLOURS[7]
 
 
-def _panels(rows: int, columns: int, width: float, height: float, **options):
-    """A figure and its axes (rows, columns), each of that size in inches."""
-    size = (width * columns, height * rows)
-    return plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", **options)
+PAGE = 7.0  # inches
+DPI = 300  # of saved pictures
+styled = plt.rc_context({"font.size": 7, "axes.titlesize": 7, "legend.fontsize": 7})
 
 
-def _pictures(images: list[torch.Tensor], columns: int, width: float):
-    """A figure with images (3, H, W), and the axis of each."""
-    columns = min(columns, len(images))
-    figure, axes = _panels(-(-len(images) // columns), columns, width, width)
-    for axis in axes.flat:
+def _panels(count: int, columns: int, width: float, height: float, **options):
+    """A figure and its axes (rows, columns), each of that size in inches, or as fits a page; those
+    after `count` are blank."""
+    columns = min(columns, count)
+    rows, width = -(-count // columns), min(width, PAGE / columns)
+    options |= {"figsize": (width * columns, height * rows), "layout": "constrained", "dpi": 150}
+    figure, axes = plt.subplots(rows, columns, squeeze=False, **options)
+    for axis in axes.flat:  # their labels are made when it is drawn
+        axis.tick_params(labelsize=7)
+    for axis in axes.flat[count:]:
         axis.set_axis_off()
+    return figure, axes
+
+
+def _filled(text: str, width: float) -> str:
+    """Broken into lines of that many inches, at 7 points."""
+    lines = text.splitlines()
+    return "\n".join(textwrap.fill(line, int(18 * width), break_long_words=False) for line in lines)
+
+
+def _pictures(images: list[torch.Tensor], columns: int):
+    """A figure with images (3, H, W), and the axis of each."""
+    width = min(PAGE / min(columns, len(images)), 2)
+    figure, axes = _panels(len(images), columns, width, width)
     for axis, image in zip(axes.flat, images):
+        axis.set_axis_off()
         _show(axis, image)
     return figure, axes.flat
 
@@ -48,17 +67,19 @@ def _bounds(rows: pd.DataFrame, measure: str) -> tuple:
     return tuple(rows.get(f"{measure}{end}", rows[measure]) for end in ("_low", "_high"))
 
 
+@styled
 def gallery(images: list[torch.Tensor], titles: list[str] = (), columns: int = 6) -> Figure:
     """Images (3, H, W) side by side."""
-    figure, axes = _pictures(images, columns, 1.9)
+    figure, axes = _pictures(images, columns)
     for axis, title in zip(axes, titles):
-        axis.set_title(title, size=8)
+        axis.set_title(_filled(title, PAGE / columns))
     return figure
 
 
+@styled
 def detections(images: list[torch.Tensor], predictions: list[dict], names: list[str]) -> Figure:
     """Images with their instances (of a score of 0.5 or more): mask, box, class name and score."""
-    figure, axes = _pictures(images, 4, 2.6)
+    figure, axes = _pictures(images, 4)
     for axis, prediction in zip(axes, predictions):
         scores = prediction.get("scores", torch.ones(len(prediction["labels"])))
         for i in torch.nonzero(scores >= 0.5).ravel().tolist():
@@ -78,24 +99,27 @@ def _instance(axis, prediction: dict, i: int, text: str) -> None:
     axis.text(x1, y1, text, size=6, color="w", va="bottom", bbox=box, clip_on=True)
 
 
+@styled
 def crops(
     variants: dict[str, torch.Tensor], captions: dict, box: tuple, labels: dict | None = None
 ) -> Figure:
     """One image (3, H, W) in several versions: whole above, with `labels` below it; then the same
     crop enlarged (`box`: top, left, size in px), with `captions`."""
     top, left, size = box
-    labels = {name: textwrap.fill((labels or {}).get(name, ""), 28) for name in variants}
-    height, width = next(iter(variants.values())).shape[-2:]
-    lines = 0.14 * max(len(text.splitlines()) for text in labels.values())
-    heights = (2 * height / width + 0.25 + lines, 2.3)
-    figure, axes = _panels(2, len(variants), 2, sum(heights) / 2, height_ratios=heights)
+    width, given = min(PAGE / len(variants), 2), (labels or {}, captions)
+    texts = [{n: _filled(each.get(n, ""), width) for n in variants} for each in given]
+    lines = [0.12 * max(len(text.splitlines()) for text in each.values()) for each in texts]
+    h, w = next(iter(variants.values())).shape[-2:]
+    heights = (width * h / w + 0.2 + lines[0], width + lines[1])
+    sizes = {"width": width, "height": sum(heights) / 2, "height_ratios": heights}
+    figure, axes = _panels(2 * len(variants), len(variants), **sizes)
     for (above, below), (name, image) in zip(axes.T, variants.items()):
         _show(above, image)
         above.add_patch(plt.Rectangle((left - 0.5, top - 0.5), size, size, fill=False, ec="w"))
-        above.set_title(name, size=10, weight="bold")
-        above.set_xlabel(labels[name], size=7.5)
+        above.set_title(name, weight="bold")
+        above.set_xlabel(texts[0][name])
         _show(below, image[:, top : top + size, left : left + size], zoom=True)
-        below.set_xlabel(captions.get(name, ""), size=9)
+        below.set_xlabel(texts[1][name])
     return figure
 
 
@@ -106,91 +130,74 @@ def differing_crop(a: torch.Tensor, b: torch.Tensor, size: int) -> tuple[int, in
     return *divmod(int(sums.argmax()), sums.shape[-1]), size
 
 
+@styled
 def training_curves(log: pd.DataFrame, columns: list[str]) -> Figure:
     """One panel for each column of log.csv: every step faintly, a running median on top."""
     present = [c for c in columns if c in log]
-    figure, axes = _panels(1, len(present), 2.9, 2.3)
-    for axis, column in zip(axes[0], present):
+    figure, axes = _panels(len(present), 4, PAGE / 4, 1.8)
+    medians = log.rolling(25, min_periods=1, center=True).median()
+    for axis, column in zip(axes.flat, present):
         axis.plot(log["step"], log[column], color=OTHER, lw=0.4, alpha=0.5)
-        median = log[column].rolling(25, min_periods=1, center=True).median()
-        axis.plot(log["step"], median, color=FINETUNED, lw=1.5)
-        axis.set(xlabel="step", title=column)
+        axis.plot(log["step"], medians[column], color=FINETUNED, lw=1.5)
+        axis.set(xlabel="step", title=column, yscale="log" if (log[column] > 0).all() else "linear")
         axis.grid(alpha=0.3)
-        if (log[column] > 0).all():
-            axis.set_yscale("log")
     return figure
 
 
+@styled
 def spectra(pooled: dict[str, np.ndarray]) -> Figure:
     """Pooled Welch spectra (N, N) by name, in dB of squared grey levels per frequency, DC in the
     centre: a checkerboard is a lattice of bright points."""
-    figure, axes = _panels(1, len(pooled), 2.5, 2.8)
+    figure, axes = _panels(len(pooled), 4, 2.2, 1.9)
     levels = [255**2 * power / power.size for power in pooled.values()]
     shown = [np.fft.fftshift(10 * np.log10(power + 1e-9)) for power in levels]
     low, high = np.percentile(np.stack(shown), (1, 99.8))
     style = {"extent": (-0.5, 0.5, 0.5, -0.5), "vmin": low, "vmax": high, "cmap": "cividis"}
-    for axis, name, power in zip(axes[0], pooled, shown):
+    for axis, name, power in zip(axes.flat, pooled, shown):
         image = axis.imshow(power, **style)
-        axis.set(title=name, xlabel="cycles / px", xticks=(-0.5, -0.25, 0, 0.25, 0.5), yticks=())
-    figure.colorbar(image, ax=axes[0], label="grey levels² (dB)", shrink=0.8)
+        axis.set(title=name, xlabel="cycles / px", xticks=(-0.5, 0, 0.5), yticks=())
+    figure.colorbar(image, ax=axes, label="grey levels² (dB)", shrink=0.8)
     return figure
 
 
+@styled
 def forest(table: pd.DataFrame, panels: dict[str, str]) -> Figure:
-    """One line per row of the table, which has a `label`; one panel per measure."""
-    height = max(1.8, 0.26 * len(table) + 0.8)
-    figure, axes = _panels(1, len(panels), 2.2 + 2.6 / len(panels), height, sharey=True)
+    """One line per row of the table; one panel per measure."""
+    height = max(1.2, 0.13 * len(table) + 0.5)
+    figure, axes = _panels(len(panels), 3, PAGE / 3, height, sharey=True)
     y = np.arange(len(table))[::-1]
-    for axis, (measure, label) in zip(axes[0], panels.items()):
+    for axis, (measure, label) in zip(axes.flat, panels.items()):
         axis.hlines(y, *_bounds(table, measure), color=FINETUNED, lw=1.2)
         axis.plot(table[measure], y, "o", ms=3.5, color=FINETUNED)
         axis.axvline(0, color="0.4", lw=0.8)
         axis.grid(alpha=0.3)
         axis.set(xlabel=label)
-        axis.set_yticks(y, [f"{name} ({row})" for name, row in table["label"].items()], size=7)
+        axis.set_yticks(y, table.index)
     return figure
 
 
-def knob(table: pd.DataFrame, panels: dict[str, str]) -> Figure:
-    """Measures of `knob.table` on the ways from the machine's decoder to the human one; the
-    low-impact model is a horizontal line."""
-    figure, axes = _panels(-(-len(panels) // 3), 3, 3.1, 2.6)
-    ends = table[(table["way"] == "knob") & table["place"].isin([0, 1])]
-    level = table[table["place"].isna()].iloc[0]
-    for axis, (measure, label) in zip(axes.flat, panels.items()):
-        for way, colour, line in (("knob", FINETUNED, "o-"), ("blend", SECOND, "s--")):
-            rows = pd.concat([ends, table[table["way"] == way]]).drop_duplicates(["way", "place"])
-            rows = rows.sort_values("place")
-            axis.plot(rows["place"], rows[measure], line, color=colour, ms=4, label=way)
-            axis.fill_between(rows["place"], *_bounds(rows, measure), color=colour, alpha=0.15)
-        axis.axhline(level[measure], color=BASE, lw=1.2, ls=":", label=level["way"])
-        axis.grid(alpha=0.3)
-        axis.set(xlabel="machine 0 … 1 human", ylabel=label)
-    axes[0, 0].legend(fontsize=7)
-    for axis in axes.flat[len(panels) :]:
-        axis.set_axis_off()
-    return figure
-
-
-def rate_curves(points: pd.DataFrame, panels: dict, main: list[str], anchors: dict) -> Figure:
-    """Measures over the rate (`bpp`), one line per `curve`, one panel per measure: those of `main`
-    are bold, with their interval, `anchors` are grey."""
-    figure, axes = _panels(1, len(panels), 4.2, 3.6)
+@styled
+def curves(points: pd.DataFrame, x: str, panels: dict, main: list[str], grey=()) -> Figure:
+    """Measures over the column `x` (`bpp`: over its logarithm), one line per `curve`, one panel per
+    measure: those of `main` are bold, with their interval."""
+    figure, axes = _panels(len(panels), 3 if len(panels) > 2 else 2, PAGE / 2, 2.5)
     colours = [colour for colour in COLOURS if colour != OTHER]
-    for axis, (measure, text) in zip(axes[0], panels.items()):
+    for axis, (measure, text) in zip(axes.flat, panels.items()):
         drawn = zip(points.groupby("curve", sort=False), colours * 2, "oDs^vP*X<>hdp" * 2)
         for (name, rows), colour, marker in drawn:
-            rows = rows.sort_values("bpp")
-            style = {"color": "0.45" if name in anchors else colour, "marker": marker, "ms": 4}
+            rows = rows.sort_values(x)
+            style = {"color": "0.45" if name in grey else colour, "marker": marker, "ms": 4}
             style |= {"ls": "-", "lw": 1.8} if name in main else {"ls": "--", "lw": 1}
-            axis.plot(rows["bpp"], rows[measure], label=name, **style)
+            axis.plot(rows[x], rows[measure], label=name, **style)
             if name in main:
-                bounds = _bounds(rows, measure)
-                axis.fill_between(rows["bpp"], *bounds, color=colour, alpha=0.15, lw=0)
+                axis.fill_between(rows[x], *_bounds(rows, measure), color=colour, alpha=0.15, lw=0)
         axis.grid(alpha=0.3)
-        axis.set(xscale="log", xlabel="rate (bpp)", ylabel=text)
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.xaxis.set_major_formatter("{x:g}")
-        axis.xaxis.set_minor_formatter("")
-    axes[0, -1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+        axis.set(xlabel=x, ylabel=text)
+        if x == "bpp":
+            axis.set(xscale="log", xlabel="rate (bpp)")
+            axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.xaxis.set_major_formatter("{x:g}")
+            axis.xaxis.set_minor_formatter("")
+    handles = axes[0, 0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=6, frameon=False)
     return figure

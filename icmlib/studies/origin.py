@@ -6,14 +6,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from icmlib import datasets
-from icmlib.evaluate import load_evaluation
-from icmlib.metrics import bootstrap
 from icmlib.studies.curves import Curve, at_rate, interval, lowest_common_rate
 from icmlib.studies.profile import Profile
-from icmlib.studies.rate_task import resampled
+from icmlib.studies.rate_task import resampled_curves
 from icmlib.studies.runs import read_summary
-from icmlib.studies.table1 import task_measure
+from icmlib.studies.tables import task_measure
 from icmlib.studies.verdicts import FINDING, finding
 from icmlib.studies.zoo import AFTER, BEFORE
 
@@ -48,26 +45,16 @@ def read_chains(profile: Profile) -> pd.DataFrame:
 
 
 def curves(profile: Profile, folders: dict[str, Path], ap: str) -> dict[str, Curve]:
-    """Of runs `<codec>-<grid>-<rate>` each codec and grid, the points from the lowest rate,
-    (points, 1 + R): of the whole set, then of R resamples of the test images, the same for all.
-    `ap` is `mask_AP` or `box_AP`."""
-    images = len(datasets.create(profile.data, "test"))
-    rng = np.random.default_rng(0)
-    counts = bootstrap.whole_and_resamples(images, profile.evaluation.resamples, rng)
-    points: dict[str, list[Curve]] = {}
-    for name, folder in folders.items():
-        point = resampled(load_evaluation(folder, "test"), counts, ap.removesuffix("_AP"))
-        points.setdefault(name.rpartition("-")[0], []).append(point)
-    return {
-        curve: {name: np.stack([each[name] for each in found]) for name in found[0]}
-        for curve, found in points.items()
-    }
+    """Of runs `<codec>-<grid>-<rate>` each codec and grid, from the lowest rate; `ap` is `mask_AP`
+    or `box_AP`."""
+    runs = ((name.rpartition("-")[0], folder, "test") for name, folder in folders.items())
+    return resampled_curves(profile, runs, ap.removesuffix("_AP"))
 
 
 def at_equal_rate(one: Curve, other: Curve, ap: str) -> dict:
     """How much the other's AP (%) and PSNR (dB) differ from one's in the middle of their common
     rates, each with `value`, `low` and `high`, nan where they have none; `bpp` is that rate."""
-    low = lowest_common_rate({"one": one, "other": other}, ["one", "other"])
+    low = lowest_common_rate(one, other)
     high = min(np.quantile(each["bpp"].max(0), 0.01) for each in (one, other))
     rate = float(np.sqrt(low * high)) if low <= high else float("nan")
     scores, psnr = ([at_rate(each, name, rate) for each in (one, other)] for name in (ap, "psnr"))

@@ -256,34 +256,21 @@ def lookup(what: str, name: str, known: dict):
     return known[name]
 
 
-def from_scratch(profile: Profile) -> Profile:
-    """The profile without its weights files, which notebooks 01 and 02 then train; published
-    weights, which have a name and no file, stay."""
-    task = profile.task
-    if task and (task.weights or "").endswith(".safetensors"):
-        task = dataclasses.replace(task, weights=None)
-    values = {"name": f"{profile.name}-scratch", "task": task and dataclasses.asdict(task)}
-    return from_dict(Profile, dataclasses.asdict(profile) | values | _untrained(profile))
-
-
-def _untrained(profile: Profile) -> dict:
-    """Its base codecs without their weights files, as plain values."""
-    studies = {name: dataclasses.asdict(getattr(profile, name)) for name in ("zoo", "origin")}
-    for codec in (*studies["zoo"]["codecs"].values(), studies["origin"]):
+def _variant(profile: Profile, name: str, seed: int | None = None) -> Profile:
+    """The profile without the weights files of its base codecs: with another seed of all trainings
+    but the task network's; or, without one, also without the file of the task network (published
+    weights, which have a name, stay)."""
+    values = dataclasses.asdict(profile) | {"name": name, "base_weights": None}
+    study, task = values["rate_task"], values["task"]
+    values["depth"]["weights"] = {}
+    for codec in (*values["zoo"]["codecs"].values(), values["origin"]):
         codec["weights"] = None
-    depth = dataclasses.asdict(profile.depth) | {"weights": {}}
-    return {"base_weights": None, "depth": depth, **studies}
-
-
-def with_seed(profile: Profile, seed: int) -> Profile:
-    """The profile with another seed of its trainings, the base codec's included; the data and the
-    task network stay."""
-    facts = {"name": f"{profile.name}-seed{seed}", "seed": seed}
-    values = dataclasses.asdict(profile) | facts | _untrained(profile)
-    study = values["rate_task"]
-    trained = (values["base"], values["finetune"], study["base"], study["chain"], study["bridge"])
-    for stage in trained:
-        stage["seed"] = seed
+    if seed:
+        trained = (values, values["base"], values["finetune"], study["base"], study["chain"])
+        for stage in (*trained, study["bridge"]):
+            stage["seed"] = seed
+    elif task and (task["weights"] or "").endswith(".safetensors"):
+        task["weights"] = None
     return from_dict(Profile, values)
 
 
@@ -300,10 +287,8 @@ def load_profile(name: str | Path) -> Profile:
         path = project_root() / "notebooks" / "profiles" / f"{name}.yaml"
     if not path.exists():
         stem, _, variant = str(name).rpartition("-")
-        if variant == "scratch":
-            return from_scratch(load_profile(stem))
-        if re.fullmatch(r"seed[1-9]\d*", variant):
-            return with_seed(load_profile(stem), int(variant.removeprefix("seed")))
+        if found := re.fullmatch(r"scratch|seed([1-9]\d*)", variant):
+            return _variant(load_profile(stem), str(name), found[1] and int(found[1]))
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
         variants = "each also as <name>-scratch, and as <name>-seed1, <name>-seed2, ..."
         raise FileNotFoundError(f"profile {path} does not exist; there are: {known}; {variants}")

@@ -1,8 +1,8 @@
 """Study 2, rate against task: its runs, their points as tables and pictures, and the bridge to
 study 1. The curves through the points, and what is found between them, are in curves.py."""
 
-from collections.abc import Iterator
-from itertools import groupby
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,14 +10,13 @@ import torch
 from tqdm.auto import tqdm
 
 from icmlib import codecs, datasets
-from icmlib.codecs.conventional import ConventionalCodec
 from icmlib.config import ChainConfig, CodecConfig, FinetuneConfig, replace
 from icmlib.evaluate import Evaluation, load_evaluation
 from icmlib.io import project_root
 from icmlib.metrics import bd, bootstrap, detection
 from icmlib.studies.curves import Curve, at_rate, interval
 from icmlib.studies.profile import BRIDGE, Profile, lookup
-from icmlib.studies.runs import load_codec, read_summary, run_folder
+from icmlib.studies.runs import load_codec, read_summary
 from icmlib.studies.verdicts import FINDING, finding, with_interval
 
 MEASURES = ("box_AP", "psnr")  # of the curves that carry intervals
@@ -36,13 +35,6 @@ def bridge_config(profile: Profile, point: str, row: str) -> FinetuneConfig:
     study = profile.rate_task
     changes = {"-".join(each): study.bridge_rows.get(each[1], {}) for each in study.bridges()}
     return replace(study.bridge, lookup("bridge", f"{point}-{row}", changes))
-
-
-def anchor_codecs(profile: Profile, name: str) -> dict[str, ConventionalCodec]:
-    """An anchor at each of the profile's qualities, by name; raises NotMeasured where it cannot
-    run here."""
-    options = lookup("anchor", name, profile.rate_task.anchors)
-    return {f"q{q}": codecs.anchor(name, **options | {"quality": q}) for q in options["quality"]}
 
 
 def codec_config(profile: Profile, point: str) -> CodecConfig:
@@ -74,17 +66,22 @@ def read_points(profile: Profile) -> pd.DataFrame:
     ])  # fmt: skip
 
 
-def resampled_curves(profile: Profile) -> dict[str, Curve]:
-    """Every curve with a bootstrap over the test images: the same resamples for all of them."""
+def resampled_curves(
+    profile: Profile, points: Iterable[tuple[str, Path, str]], kind: str = "box"
+) -> dict[str, Curve]:
+    """By name of the curve, its points (folder and name of an evaluation) in their order, with a
+    bootstrap over the test images: the same resamples for all."""
     images = len(datasets.create(profile.data, "test"))
     rng = np.random.default_rng(0)
     counts = bootstrap.whole_and_resamples(images, profile.evaluation.resamples, rng)
-    curves = {}
-    for curve, points in tqdm(groupby(runs(profile), lambda each: each[0]), "curves"):
-        measured = [load_evaluation(run_folder(profile, *run), name) for _, _, run, name in points]
-        measured = pd.DataFrame([resampled(each, counts) for each in measured])
-        curves[curve] = {name: np.stack(measured[name]) for name in measured}
-    return curves
+    curves: dict[str, list[Curve]] = {}
+    for curve, folder, name in tqdm(points, "points"):
+        point = resampled(load_evaluation(folder, name), counts, kind)
+        curves.setdefault(curve, []).append(point)
+    return {
+        curve: {name: np.stack([each[name] for each in found]) for name in found[0]}
+        for curve, found in curves.items()
+    }
 
 
 def resampled(evaluation: Evaluation, counts: np.ndarray, kind: str = "box") -> Curve:
@@ -148,14 +145,8 @@ def bridge(profile: Profile, point: str, row: str, after: dict) -> dict:
     return found
 
 
-def read_bridges(profile: Profile) -> pd.DataFrame:
-    """One row for each finetuning of a C-FT codec's decoder, controls too: before, and after."""
-    runs = ["-".join(each) for each in profile.rate_task.bridges()]
-    return pd.DataFrame([read_summary(profile, "bridge", run)["bridge"] for run in runs])
-
-
 def bridge_findings(table: pd.DataFrame, back: float, change: float) -> pd.DataFrame:
-    """Findings on the bridges of `read_bridges`: at least `back` % of the lost PSNR is back, and
+    """Findings on rows of `bridge`: at least `back` % of the lost PSNR is back, and
     box mAP changes by at least `change` %."""
     rows = []
     for row in table.to_dict("records"):

@@ -11,6 +11,7 @@ results/<profile>/<stage>/<name>/
 import contextlib
 import itertools
 import json
+import os
 import platform
 import re
 import subprocess
@@ -20,6 +21,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import torch
@@ -42,10 +44,12 @@ from icmlib.io import (
     read_json,
     written,
 )
+from icmlib.studies import figures, tables
 from icmlib.studies.profile import Profile, load_profile
 from icmlib.training.journal import Journal
 
 UNFINISHED = "notebook.unfinished.ipynb"  # see icmlib.tool.notebooks.run_notebook
+PAPER = "ICMLIB_PAPER"  # in the environment: tables are also written as LaTeX, figures as PDF
 PACKAGES = ("torch", "torchvision", "compressai", "numpy", "pycocotools")
 
 
@@ -121,21 +125,37 @@ class Run(Journal):
         warnings.warn(message, stacklevel=4)
 
     @device.main_only
-    def save_table(self, table: pd.DataFrame, name: str) -> None:
-        with written(self.path(f"{name}.csv")) as half:
-            table.to_csv(half, index=False)
+    def save_table(self, table: pd.DataFrame, name: str, study: bool = False) -> None:
+        """`<name>.csv`; of the whole `study` beside its stages, with its provenance in it."""
+        file = (self.folder.parents[1] if study else self.folder) / f"{name}.csv"
+        table = table.infer_objects().assign(**(self.provenance if study else {}))
+        with written(file) as half:
+            table.to_csv(half, index=any(table.index.names), float_format="%.6g")
+        if os.environ.get(PAPER):
+            tables.write_latex(file, self.provenance)
 
     @device.main_only
-    def figure(self, figure: Figure, name: str, table: pd.DataFrame | None = None) -> None:
-        """Save a figure as PNG, stamped with its provenance, and the table it was drawn from."""
+    def figure(
+        self, figure: Figure, name: str, table: pd.DataFrame | None = None, study: str = ""
+    ) -> None:
+        """Save a figure, stamped with its provenance, and the table it was drawn from; also as one
+        of the whole study, under the name `study`, beside its stages."""
         figure.text(0.995, -0.01, str(self), ha="right", va="top", size=6, color="0.5")
         if "numbers" in self.provenance:  # of a trial, see Profile.meaningless
             text = f"numbers {self.provenance['numbers']}"
             figure.text(0.5, 0.5, text, ha="center", va="center", size=24, color="r", alpha=0.35)
-        with written(self.path(f"figures/{name}.png")) as half:
-            figure.savefig(half, format="png", dpi=150, bbox_inches="tight")
+        if figure.get_layout_engine() is None:  # of pandas
+            figure.set_layout_engine("constrained")
+        files = [self.path("figures") / name] + [self.folder.parents[1] / study] * bool(study)
+        kinds = ("png", "pdf") if os.environ.get(PAPER) else ("png",)
+        how = {"dpi": figures.DPI, "bbox_inches": "tight", "pad_inches": 0.02}
+        for file, kind in itertools.product(files, kinds):
+            with written(file.with_name(f"{file.name}.{kind}")) as half:
+                with matplotlib.rc_context({"pdf.fonttype": 42}):  # fonts as journals ask for them
+                    figure.savefig(half, format=kind, **how)
         if table is not None:
-            self.save_table(table, f"figures/{name}")
+            with written(self.path(f"figures/{name}.csv")) as half:
+                table.to_csv(half, index=False)
 
     def finish(self, summary: dict) -> None:
         """Write summary.json, which marks the run as complete."""
@@ -267,17 +287,3 @@ def measure(
         others[split] = load_evaluation(before, split) if before else new
         summary[split] = summarize(new, count) | compare(others[split], new, count)
     return evaluations, others, summary
-
-
-@device.main_only
-def write_table(table: pd.DataFrame, profile: Profile, name: str) -> None:
-    """A table of the study, `results/<profile>/<name>.csv`, with profile, seed and data in it."""
-    with written(project_root() / "results" / profile.name / f"{name}.csv") as half:
-        table.infer_objects().assign(**profile.provenance).to_csv(half, float_format="%.6g")
-
-
-@device.main_only
-def write_figure(figure: Figure, profile: Profile, name: str) -> None:
-    """A figure of the study, `results/<profile>/<name>.png`."""
-    with written(project_root() / "results" / profile.name / f"{name}.png") as half:
-        figure.savefig(half, format="png", dpi=150, bbox_inches="tight")

@@ -14,13 +14,12 @@ from icmlib.evaluate import Evaluation, compare, load_evaluation
 from icmlib.io import InputError, project_root, read_json
 from icmlib.studies.profile import Profile, lookup
 from icmlib.studies.runs import load_codec, read_summary, run_folder
+from icmlib.studies.tables import MACHINE, task_measure
 from icmlib.studies.verdicts import FINDING, finding, interval_text, with_interval
 
 ENDS = ("", "_low", "_high")
 # rows: the paper's main one, its one for the machine, and the one without adversarial loss
 MAIN, LOW_IMPACT, L2 = "p3x64", "low_impact", "l2"
-# what the machine is scored by: the first that there is; of the VGG distance, less is better
-MACHINE = {"mask_AP": "mask AP", "box_AP": "box AP", "vgg": "VGG distance"}
 
 
 def finetuning(profile: Profile, row: str, changes: dict) -> FinetuneConfig:
@@ -43,12 +42,6 @@ def label(config: FinetuneConfig) -> str:
         *(f"{name} {weight:g}" for name, weight in extra.items() if weight),
     ]
     return ", ".join(filter(None, words))
-
-
-def task_measure(scores) -> str:
-    """What the machine is scored by: `mask_AP`, or `box_AP` where network or data have no masks, or
-    `vgg` where there is no network."""
-    return next(name for name in MACHINE if name in scores)
 
 
 def read_rows(profile: Profile, split: str) -> pd.DataFrame:
@@ -113,12 +106,6 @@ def aims(test: pd.DataFrame, *rows: str | None, **limits: float) -> pd.DataFrame
     return pd.DataFrame(found, columns=FINDING)
 
 
-def by_row(seeds: pd.DataFrame) -> pd.DataFrame:
-    """`across_seeds` of `aims`: one line per row, one column per aim, such as `2 of 3`."""
-    names = seeds["finding"].str.extract(r"(?P<row>.*?): (?P<claim>.*)")
-    return names.join(seeds["holds"]).pivot(index="row", columns="claim", values="holds")
-
-
 def paper() -> pd.DataFrame:
     """Table 1 of Le et al., by the names that its rows have here."""
     return pd.read_csv(project_root() / "data" / "le2022_table1.csv", index_col="row")
@@ -151,21 +138,6 @@ def changes(configs: dict[str, FinetuneConfig], reference: str) -> dict[str, dic
     own = asdict(configs[reference]).items() if reference in configs else ()
     rows = {name: dict(asdict(config).items() - own) for name, config in configs.items() if own}
     return {name: each for name, each in rows.items() if name != reference}
-
-
-def paired_rows(profile: Profile, reference: str, names: list[str]) -> pd.DataFrame:
-    """Paired differences on test of finetuned rows against another finetuned row."""
-    base, rows = read_summary(profile, "base_codec", "base")["test"], {}
-    ap = task_measure(base)
-    whole = base[ap] or np.nan  # without it there is no share
-    for name in names:
-        folders = [run_folder(profile, "finetune", each) for each in (reference, name)]
-        pair = [load_evaluation(folder, "test") for folder in folders]
-        rows[name] = compare(*pair, profile.evaluation.resamples)
-        for end in ENDS:
-            rows[name][f"{ap}_change{end}"] = 100 * rows[name][f"{ap}_difference{end}"] / whole
-        rows[name]["label"] = read_summary(profile, "finetune", name)["label"]
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("row")
 
 
 def kept(profile: Profile, evaluation: Evaluation, kind: str) -> dict[str, float]:

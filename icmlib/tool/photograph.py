@@ -38,7 +38,7 @@ def try_decoders(photo: Path, out: Path, decoders: Decoders) -> pd.DataFrame:
     captions = {name: f"{row['bpp']:.3f} bpp, {row['psnr']:.2f} dB" for name, row in rows}
     figure = figures.crops(pictures, captions, crop)
     with written(out) as half:
-        figure.savefig(half, format=out.suffix[1:].lower(), dpi=150, bbox_inches="tight")
+        figure.savefig(half, format=out.suffix[1:].lower(), dpi=figures.DPI, bbox_inches="tight")
     plt.close(figure)
     with written(out.with_suffix(".csv")) as half:
         table.to_csv(half)
