@@ -109,12 +109,3 @@ def test_resamples_are_of_the_same_images_for_every_measure():
     assert point["bpp"].tolist() == [1.5, 2.0, 1.0]
     assert point["psnr"].tolist() == [25.0, 20.0, 30.0]
     assert point["box_AP"] == pytest.approx([0.5, 0.0, 1.0], abs=0.01)
-
-
-def test_intervals_are_those_of_the_curve():
-    """Of the resamples alone; the first figure is that of the whole set."""
-    points = pd.DataFrame({"curve": ["a", "b", "a"], "bpp": [0.1, 0.2, 0.3]})
-    values = np.concatenate([[[9.0], [8.0]], np.add.outer([0.0, 1.0], np.arange(101.0))], axis=1)
-    table = rate_task.with_intervals(points, {"a": {"box_AP": values, "psnr": values}})
-    assert table["psnr_low"].tolist() == pytest.approx([2.5, np.nan, 3.5], nan_ok=True)
-    assert table["psnr_high"].tolist() == pytest.approx([97.5, np.nan, 98.5], nan_ok=True)

@@ -10,8 +10,6 @@ import torch
 from icmlib.codecs import Bitstream, Decoders
 from icmlib.codecs.decoders import HUMAN, MACHINE
 from icmlib.evaluate import Evaluation, compare, evaluate, summarize
-from icmlib.studies.profile import Profile
-from icmlib.studies.runs import read_summary
 from icmlib.studies.verdicts import FINDING, finding, with_interval
 
 MEASURES = {"mask_AP": "mask AP", "box_AP": "box AP", "psnr": "PSNR", "ssim": "SSIM"}
@@ -39,23 +37,6 @@ def same_pattern(turn: Callable[[float], object], excess: float, data, halvings:
         return summarize(measured, resamples=2)["excess_prms"] <= excess
 
     return bisect_left(range(2**halvings), True, key=weak_enough) / 2**halvings
-
-
-def table(
-    profile: Profile, human: str, low_impact: str, evaluations: dict, base: Evaluation
-) -> pd.DataFrame:
-    """One row for the base codec, the two finetuned rows and each evaluation, by its way and place:
-    all measures, and paired differences from the base codec with their 95 % intervals; `way` is
-    knob, blend or the low-impact row, `place` 0 to 1 (none for that row)."""
-    ends = {"base": ("knob", 0.0), human: ("knob", 1.0), low_impact: (low_impact, None)}
-    rows, resamples = {}, profile.evaluation.resamples
-    for name, (way, place) in ends.items():
-        stage = "base_codec" if name == "base" else "finetune"
-        rows[name] = {"way": way, "place": place} | read_summary(profile, stage, name)["test"]
-    for (way, place), each in evaluations.items():
-        measured = summarize(each, resamples) | compare(base, each, resamples)
-        rows[f"{way} {place:g}"] = {"way": way, "place": place} | measured
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("row")
 
 
 def against(

@@ -81,9 +81,7 @@ class ZooCodecConfig:
     codec: CodecConfig = field(default_factory=CodecConfig)
     base: Changes = field(default_factory=dict)  # changes of the profile's base
     weights: str | None = None  # trained so, a file of decoders, from the project's root
-    rows: list[str] = field(
-        default_factory=list
-    )  # of the profile, that finetune it; none: the zoo's
+    rows: list[str] = field(default_factory=list)  # of the profile's; none: the zoo's finetuning
 
 
 @dataclass(frozen=True, config=STRICT)

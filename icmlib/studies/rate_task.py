@@ -12,14 +12,11 @@ from tqdm.auto import tqdm
 from icmlib import codecs, datasets
 from icmlib.config import ChainConfig, CodecConfig, FinetuneConfig, replace
 from icmlib.evaluate import Evaluation, load_evaluation
-from icmlib.io import project_root
-from icmlib.metrics import bd, bootstrap, detection
-from icmlib.studies.curves import Curve, at_rate, interval
+from icmlib.metrics import bootstrap, detection
+from icmlib.studies.curves import Curve, at_rate
 from icmlib.studies.profile import BRIDGE, Profile, lookup
 from icmlib.studies.runs import load_codec, read_summary
 from icmlib.studies.verdicts import FINDING, finding, with_interval
-
-MEASURES = ("box_AP", "psnr")  # of the curves that carry intervals
 
 
 def chain(profile: Profile, point: str, configuration: str) -> ChainConfig:
@@ -93,30 +90,6 @@ def resampled(evaluation: Evaluation, counts: np.ndarray, kind: str = "box") -> 
     ap = detection.average_precision(matches, counts)["AP"]
     psnr = counts @ table["psnr"].to_numpy() / counts.sum(1)
     return {"bpp": bits / pixels, f"{kind}_AP": ap, "psnr": psnr}
-
-
-def with_intervals(points: pd.DataFrame, curves: dict[str, Curve]) -> pd.DataFrame:
-    """The points with `<measure>_low` and `<measure>_high`, 95 % over the resamples."""
-    points = points.copy()
-    for name, curve in curves.items():
-        for measure in MEASURES:
-            bounds = [bootstrap.interval(draws) for draws in curve[measure][:, 1:]]
-            points.loc[points["curve"] == name, [f"{measure}_low", f"{measure}_high"]] = bounds
-    return points
-
-
-def equal_rate(curves: dict[str, Curve], rate: float) -> pd.DataFrame:
-    """What each curve of at least four points gives at one rate (bpp), beside the paper's figures
-    near 0.1 bpp."""
-    paper = pd.read_csv(project_root() / "data" / "chamain2020_table.csv", index_col=0)
-    rows, columns = {}, ["bpp", "box_mAP", "psnr", "box_mAP_low", "box_mAP_high"]
-    for name, curve in curves.items():
-        ap, psnr = (at_rate(curve, measure, rate) for measure in MEASURES)
-        if len(curve["bpp"]) >= bd.MIN_POINTS and np.isfinite(ap[0]):
-            value, *bounds = interval(100 * ap).values()
-            rows[name] = [rate, value, psnr[0], *bounds]
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
-    return table.rename_axis("configuration").join(paper, rsuffix="_paper")
 
 
 def bridge(profile: Profile, point: str, row: str, after: dict) -> dict:
