@@ -100,7 +100,8 @@ def readable(file: Path) -> pd.DataFrame:
         rows = zip(table[name].astype(float), *ends)
         table[name] = ["{:.3g} [{:.3g}, {:.3g}]".format(*row) for row in rows]
     chosen = COLUMNS[file.stem].split() if file.stem in COLUMNS else table
-    table = table[[name for name in chosen if name in table]].dropna(axis=1, how="all")
+    table = table[[name for name in chosen if name in table]]
+    table = table.dropna(axis=1, how="all") if len(table) else table
     table = table.map(lambda each: f"{each:.3g}" if isinstance(each, float) else str(each))
     return table.replace({r" \[nan, nan\]": "", "^nan$": ""}, regex=True)
 
