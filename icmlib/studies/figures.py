@@ -39,7 +39,7 @@ def _panels(count: int, columns: int, width: float, height: float, **options):
     return figure, axes
 
 
-def _filled(text: str, width: float) -> str:
+def filled(text: str, width: float) -> str:
     """Broken into lines of that many inches, at 7 points."""
     lines = text.splitlines()
     return "\n".join(textwrap.fill(line, int(18 * width), break_long_words=False) for line in lines)
@@ -72,7 +72,7 @@ def gallery(images: list[torch.Tensor], titles: list[str] = (), columns: int = 6
     """Images (3, H, W) side by side."""
     figure, axes = _pictures(images, columns)
     for axis, title in zip(axes, titles):
-        axis.set_title(_filled(title, PAGE / columns))
+        axis.set_title(filled(title, PAGE / columns))
     return figure
 
 
@@ -107,7 +107,7 @@ def crops(
     crop enlarged (`box`: top, left, size in px), with `captions`."""
     top, left, size = box
     width, given = min(PAGE / len(variants), 2), (labels or {}, captions)
-    texts = [{n: _filled(each.get(n, ""), width) for n in variants} for each in given]
+    texts = [{n: filled(each.get(n, ""), width) for n in variants} for each in given]
     lines = [0.12 * max(len(text.splitlines()) for text in each.values()) for each in texts]
     h, w = next(iter(variants.values())).shape[-2:]
     heights = (width * h / w + 0.2 + lines[0], width + lines[1])

@@ -140,7 +140,8 @@ class Run(Journal):
     ) -> None:
         """Save a figure, stamped with its provenance, and the table it was drawn from; also as one
         of the whole study, under the name `study`, beside its stages."""
-        figure.text(0.995, -0.03, str(self), ha="right", va="top", size=6, color="0.5")
+        stamp = figures.filled(str(self), figure.get_figwidth())
+        figure.text(0.995, -0.03, stamp, ha="right", va="top", size=6, color="0.5")
         if "numbers" in self.provenance:  # of a trial, see Profile.meaningless
             text = f"numbers {self.provenance['numbers']}"
             figure.text(0.5, 0.5, text, ha="center", va="center", size=24, color="r", alpha=0.35)
