@@ -12,13 +12,14 @@ export ICMLIB_PAPER := $(PAPER)
 BIN := .venv/bin
 # file names, whatever the locale
 export PYTHONUTF8 := 1
+DETECTRON2 = https://github.com/facebookresearch/detectron2@02b5c4e295e990042a714712c21dc79b731e8833
 NAME := $(PROFILE)$(if $(SCRATCH),-scratch)
 REPRODUCE = $(BIN)/icm reproduce "$(NAME)" $(if $(CORES),--cores $(CORES))
 
-.PHONY: help reproduce seeds bench smoke test test-all lab lint publish lock clean
+.PHONY: help reproduce seeds bench smoke test test-all lab lint publish detectron2 lock clean
 
 help:  ## what there is (this list)
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1:\2/p' Makefile | while IFS=: read -r name text; do \
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1:\2/p' Makefile | while IFS=: read -r name text; do \
 		printf '%-16s %s\n' "$$name" "$$text"; done
 
 reproduce: .venv/ready  ## Table 1, pictures and report; PROFILE=, STUDY=all or a study, SCRATCH=1 trains all, PAPER=1: PDF and LaTeX, too; CORES=
@@ -53,6 +54,12 @@ lint: .venv/ready  ## style of code and notebooks, direction of imports
 
 publish: .venv/ready  ## PROFILE's tables and pictures as the committed reference, and results/README.md
 	$(BIN)/icm publish "$(NAME)"
+
+detectron2: .venv/ready  ## the optional detectors, compiled in minutes into .venv, and their tests
+	@git ls-remote --quiet $(word 1,$(subst @, ,$(DETECTRON2))) HEAD > /dev/null || { \
+		echo "detectron2 is on github.com alone, which git cannot reach from here: run this where it can"; exit 1; }
+	$(BIN)/python -m pip install --no-build-isolation "git+$(DETECTRON2)"
+	$(BIN)/python -m pytest tests/test_detectron2.py
 
 .venv/ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13) and "Python 3.11, 3.12 or 3.13 is needed, this is %d.%d; name one: make PYTHON=python3.12" % sys.version_info[:2])'

@@ -39,7 +39,8 @@ FUNCTIONS = {
     "evaluate": "compare estimated_bpp evaluate load_evaluation load_vgg save_evaluation summarize",
     "io": "fingerprint",
     "studies.profile": "load_profile",
-    "studies.runs": "load_decoders load_task measure open_run read_summary run_folder",
+    "studies.runs": "load_task measure open_run read_summary run_folder",
+    "studies.trained": "load_decoders",
 }
 FUNCTIONS = {module: names.split() for module, names in FUNCTIONS.items()}
 MODULES -= {"evaluate"}  # which is also a function

@@ -6,16 +6,20 @@ import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import torch
-from accelerate import PartialState
-from accelerate.utils import reduce
 from torch import nn
 from torch.utils.data import DataLoader
 
+if TYPE_CHECKING:
+    from accelerate import PartialState
 
-def state() -> PartialState:
+
+def state() -> "PartialState":
     """Which process of a training this is. One that makes data for all has up to ten days."""
+    from accelerate import PartialState  # here: `icm encode` does without
+
     return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=10))
 
 
@@ -39,6 +43,8 @@ def main_only(method: Callable) -> Callable:
 @torch.no_grad()
 def average(tensor: torch.Tensor) -> None:
     """The tensor becomes its mean over all processes, in place."""
+    from accelerate.utils import reduce
+
     tensor.copy_(reduce(tensor, "mean"))
 
 

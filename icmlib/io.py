@@ -1,4 +1,9 @@
-"""Files: whole or not at all, fingerprints, weights as safetensors, images."""
+"""Files: whole or not at all, fingerprints, weights as safetensors, images.
+
+PyTorch is imported where it is used: `icm info` does without.
+"""
+
+from __future__ import annotations
 
 import contextlib
 import hashlib
@@ -11,15 +16,20 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import pillow_heif
-import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic_core import to_json
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors import safe_open
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+# what comes with icmlib lies here as in the project: in a wheel, or in the clone itself
+PACKAGED = Path(__file__).with_name("packaged")
+PACKAGED = PACKAGED if PACKAGED.is_dir() else Path(__file__).parents[1]
 
 
 class UserError(Exception):
@@ -31,23 +41,26 @@ class InputError(UserError, ValueError):
 
 
 def project_root() -> Path:
-    """The folder that holds `notebooks/profiles`, from here upwards (or `ICM_ROOT`)."""
+    """Where data and results are: `ICM_ROOT`, or the folder that holds `notebooks/profiles`, from
+    here upwards; this folder, where there is none."""
     if "ICM_ROOT" in os.environ:
         return Path(os.environ["ICM_ROOT"])
-    for folder in (Path.cwd(), *Path.cwd().parents):
-        if (folder / "notebooks" / "profiles").is_dir():
-            return folder
-    what = f"{Path.cwd()} is not in a folder that holds notebooks/profiles"
-    raise FileNotFoundError(f"{what}; start in the project or set ICM_ROOT to it")
+    here = Path.cwd()
+    return next((f for f in (here, *here.parents) if (f / "notebooks/profiles").is_dir()), here)
+
+
+def project_file(name: str | Path) -> Path:
+    """A file or folder of the project by its path there; what the project does not have, but comes
+    with icmlib, is taken from it (profiles, weights, the papers' tables)."""
+    own, packaged = project_root() / name, PACKAGED / name
+    return packaged if packaged.exists() and not own.exists() else own
 
 
 def imported(name: str, what: str) -> Callable:
     """The function (or class) that `module:attribute` names, for code outside of the library; the
     working directory and the project's root are searched after installed modules. Raises
     ValueError: there is none, or its module fails; `what` it is for begins the message."""
-    folders = [os.getcwd()]
-    with contextlib.suppress(FileNotFoundError):  # `icm` runs anywhere
-        folders.append(str(project_root()))
+    folders = [os.getcwd(), str(project_root())]
     sys.path += [folder for folder in folders if folder not in sys.path]
     try:
         found = pkgutil.resolve_name(name)
@@ -65,11 +78,11 @@ def fingerprint(*things) -> str:
     digest = hashlib.sha256()
     for i, thing in enumerate(things):
         digest.update(b"\0" if i else b"")  # (1, 2) is not (12,)
-        if isinstance(thing, nn.Module):
+        if hasattr(thing, "state_dict"):
             thing = thing.state_dict()
         if isinstance(thing, Path):
             digest.update(thing.read_bytes())
-        elif isinstance(thing, dict) and any(map(torch.is_tensor, thing.values())):
+        elif isinstance(thing, dict) and any(hasattr(each, "detach") for each in thing.values()):
             for name in sorted(thing):
                 digest.update(name.encode())
                 digest.update(thing[name].detach().cpu().contiguous().numpy().tobytes())
@@ -114,8 +127,17 @@ def read_json(path: Path) -> dict:
     return {}
 
 
+def read_header(path: str | Path) -> dict:
+    """What a safetensors file of ours states beside its tensors, which are not read. Raises
+    OSError, SafetensorError."""
+    with safe_open(path, framework="numpy") as file:
+        return {name: json.loads(text) for name, text in (file.metadata() or {}).items()}
+
+
 def save_weights(path: str | Path, module: nn.Module) -> None:
     """A module's weights as safetensors."""
+    from safetensors.torch import save_file
+
     with written(Path(path)) as half:
         save_file({name: value.contiguous() for name, value in module.state_dict().items()}, half)
 
@@ -123,6 +145,8 @@ def save_weights(path: str | Path, module: nn.Module) -> None:
 def load_weights(module: nn.Module, path: str | Path) -> None:
     """Weights from safetensors (half precision is widened); buffers take their size from the file.
     Raises FileNotFoundError; ValueError: broken file, or weights of another architecture."""
+    from safetensors.torch import load_file
+
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"weights {path} do not exist; run the notebook that makes them")
@@ -162,9 +186,13 @@ def read_image(path: str | Path, upright: bool = False, file: BinaryIO | None = 
     transparent is put on white, and of an animation the first picture is taken. With `upright` it
     is turned as its EXIF orientation says; with `file`, which is read, the path only names it.
     Raises FileNotFoundError; ValueError: not readable, or of pixels whose range is not known."""
+    import torch
+
     try:
         with Image.open(file or path) as image:
-            pixels = _pixels(ImageOps.exif_transpose(image) if upright else image)
+            if ";16" in str(image.tile):  # Pillow's name of what it reads
+                warnings.warn(f"{path}: of 16 bits the upper 8 are used", stacklevel=2)
+            pixels = _pixels(path, ImageOps.exif_transpose(image) if upright else image)
     except FileNotFoundError:
         hint = "; its name holds a backslash, write /" if "\\" in str(path) else ""
         raise FileNotFoundError(f"image {path} does not exist{hint}") from None
@@ -174,7 +202,7 @@ def read_image(path: str | Path, upright: bool = False, file: BinaryIO | None = 
     return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
 
 
-def _pixels(image: Image.Image) -> np.ndarray:
+def _pixels(path: str | Path, image: Image.Image) -> np.ndarray:
     """(H, W, 3) uint8. Of 16 bits the upper 8 count, as Pillow reads 16-bit colour; its own
     conversion of 16-bit grey makes everything above 255 white."""
     if image.mode in ("I", "F"):
@@ -184,6 +212,8 @@ def _pixels(image: Image.Image) -> np.ndarray:
         return np.stack([grey] * 3, -1)
     if image.has_transparency_data:
         image = image.convert("RGBA")
+        if image.getextrema()[3][0] < 255:
+            warnings.warn(f"{path}: what is transparent is put on white", stacklevel=3)
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return np.array(image.convert("RGB"))
 

@@ -20,6 +20,7 @@ bitstreams = st.builds(
     size=sizes,
     codec=st.binary(min_size=8, max_size=8).map(bytes.hex),
     symbols_crc=st.integers(0, 2**32 - 1),
+    grey=st.booleans(),
     strings=st.lists(st.binary(max_size=40), max_size=8).map(tuple),
 )
 EXAMPLE = Bitstream("0123456789abcdef", 64, 96, 0xDEADBEEF, (b"y" * 11, b"", b"zz"))
@@ -43,6 +44,7 @@ def test_bytes_are_the_documented_ones():
     assert data[12:21] == bytes([0, 64, 0, 96, 0xDE, 0xAD, 0xBE, 0xEF, 3])
     assert data[21:33] == bytes([0, 0, 0, 11, 0, 0, 0, 0, 0, 0, 0, 2])
     assert data[33:] == sealed(data[:-4])[33:] == b"y" * 11 + b"zz" + data[-4:]
+    assert bytes(dataclasses.replace(EXAMPLE, grey=True))[20] == 128 + 3
     assert (EXAMPLE.payload_bytes, EXAMPLE.total_bytes) == (13, len(data))
 
 
@@ -76,7 +78,7 @@ def changed(position: int, value: int) -> bytes:
         (bytes(EXAMPLE)[:9], "cut short: 9 bytes"),
         (bytes(EXAMPLE)[:-1], "of 49 bytes is damaged .checksum differs.; transfer it again"),
         (changed(20, 2), "states 11 bytes of strings and holds 17"),  # strings
-        (changed(20, 255), "states 255 strings, which it cannot hold"),
+        (changed(20, 127), "states 127 strings, which it cannot hold"),
         (changed(24, 12), "states 14 bytes of strings and holds 13"),  # bytes of the first
         (changed(13, 0), "image is 0x96 px"),
     ],

@@ -33,7 +33,7 @@ def other_weights(make_codec, tmp_path):
 def icm(decoders, tmp_path, monkeypatch):
     """`icm("encode", ...)`: the command line, its shipped codec the tiny one."""
     decoders.save(tmp_path / "weights" / "tiny.safetensors", CONFIG)
-    monkeypatch.setattr("icmlib.studies.runs.SHIPPED", tmp_path / "weights" / "tiny.safetensors")
+    monkeypatch.setattr("icmlib.codecs.SHIPPED", tmp_path / "weights" / "tiny.safetensors")
     return lambda *words: CliRunner().invoke(cli.main, [str(word) for word in words])
 
 
@@ -98,6 +98,25 @@ def test_there_and_back(icm, decoders, photo, file, tmp_path, decoder):
         done(icm("decode", file, tmp_path / f"out.{suffix}", *words))
         with Image.open(tmp_path / f"out.{suffix}") as image:
             assert image.format == format and image.size == (40, 24)
+
+
+LOST = {"L": [], "I;16": ["of 16 bits the upper 8"], "LA": ["transparent is put on white"]}
+
+
+@pytest.mark.parametrize("mode", LOST)
+def test_grey_stays_grey_and_what_is_lost_is_said(icm, tmp_path, recwarn, mode):
+    grey = pixels()[..., 0]
+    image = Image.fromarray(grey * np.uint16(9) if mode == "I;16" else grey)
+    if mode == "LA":
+        image.putalpha(90)
+    image.save(tmp_path / "grey.png")
+    done(icm("encode", tmp_path / "grey.png", tmp_path / "grey.icm"))
+    said = [text for each in recwarn if "grey.png" in (text := str(each.message))]
+    assert len(said) == len(LOST[mode]) and all(a in b for a, b in zip(LOST[mode], said))
+    assert "image     40x24 px, grey\n" in done(icm("info", tmp_path / "grey.icm"))
+    done(icm("decode", tmp_path / "grey.icm", tmp_path / "back.png"))
+    with Image.open(tmp_path / "back.png") as back:
+        assert back.mode == "L"
 
 
 KNOWN = "these weights have: machine, human, low_impact, or a number from 0 (machine) to 1 (human)"
@@ -219,8 +238,11 @@ def test_info(icm, decoders, file, other_weights):
     assert "image     40x24 px" in without.stdout
 
 
-def test_help_is_there_without_pytorch():
-    code = "import sys; from icmlib.tool import cli; sys.exit('torch' in sys.modules)"
+@pytest.mark.parametrize("words", [["--help"], ["info", "{file}"]])
+def test_help_and_info_are_there_without_pytorch(file, words):
+    words = [word.format(file=file) for word in words]
+    code = f"from icmlib.tool import cli; cli.main({words}, standalone_mode=False)"
+    code = f"import sys; {code}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

@@ -16,7 +16,7 @@ from icmlib.config import CodecConfig
 from icmlib.datasets import deadleaves
 from icmlib.io import save_weights
 from icmlib.metrics import fidelity
-from icmlib.studies.runs import load_decoders
+from icmlib.studies.trained import load_decoders
 
 CONFIG, IMAGE = CodecConfig(N=8, M=12), picture(40, 56)
 

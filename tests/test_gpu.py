@@ -21,7 +21,7 @@ from icmlib.codecs.patches import patch_decoder
 from icmlib.config import TaskConfig, replace
 from icmlib.datasets import deadleaves
 from icmlib.evaluate import evaluate, summarize
-from icmlib.studies.runs import load_decoders
+from icmlib.studies.trained import load_decoders
 from icmlib.training import Journal
 
 pytestmark = [

@@ -49,7 +49,7 @@ def test_environment_has_cuda_and_lets_pip_read_its_part():
 
 
 def test_detectron2_is_the_same_commit_everywhere():
-    for name in ("environment.yml", "notebooks/README.md"):
+    for name in ("environment.yml", "Makefile"):
         text = (ROOT / name).read_text()
         assert set(re.findall(r"detectron2@(\w+)", text)) == {COMMIT}, name
 

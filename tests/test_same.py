@@ -12,12 +12,12 @@ import torch
 from conftest import tiny_codec
 
 from icmlib import codecs, tasks
-from icmlib.codecs.decoders import SHIPPED
+from icmlib.codecs import SHIPPED
 from icmlib.config import TaskConfig
 from icmlib.datasets import deadleaves
 from icmlib.evaluate import evaluate, summarize
 from icmlib.metrics.fidelity import to_8bit
-from icmlib.studies.runs import load_decoders
+from icmlib.studies.trained import load_decoders
 
 STORED = Path(__file__).with_name("same.json")
 CASES = ["scene 0", "scene 1", "scene 2", "scene 3", "photograph", *codecs.MODELS]

@@ -13,7 +13,7 @@ from conftest import picture, tiny_codec
 from icmlib.codecs import SHIPPED, BitstreamError
 from icmlib.datasets import deadleaves
 from icmlib.device import on_all_cores
-from icmlib.studies.runs import load_decoders
+from icmlib.studies.trained import load_decoders
 
 NAMES = ["scale_hyperprior_s8", "mbt2018_mean", "mbt2018"]
 
@@ -58,7 +58,7 @@ READ = """
 import sys
 from pathlib import Path
 from icmlib.codecs import Bitstream
-from icmlib.studies.runs import load_decoders
+from icmlib.studies.trained import load_decoders
 for name in sys.argv[1:]:
     load_decoders().codec.decode_latents(Bitstream.from_bytes(Path(name).read_bytes()))
 """

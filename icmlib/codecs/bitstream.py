@@ -1,7 +1,8 @@
 """The file format: a small header, the entropy-coded strings, and two checksums.
 
     magic "ICM1" | codec 8 B | height, width 2 B each | crc of the symbols 4 B
-    | number of strings 1 B | their lengths 4 B each | strings | crc of all before 4 B
+    | number of strings 1 B, and in its upper bit whether the image is grey | their lengths 4 B each
+    | strings | crc of all before 4 B
 
 The last checksum finds damage before anything is decoded. The one over the symbols finds a decoder
 that computes other probabilities than the encoder (on another machine, say).
@@ -11,14 +12,16 @@ import struct
 import zlib
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-
-import torch
+from typing import TYPE_CHECKING
 
 from icmlib.io import InputError
-from icmlib.metrics.fidelity import check_range
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAGIC = b"ICM1"
 HEADER = struct.Struct(">4s8sHHIB")
+GREY = 128  # beside the number of strings, where older files have 0
 CRC_BYTES = 4
 MAX_SIDE = 65535  # px
 MAX_PIXELS = 2**25  # a little over 8K UHD; raise `bitstream.MAX_PIXELS` for trusted senders
@@ -37,6 +40,7 @@ class Bitstream:
     width: int
     symbols_crc: int  # CRC-32 of the encoder's symbols
     strings: tuple[bytes, ...]  # the entropy-coded payload
+    grey: bool = False  # whether the image was; its file is decoded to a grey-scale one
 
     @property
     def payload_bytes(self) -> int:
@@ -50,7 +54,8 @@ class Bitstream:
         check_size(self.height, self.width)
         fields = (MAGIC, bytes.fromhex(self.codec), self.height, self.width, self.symbols_crc)
         lengths = struct.pack(f">{len(self.strings)}I", *map(len, self.strings))
-        body = HEADER.pack(*fields, len(self.strings)) + lengths + b"".join(self.strings)
+        count = len(self.strings) | GREY * self.grey
+        body = HEADER.pack(*fields, count) + lengths + b"".join(self.strings)
         return body + zlib.crc32(body).to_bytes(CRC_BYTES)
 
     @classmethod
@@ -65,6 +70,7 @@ class Bitstream:
             what = f"bitstream of {len(data)} bytes is damaged"
             raise BitstreamError(f"{what} (checksum differs); transfer it again")
         _, codec, height, width, symbols_crc, count = HEADER.unpack_from(body)
+        grey, count = bool(count & GREY), count & ~GREY
         check_size(height, width, BitstreamError)
         start = HEADER.size + 4 * count
         if start > len(body):
@@ -74,7 +80,7 @@ class Bitstream:
             stated, held = ends[-1] - start, len(body) - start
             raise BitstreamError(f"bitstream states {stated} bytes of strings and holds {held}")
         strings = tuple(body[a:b] for a, b in pairwise(ends))
-        return cls(codec.hex(), height, width, symbols_crc, strings)
+        return cls(codec.hex(), height, width, symbols_crc, strings, grey)
 
 
 def check_size(height: int, width: int, error: type[InputError] = InputError) -> None:
@@ -85,8 +91,10 @@ def check_size(height: int, width: int, error: type[InputError] = InputError) ->
         raise error(f"image is {height}x{width} px; a bitstream holds {limits} ({where})")
 
 
-def check_image(image: torch.Tensor) -> None:
+def check_image(image: "Tensor") -> None:
     """Raises ValueError: no image (3, H, W) of floats in [0, 1], or one too large."""
+    from icmlib.metrics.fidelity import check_range  # here: a header is read without PyTorch
+
     if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
         what = f"{tuple(image.shape)} of {image.dtype}"
         raise InputError(f"image is {what}; need (3, H, W) of floats in [0, 1]")

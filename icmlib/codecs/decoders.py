@@ -15,13 +15,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from icmlib.codecs import SHIPPED
 from icmlib.codecs.learned import LearnedCodec
 from icmlib.codecs.zoo import create
 from icmlib.config import CodecConfig, from_dict
-from icmlib.io import InputError, fingerprint, load_state, written
+from icmlib.io import InputError, fingerprint, load_state, read_header, written
 
 MACHINE, HUMAN = "machine", "human"
-SHIPPED = Path(__file__).parents[2] / "data" / "weights" / "photograph_codec.safetensors"
 
 
 class Decoders:
@@ -91,8 +91,8 @@ def read_decoders(path: str | Path = SHIPPED) -> Decoders:
         raise FileNotFoundError(f"file of decoders {path} does not exist")
     weights = {}  # by decoder; the codec's own by ""
     try:
+        header = read_header(path)
         with safe_open(path, framework="pt") as file:
-            header = {name: json.loads(text) for name, text in (file.metadata() or {}).items()}
             for name in file.keys():
                 decoder, _, own_name = name.rpartition("/")
                 tensor = file.get_tensor(name)

@@ -19,9 +19,12 @@ class PostFiltered:
         self.codec, self.filter, self.sigma, self.encode = codec, filter, sigma, codec.encode
 
     def decode(self, bitstream: Bitstream) -> torch.Tensor:
-        decoded = self.codec.decode(bitstream).clamp(0, 1).permute(1, 2, 0).numpy()
-        filtered = self.filter(np.ascontiguousarray(decoded), self.sigma)
-        return torch.from_numpy(filtered).permute(2, 0, 1).clamp(0, 1)
+        return self.smooth(self.codec.decode(bitstream))
+
+    def smooth(self, decoded: torch.Tensor) -> torch.Tensor:
+        """A decoded image (3, H, W)."""
+        pixels = np.ascontiguousarray(decoded.clamp(0, 1).permute(1, 2, 0).numpy())
+        return torch.from_numpy(self.filter(pixels, self.sigma)).permute(2, 0, 1).clamp(0, 1)
 
 
 def gaussian(x: np.ndarray, sigma: float) -> np.ndarray:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from compressai import models
 from compressai.entropy_models import EntropyBottleneck, EntropyModel
+from compressai.layers import GDN
 from torch import Tensor, nn
 
 from icmlib.codecs.bitstream import Bitstream, BitstreamError, check_image
@@ -18,6 +19,7 @@ from icmlib.device import exact, one_thread
 from icmlib.io import InputError, fingerprint
 
 CACHED = ("fingerprint", "_tables", "_h_s")  # computed from the weights at first use
+ROWS = 128  # of a map, that GDN sees at once
 
 
 class LearnedCodec(nn.Module):
@@ -51,6 +53,8 @@ class LearnedCodec(nn.Module):
             bottleneck = isinstance(coder, EntropyBottleneck)
             forward = partial(_bottleneck_forward, coder) if bottleneck else coder.forward
             coder.forward = partial(_in_float32, forward)
+        for layer in [module for module in model.modules() if isinstance(module, GDN)]:
+            layer.forward = partial(_gdn, layer)
 
     def __getstate__(self) -> dict:  # copies and other processes compute the rest again
         return {name: value for name, value in self.__dict__.items() if name not in CACHED}
@@ -113,15 +117,20 @@ class LearnedCodec(nn.Module):
         """Of the weights and tables of some of the codec's `parts`."""
         return fingerprint(nn.ModuleList(module for part in parts for module in self.parts[part]))
 
-    @exact()
-    @one_thread()
     def encode(self, image: Tensor) -> Bitstream:
         """image (3, H, W) RGB in [0, 1] -> Bitstream; raises ValueError for anything else."""
+        return self.encode_with_latents(image)[0]
+
+    @exact()
+    @one_thread()
+    def encode_with_latents(self, image: Tensor) -> tuple[Bitstream, Tensor]:
+        """As `encode`, with the y_hat (1, M, h, w) that `decode_latents` reads from the bits."""
         check_image(image)
-        symbols, indexes, _ = self._compress(self.pad(image[None].to(self.device, torch.float32)))
+        x = self.pad(image[None].to(self.device, torch.float32))
+        symbols, indexes, y_hat = self._compress(x)
         strings = [table.encode(*each) for table, *each in zip(self._tables, symbols, indexes)]
         strings = tuple(strings[::-1])  # CompressAI's order: y, z
-        return Bitstream(self.fingerprint, *image.shape[-2:], _crc(symbols), strings)
+        return Bitstream(self.fingerprint, *image.shape[-2:], _crc(symbols), strings), y_hat
 
     @exact()
     def decode_latents(self, bitstream: Bitstream) -> Tensor:
@@ -253,6 +262,16 @@ def _bottleneck_forward(coder: EntropyBottleneck, z: Tensor) -> tuple[Tensor, Te
     likelihood = coder.likelihood_lower_bound(coder._likelihood(z_hat)[0])
     both = (each.reshape(by_channel.shape).transpose(0, 1) for each in (z_hat, likelihood))
     return tuple(each.contiguous() for each in both)
+
+
+def _gdn(layer: GDN, x: Tensor) -> Tensor:
+    """As CompressAI's, x (B, N, h, w). Without gradients a few rows at a time and in place: a map
+    of a large photograph has a gigabyte, and five of them do not fit."""
+    if torch.is_grad_enabled():
+        return GDN.forward(layer, x)
+    for rows in x.split(ROWS, dim=2):
+        rows.copy_(GDN.forward(layer, rows))
+    return x
 
 
 def _in_float32(forward, *inputs: Tensor, **options):

@@ -14,7 +14,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from icmlib.datasets.coco import coco_categories, instance
-from icmlib.io import UNREADABLE, InputError, project_root, written
+from icmlib.io import UNREADABLE, InputError, project_file, written
 
 
 def convert(root: str | Path, split: str, image_list: str | Path | None = None) -> dict:
@@ -74,7 +74,7 @@ def _read_labels(path: Path) -> pd.Series:
     classes = _read_csv(path, names=["label", "open_images_name"])
     if not classes.label.str.startswith("/m/").any():
         raise InputError(f"{path} holds no label like /m/01g317; get it again")
-    table = pd.read_csv(project_root() / "data" / "openimages_classes.csv")
+    table = pd.read_csv(project_file("data/openimages_classes.csv"))
     joined = classes.merge(table, "left", "open_images_name")
     return joined.drop_duplicates("label").set_index("label").coco_id
 

@@ -1,6 +1,6 @@
 """The explorer: one image's bits, and what each decoder makes of them, in a notebook."""
 
-from icmlib.explorer.coded import CodedImage, examples
-from icmlib.explorer.widget import Explorer
+import lazy_loader
 
-__all__ = ["CodedImage", "Explorer", "examples"]
+NAMES = {"coded": ["CodedImage", "examples"], "widget": ["Explorer"]}  # `icm compare` has no widget
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, NAMES, NAMES)

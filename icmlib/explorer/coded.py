@@ -6,18 +6,18 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
-from torchvision.io import encode_png
-from torchvision.transforms.functional import to_tensor
 
-from icmlib import datasets, device
+import icmlib as icm
+from icmlib import device
 from icmlib.codecs import Bitstream, Decoders, anchor
 from icmlib.codecs.conventional import QUALITIES, ConventionalCodec
+from icmlib.codecs.patches import patch_decoder
 from icmlib.config import DataConfig
-from icmlib.datasets import deadleaves
 from icmlib.metrics import checkerboard, fidelity
 
 ORIGINAL = "original"
 ANCHORS = {"JPEG": {"container": False}, "WebP": {}, "AVIF": {"container": False}}
+ROWS = 512  # px, of a strip
 
 
 class CodedImage:
@@ -28,18 +28,27 @@ class CodedImage:
         height, width = x.shape[-2:]
         self.decoders, self.x = decoders, x
         self.tile = checkerboard.tile_size([(height, width)])
-        self.bitstream = decoders.codec.encode(x)
+        self.bitstream, self._y_hat = decoders.codec.encode_with_latents(x)
         self.file = bytes(self.bitstream)
         self.bpp = 8 * self.bitstream.payload_bytes / (height * width)
         self.sha256 = hashlib.sha256(self.file).hexdigest()
-        self._y_hat = decoders.codec.decode_latents(self.bitstream)
 
-    @device.exact()
     def decode(self, to: str | float) -> torch.Tensor:
         """x_hat (3, H, W) of 8 bits, by a decoder's name or a place of the knob; only g_s runs.
         Raises as `Decoders.turn`."""
-        x_hat = self.decoders.turn(to).synthesize(self._y_hat, *self.x.shape[-2:])
-        return fidelity.to_8bit(x_hat[0].cpu())
+        return fidelity.to_8bit(self.synthesize(to))
+
+    @device.exact()
+    def synthesize(self, to: str | float) -> torch.Tensor:
+        """As `decode`, not rounded. Large pictures are decoded in strips: gigabytes less."""
+        codec, (height, width) = self.decoders.turn(to), self.x.shape[-2:]
+        if height <= ROWS:
+            return codec.synthesize(self._y_hat, height, width)[0].cpu()
+        decode, strips = patch_decoder(codec.g_s), []
+        for top in range(0, height, ROWS):
+            size = (min(ROWS, height - top), width)
+            strips += decode([self._y_hat[0]], torch.tensor([[top, 0]]), size).cpu()
+        return torch.cat(strips, dim=1).clamp(0, 1)
 
     def measure(self, x_hat: torch.Tensor) -> dict[str, float]:
         """PSNR (dB) and SSIM of a decoded image, and its pattern."""
@@ -79,6 +88,8 @@ class View:
     @cached_property
     def png(self) -> bytes:
         """The picture as a PNG file."""
+        from torchvision.io import encode_png  # here: `icm compare` does without
+
         return bytes(encode_png((255 * self.picture).round().byte(), 1).numpy())
 
     @cached_property
@@ -109,12 +120,14 @@ def examples(data: DataConfig, count: int = 4) -> tuple[dict[str, torch.Tensor],
     """scikit-image's photographs and a few test images of a profile's data, by name; names of the
     data's classes. Dead leaves are painted here, without making the data set."""
     if data.name == "deadleaves":
-        painted = (deadleaves.scene(data.seed, "test", i, data.size)[0] for i in range(count))
-        images, names = [*map(to_tensor, painted)], list(deadleaves.CATEGORIES)
+        leaves = icm.datasets.deadleaves
+        painted = (leaves.scene(data.seed, "test", i, data.size)[0] for i in range(count))
+        images = [torch.from_numpy(each).permute(2, 0, 1) / 255 for each in painted]
+        names = list(leaves.CATEGORIES)
     else:
-        test = datasets.create(data, "test", count)
+        test = icm.datasets.create(data, "test", count)
         images = [test.image(i) for i in range(len(test))]
         names = [test.categories[i] for i in test.category_ids]
-    own = datasets.photographs()
+    own = icm.datasets.photographs()
     by_name = {own.path(i).stem: own.image(i) for i in range(len(own))}
     return by_name | {f"test image {i}": image for i, image in enumerate(images)}, names

@@ -56,8 +56,13 @@ def _pictures(images: list[torch.Tensor], columns: int):
 
 
 def _show(axis, image: torch.Tensor, zoom: bool = False) -> None:
-    pixels = image.detach().clamp(0, 1).permute(1, 2, 0).cpu().numpy()
-    axis.imshow(pixels, interpolation="nearest" if zoom else "antialiased")
+    height, width = image.shape[-2:]
+    image = image.detach() / (255 if image.dtype == torch.uint8 else 1)
+    if not zoom and (side := min(height, width) // 512):  # finer than drawn
+        image = F.avg_pool2d(image, side)
+    pixels = image.clamp(0, 1).permute(1, 2, 0).cpu().numpy()
+    style = {"interpolation": "nearest" if zoom else "antialiased"}
+    axis.imshow(pixels, extent=(-0.5, width - 0.5, height - 0.5, -0.5), **style)
     axis.set(xticks=(), yticks=())
     axis.spines[:].set_visible(False)
 
@@ -103,8 +108,8 @@ def _instance(axis, prediction: dict, i: int, text: str) -> None:
 def crops(
     variants: dict[str, torch.Tensor], captions: dict, box: tuple, labels: dict | None = None
 ) -> Figure:
-    """One image (3, H, W) in several versions: whole above, with `labels` below it; then the same
-    crop enlarged (`box`: top, left, size in px), with `captions`."""
+    """One image (3, H, W), floats or bytes, in several versions: whole above, with `labels` below
+    it; then the same crop enlarged (`box`: top, left, size in px), with `captions`."""
     top, left, size = box
     width, given = min(PAGE / len(variants), 2), (labels or {}, captions)
     texts = [{n: filled(each.get(n, ""), width) for n in variants} for each in given]
@@ -126,7 +131,8 @@ def crops(
 def differing_crop(a: torch.Tensor, b: torch.Tensor, size: int) -> tuple[int, int, int]:
     """Top, left and size of the square in which two images (3, H, W) differ most."""
     size = min(size, *a.shape[-2:])
-    sums = F.avg_pool2d((a - b).square().mean(0)[None], size, stride=1)[0]
+    columns = F.avg_pool2d((a - b).square().mean(0)[None], (size, 1), stride=1)
+    sums = F.avg_pool2d(columns, (1, size), stride=1)[0]
     return *divmod(int(sums.argmax()), sums.shape[-1]), size
 
 

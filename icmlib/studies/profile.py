@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from icmlib import config as stages
 from icmlib.config import STRICT, CodecConfig, FinetuneConfig, from_dict
-from icmlib.io import InputError, project_root
+from icmlib.io import InputError, project_file
 
 BRIDGE = "finetuned"  # row of the bridge itself; a profile's bridge_rows are its controls
 
@@ -282,7 +282,7 @@ def load_profile(name: str | Path) -> Profile:
     """
     path = Path(name)
     if path.suffix != ".yaml":
-        path = project_root() / "notebooks" / "profiles" / f"{name}.yaml"
+        path = project_file(f"notebooks/profiles/{name}.yaml")
     if not path.exists():
         stem, _, variant = str(name).rpartition("-")
         if found := re.fullmatch(r"scratch|seed([1-9]\d*)", variant):

@@ -30,22 +30,21 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from icmlib import codecs, datasets, device, tasks, training
-from icmlib.codecs import Decoders, LearnedCodec
-from icmlib.codecs.decoders import HUMAN, SHIPPED
+from icmlib.codecs import LearnedCodec
 from icmlib.config import BaseTrainingConfig, CodecConfig
 from icmlib.evaluate import compare, evaluate, load_evaluation, load_vgg, save_evaluation, summarize
 from icmlib.io import (
-    InputError,
     UserError,
     fingerprint,
     imported,
     plain,
+    project_file,
     project_root,
     read_json,
     written,
 )
 from icmlib.studies import figures, tables
-from icmlib.studies.profile import Profile, load_profile
+from icmlib.studies.profile import Profile
 from icmlib.training.journal import Journal
 
 UNFINISHED = "notebook.unfinished.ipynb"  # see icmlib.tool.notebooks.run_notebook
@@ -229,7 +228,7 @@ def given(weights: str | None) -> dict[str, str]:
     """What given weights, a file of decoders from the project's root, add to a run's parameters."""
     if weights is None:
         return {}
-    return {"weights": fingerprint(codecs.read_decoders(project_root() / weights).codec)}
+    return {"weights": fingerprint(codecs.read_decoders(project_file(weights)).codec)}
 
 
 def base_codec(
@@ -243,29 +242,10 @@ def base_codec(
         proxy = tasks.proxies.create(config, task)
         training.train_base_codec(codec, proxy, data, config, run)
         return codec, run.logged()
-    file = project_root() / weights
+    file = project_file(weights)
     run.save_weights(codec := codecs.read_decoders(file).codec)
     log = file.with_suffix(".log.csv")
     return codec, pd.read_csv(log) if log.exists() else None
-
-
-def load_decoders(weights: str | Path | None = None) -> Decoders:
-    """A trained codec and the decoders that read its bits, from a file of decoders, or a run of
-    notebooks 02 or 03: its folder, or that below `results` (`quick/finetune/p3x64`); by default the
-    shipped ones, for photographs. Raises FileNotFoundError, ValueError."""
-    path = Path(weights or SHIPPED)
-    if path.suffix == ".safetensors":
-        return codecs.read_decoders(path)
-    folder = path.resolve() if path.is_dir() else project_root() / "results" / path
-    if not (folder / "final.safetensors").exists():
-        raise FileNotFoundError(f"no codec was trained in {folder}; run its notebook")
-    stage, results = folder.parent.name, folder.parents[1]
-    if stage not in ("base_codec", "finetune"):
-        raise InputError(f"{folder} is no run of notebooks 02 (base_codec) or 03 (finetune)")
-    config = load_profile(results.name).codec
-    codec = codecs.load(config, folder / "final.safetensors")
-    base = codecs.load(config, results / "base_codec" / "base" / "final.safetensors")
-    return Decoders.of(base, {HUMAN: codec} if stage == "finetune" else {})
 
 
 def measure(

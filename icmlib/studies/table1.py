@@ -11,7 +11,7 @@ import torch
 from icmlib import codecs
 from icmlib.config import FinetuneConfig, replace
 from icmlib.evaluate import Evaluation, compare, load_evaluation
-from icmlib.io import InputError, project_root, read_json
+from icmlib.io import InputError, project_file, read_json
 from icmlib.studies.profile import Profile, lookup
 from icmlib.studies.runs import load_codec, read_summary, run_folder
 from icmlib.studies.tables import MACHINE, task_measure
@@ -108,7 +108,7 @@ def aims(test: pd.DataFrame, *rows: str | None, **limits: float) -> pd.DataFrame
 
 def paper() -> pd.DataFrame:
     """Table 1 of Le et al., by the names that its rows have here."""
-    return pd.read_csv(project_root() / "data" / "le2022_table1.csv", index_col="row")
+    return pd.read_csv(project_file("data/le2022_table1.csv"), index_col="row")
 
 
 def beside_paper(test: pd.DataFrame) -> pd.DataFrame:

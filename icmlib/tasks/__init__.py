@@ -8,7 +8,7 @@ import torch
 
 from icmlib import device
 from icmlib.config import TaskConfig
-from icmlib.io import InputError, imported, load_weights, project_root
+from icmlib.io import InputError, imported, load_weights, project_file
 from icmlib.tasks import detectron2, proxies, torchvision
 
 __all__ = ["Images", "TaskNetwork", "create", "detectron2", "load", "proxies", "torchvision"]
@@ -39,7 +39,7 @@ def create(config: TaskConfig) -> torch.nn.Module:
     if library and config.weights in library.PUBLISHED:
         library.load_published(network, config)
     elif config.weights:
-        load_weights(network, project_root() / config.weights)
+        load_weights(network, project_file(config.weights))
     return network
 
 

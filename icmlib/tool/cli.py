@@ -10,6 +10,7 @@ import os
 import sys
 import tempfile
 import time
+import types
 import warnings
 from pathlib import Path
 
@@ -26,6 +27,9 @@ WEIGHTS = click.option(
     "results (quick/finetune/p3x64).  [default: the codec for photographs that comes with icmlib]",
 )
 RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "PMI_", "MPI_LOCAL", "OMPI_COMM_", "MV2_COMM_")
+# CompressAI imports them (torch_geometric, pandas, SymPy) for 1.4 s, and no command uses them; left
+# out here alone, since notebooks and other programs may
+UNUSED = ("compressai.datasets", "compressai.transforms", "compressai.registry.transforms")
 SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
 FORCE = click.option("--force", is_flag=True, help="Write files anew that already exist.")
 
@@ -39,6 +43,9 @@ class Commands(click.Group):
             # of other processes, too; Python 3.11 reads its .pth files as the locale says
             os.environ |= {"PYTHONUTF8": "1", "LC_ALL": "C.UTF-8"}
             os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+        for name in UNUSED:
+            sys.modules[name] = types.ModuleType(name)
+            sys.modules[name].__dict__.update(TRANSFORMS={}, register_transform=None)
         return super().__call__(*args, **kwargs)
 
     def invoke(self, context: click.Context):
@@ -72,9 +79,9 @@ def encode(source: Path, target: Path, weights: str, force: bool) -> None:
     """Images to .icm files.
 
     One image, or all below a folder to files below another folder. Photographs are turned upright,
-    as their EXIF orientation says. 16 bits become 8; what is transparent is put on white. In a
-    folder, images that already have a .icm file are skipped; unreadable images are named at the end
-    (exit code 1).
+    as their EXIF orientation says. 16 bits become 8, and what is transparent is put on white, with
+    a warning. Grey images are decoded to grey files. In a folder, images that already have a .icm
+    file are skipped; unreadable images are named at the end (exit code 1).
     """
     kinds = (icm.io.READABLE, tool.files.SUFFIX)
     codec = icm.load_decoders(weights).codec
@@ -142,17 +149,16 @@ def info(file: Path, weights: str) -> None:
     """Show what a .icm file holds, and which decoders of these weights read it."""
     bitstream = tool.files.read_bitstream(file)
     pixels = bitstream.width * bitstream.height
-    click.echo(f"image     {bitstream.width}x{bitstream.height} px")
+    click.echo(f"image     {bitstream.width}x{bitstream.height} px{', grey' * bitstream.grey}")
     for name, size in (("file", bitstream.total_bytes), ("payload", bitstream.payload_bytes)):
         click.echo(f"{name:9s} {size:,} bytes, {8 * size / pixels:.3f} bpp")
     strings = " + ".join(f"{len(string):,}" for string in bitstream.strings)
     click.echo(f"strings   {len(bitstream.strings)} of {strings} bytes")
     click.echo(f"codec     {bitstream.codec}")
-    decoders = icm.load_decoders(weights)
-    own = decoders.codec.fingerprint
+    own, decoders = tool.files.readers(weights)
     reads = "read it" if own == bitstream.codec else f"do not read it: they are of codec {own}"
     click.echo(f"weights   {weights or 'those of icmlib'} {reads}")
-    click.echo(f"decoders  {', '.join(decoders.names)}")
+    click.echo(f"decoders  {', '.join(decoders)}")
 
 
 @main.command()

@@ -5,15 +5,16 @@ Photographs come upright, as their EXIF orientation says. Files are written whol
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from PIL import Image
-from torchvision.transforms.functional import to_pil_image
+from safetensors import SafetensorError
 
+import icmlib as icm
 from icmlib.codecs.bitstream import Bitstream
-from icmlib.device import on_all_cores
-from icmlib.io import IMAGE_SUFFIXES, InputError, UserError, files_below, read_image, written
+from icmlib.io import IMAGE_SUFFIXES, InputError, UserError, read_image, written
 
 SUFFIX = ".icm"
 QUALITY = 95  # of decoded pictures that are written as JPEG or WebP
@@ -25,7 +26,7 @@ def encode_file(codec, source: Path, target: Path) -> Bitstream:
     check_suffix(target, {SUFFIX}, "a bitstream")
     image = read_image(source, upright=True)
     with _about(source):
-        bitstream = codec.encode(image)
+        bitstream = replace(codec.encode(image), grey=image.min(0)[0].equal(image.max(0)[0]))
     with written(target) as half:
         half.write_bytes(bytes(bitstream))
     return bitstream
@@ -37,7 +38,8 @@ def decode_file(codec, source: Path, target: Path) -> Bitstream:
     bitstream = read_bitstream(source)
     with _about(source):
         image = codec.decode(bitstream)  # (3, H, W)
-    picture = to_pil_image((image.clamp(0, 1) * 255).round().byte())
+    picture = Image.fromarray((image * 255).round().byte().permute(1, 2, 0).numpy())
+    picture = picture.convert("L") if bitstream.grey else picture
     format = Image.registered_extensions()[target.suffix.lower()]
     with written(target) as half, _about(target, ValueError):  # WebP takes no more than 16,383 px
         picture.save(half, format, quality=QUALITY)
@@ -48,6 +50,16 @@ def read_bitstream(path: Path) -> Bitstream:
     """Raises OSError: it cannot be read; ValueError: damaged, or no bitstream."""
     with _about(path):
         return Bitstream.from_bytes(path.read_bytes())
+
+
+def readers(weights: str | None) -> tuple[str, list[str]]:
+    """The fingerprint of the codec of these weights, and the names of its decoders. A file states
+    both in its header; of a run they are computed. Raises as `icmlib.load_decoders`."""
+    with contextlib.suppress(OSError, SafetensorError, KeyError, ValueError):  # says load_decoders
+        stated = icm.io.read_header(weights or icm.codecs.SHIPPED)["fingerprints"]
+        return stated["entropy"], [name for name in stated if name not in ("encoder", "entropy")]
+    decoders = icm.load_decoders(weights)
+    return decoders.codec.fingerprint, decoders.names
 
 
 def check_suffix(path: Path, suffixes: set[str], what: str) -> None:
@@ -71,7 +83,7 @@ def pairs(source: Path, target: Path, suffixes: set[str], suffix: str) -> list[t
     ValueError: there is none, two would become the same file, or `target` is a file."""
     if target.exists() and not target.is_dir():
         raise InputError(f"{source} is a folder and {target} is none; name another folder")
-    files = files_below(source, suffixes)
+    files = icm.io.files_below(source, suffixes)
     if not files:
         raise InputError(f"folder {source} holds no {', '.join(sorted(suffixes))} file")
     sources: dict[Path, Path] = {}
@@ -85,7 +97,7 @@ def pairs(source: Path, target: Path, suffixes: set[str], suffix: str) -> list[t
 def code_folder(code: Callable, codec, jobs: list[tuple]) -> Iterator[Bitstream | Exception]:
     """What `encode_file` or `decode_file` returns for each pair, or the error of a file that cannot
     be coded. Raises OSError: a file cannot be written; the others could not be, either."""
-    for result in on_all_cores(partial(_attempt, code), codec, jobs):
+    for result in icm.device.on_all_cores(partial(_attempt, code), codec, jobs):
         if isinstance(result, OSError) and not isinstance(result, FileNotFoundError):
             raise result
         yield result

@@ -1,11 +1,15 @@
 """One photograph, one bitstream: what every decoder, and every post-filter, makes of it."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
+from tqdm import tqdm
 
+from icmlib import device
 from icmlib.codecs import FILTERS, Decoders, PillowCodec
 from icmlib.codecs.decoders import HUMAN, MACHINE
 from icmlib.explorer.coded import CodedImage
@@ -25,18 +29,15 @@ def try_decoders(photo: Path, out: Path, decoders: Decoders) -> pd.DataFrame:
     check_suffix(out, PICTURES, "a figure")
     if out.resolve() == photo.resolve():
         raise InputError(f"{photo} would be overwritten; name another picture with --out")
-    image = read_image(photo, upright=True)
-    coded = CodedImage(decoders, image)
-    pictures = {ORIGINAL: image} | {name: coded.decode(name) for name in decoders.names}
-    for name, sigma in SIGMAS.items():
-        filtered = FILTERS[name](decoders.codec, sigma).decode(coded.bitstream)
-        pictures[f"{MACHINE} + {name}"] = fidelity.to_8bit(filtered)
-    size = min(96, min(image.shape[-2:]) // 2)  # so that single pixels are seen
-    crop = figures.differing_crop(pictures[MACHINE], pictures.get(HUMAN, image), size)
-    table = measure(coded, pictures)
-    rows = table.drop(ORIGINAL).iterrows()
-    captions = {name: f"{row['bpp']:.3f} bpp, {row['psnr']:.2f} dB" for name, row in rows}
-    figure = figures.crops(pictures, captions, crop)
+    coded = CodedImage(decoders, read_image(photo, upright=True))
+    device.keep_freed_memory()
+    pictures, rows = {}, {}
+    count = 1 + len(decoders.names) + len(SIGMAS)
+    for name, picture in tqdm(_pictures(coded), total=count, unit="picture"):
+        rows[name] = coded.measure(picture)
+        pictures[name] = (picture * 255).round().byte()  # a quarter of the memory
+    table = _table(coded, rows)
+    figure = _drawn(pictures, table)
     with written(out) as half:
         figure.savefig(half, format=out.suffix[1:].lower(), dpi=figures.DPI, bbox_inches="tight")
     plt.close(figure)
@@ -45,13 +46,38 @@ def try_decoders(photo: Path, out: Path, decoders: Decoders) -> pd.DataFrame:
     return table
 
 
-def measure(coded: CodedImage, pictures: dict[str, torch.Tensor]) -> pd.DataFrame:
-    """One row for each picture (3, H, W), the original first: rate, fidelity, pattern."""
-    pixels = coded.x.shape[-2] * coded.x.shape[-1]
-    rows, prms = {}, coded.pattern(coded.x)["prms"]
-    for name, picture in pictures.items():
-        bits = PillowCodec("PNG").encode(coded.x) if name == ORIGINAL else coded.bitstream
-        row = {"bpp": 8 * bits.payload_bytes / pixels, "bpp_total": 8 * bits.total_bytes / pixels}
-        rows[name] = row | coded.measure(picture)
-        rows[name]["excess_prms"] = float(checkerboard.excess_prms(rows[name]["prms"], prms))
+def _pictures(coded: CodedImage) -> Iterator[tuple[str, torch.Tensor]]:
+    """The original and what is made of its bits, (3, H, W) of 8 bits."""
+    yield ORIGINAL, coded.x
+    machine = coded.synthesize(MACHINE)
+    yield MACHINE, fidelity.to_8bit(machine)
+    for name in coded.decoders.names[1:]:
+        yield name, coded.decode(name)
+    for name, sigma in SIGMAS.items():
+        filtered = FILTERS[name](coded.decoders.codec, sigma).smooth(machine)
+        yield f"{MACHINE} + {name}", fidelity.to_8bit(filtered)
+
+
+def _table(coded: CodedImage, rows: dict[str, dict]) -> pd.DataFrame:
+    """What was measured of each picture, with its rate and what the codec added to the pattern."""
+    pixels, png, prms = (
+        coded.x[0].numel(),
+        PillowCodec("PNG").encode(coded.x),
+        rows[ORIGINAL]["prms"],
+    )
+    for name, row in rows.items():
+        bits = png if name == ORIGINAL else coded.bitstream
+        rate = {"bpp": 8 * bits.payload_bytes / pixels, "bpp_total": 8 * bits.total_bytes / pixels}
+        excess = float(checkerboard.excess_prms(row["prms"], prms))
+        rows[name] = rate | row | {"excess_prms": excess}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("decoder")
+
+
+def _drawn(pictures: dict[str, torch.Tensor], table: pd.DataFrame) -> Figure:
+    """All pictures, enlarged where the machine's and the one for people differ most."""
+    size = min(96, min(pictures[ORIGINAL].shape[-2:]) // 2)  # so that single pixels are seen
+    other = pictures.get(HUMAN, pictures[ORIGINAL])
+    crop = figures.differing_crop(pictures[MACHINE] / 255, other / 255, size)
+    rows = table.drop(ORIGINAL).iterrows()
+    captions = {name: f"{row['bpp']:.3f} bpp, {row['psnr']:.2f} dB" for name, row in rows}
+    return figures.crops(pictures, captions, crop)

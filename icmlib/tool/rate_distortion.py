@@ -21,7 +21,8 @@ from icmlib.io import InputError, fingerprint, imported, plain, written
 from icmlib.metrics import bd, bootstrap, detection
 from icmlib.studies import figures
 from icmlib.studies.profile import load_profile
-from icmlib.studies.runs import load_decoders, load_task
+from icmlib.studies.runs import load_task
+from icmlib.studies.trained import load_decoders
 
 QUALITIES = {  # from a tenth of a bit per pixel of a photograph upwards
     "JPEG": "3,5,10,20,40",

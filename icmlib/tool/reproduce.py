@@ -10,7 +10,7 @@ import pandas as pd
 from snakemake.cli import main
 from snakemake.logging import DefaultFormatter
 
-from icmlib.io import project_root
+from icmlib.io import InputError, project_root
 
 TIMES = "times.csv"  # in a profile's results: how long each notebook took
 
@@ -20,6 +20,8 @@ def reproduce(profile: str, study: str, cores: int, targets: tuple[str, ...]) ->
 
     Snakemake's own log goes to `results/<profile>/snakemake.log`.
     """
+    if not (project_root() / "Snakefile").exists():
+        raise InputError(f"{project_root()} is no clone of icmlib; the studies run in one")
     folder = project_root() / "results" / profile
     folder.mkdir(parents=True, exist_ok=True)
     log = logging.FileHandler(folder / "snakemake.log", encoding="utf-8")
