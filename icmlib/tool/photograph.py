@@ -60,11 +60,8 @@ def _pictures(coded: CodedImage) -> Iterator[tuple[str, torch.Tensor]]:
 
 def _table(coded: CodedImage, rows: dict[str, dict]) -> pd.DataFrame:
     """What was measured of each picture, with its rate and what the codec added to the pattern."""
-    pixels, png, prms = (
-        coded.x[0].numel(),
-        PillowCodec("PNG").encode(coded.x),
-        rows[ORIGINAL]["prms"],
-    )
+    pixels, png = coded.x[0].numel(), PillowCodec("PNG").encode(coded.x)
+    prms = rows[ORIGINAL]["prms"]
     for name, row in rows.items():
         bits = png if name == ORIGINAL else coded.bitstream
         rate = {"bpp": 8 * bits.payload_bytes / pixels, "bpp_total": 8 * bits.total_bytes / pixels}
