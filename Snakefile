@@ -17,8 +17,9 @@ PROFILE = str(config.get("profile", "quick"))
 STUDY = config.get("study", "main")
 OUT = f"results/{PROFILE}"
 TABLES = {"zoo_table": ("zoo", "04c_codec_zoo_table"), "origin": ("origin", "04d_origin"), "depth": ("depth", "04e_depth")}
-FILTERS, KNOB = ("gaussian", "bilateral"), ("p3x64", "low_impact")  # KNOB: rows of notebook 08
+FILTERS = ("gaussian", "bilateral")
 profile = load_profile(PROFILE)
+KNOB = (profile.human, "low_impact")  # rows of notebook 08
 study2 = profile.rate_task
 rows = profile.main_rows if STUDY == "main" and profile.main_rows else list(profile.rows)
 studies = {"finetuning": rows, "rate_task": study2.points, "zoo": profile.zoo.codecs, "origin": profile.origin.runs(), "depth": profile.depth.runs()}
@@ -180,8 +181,8 @@ use rule notebook as speed with:
 
 use rule notebook as knob with:
     input: lib("studies"), sorted(glob(f"results/{PROFILE}-seed*/knob_findings.csv")), expand(rules.finetune.output, row=KNOB), notebook="notebooks/08_one_bitstream_two_decoders.ipynb"
-    output: update(book("knob/p3x64"))
-    log: book("knob/p3x64", ".unfinished")
+    output: update(book(f"knob/{profile.human}"))
+    log: book(f"knob/{profile.human}", ".unfinished")
     params: PAPER
     threads: workflow.cores
 

@@ -190,6 +190,7 @@ class Profile:
     # Table 1: name -> changes of finetune
     rows: Annotated[dict[str, Changes], _or_empty] = field(default_factory=dict)
     main_rows: list[str] = field(default_factory=list)  # of a short study 1; none: all
+    human: str = "p3x64"  # the row whose decoder is for people, in 08 and the file that it writes
 
     def __post_init__(self):
         rows = _changed("rows", self.finetune, self.rows)

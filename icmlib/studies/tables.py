@@ -14,6 +14,7 @@ FACTS = ["profile", "seed", "data", "numbers"]  # columns of every table, for it
 TABLES = {  # in the order of a report
     "table1": "Decoder finetuning (Table 1), test split",
     "aims": "Aims of study 1",
+    "better_for_both": "A decoder that is better for both: findings",
     "aims_seeds": "Aims of study 1 by seed",
     "photographs": "Photographs",
     "knob_findings": "One bitstream, two decoders: beside the low-impact model",

@@ -15,7 +15,7 @@ ANSWERS = "answers.json"  # in a reference: notebook -> its answer, commit, date
 ANSWERED = (  # runs whose answers are published
     "task_network/given", "base_codec/base", "finetune/p3x64", "post_filter/bilateral",
     "ablations/table1", "zoo_table/all", "origin/all", "rate_task/curves", "figures/photographs",
-    "speed/side_by_side", "knob/p3x64", "depth/all",
+    "speed/side_by_side", "depth/all",
 )  # fmt: skip
 MARKED = re.compile(r"(<!-- table1:.*?-->\n).*?(\n<!-- /table1 -->)", re.DOTALL)  # in README.md
 HEAD = """# Results
@@ -43,7 +43,8 @@ def publish(profile: Profile) -> list[Path]:
         raise FileNotFoundError(f"no tables in {source}; run make reproduce PROFILE={profile.name}")
     target.mkdir(parents=True, exist_ok=True)
     copies = [Path(shutil.copyfile(file, target / file.name)) for file in files]
-    found = answers([source / run / "notebook.ipynb" for run in ANSWERED])
+    runs = (*ANSWERED, f"knob/{profile.human}")
+    found = answers([source / run / "notebook.ipynb" for run in runs])
     found = {run: each | {"date": date.today().isoformat()} for run, each in found.items()}
     _write(target / ANSWERS, json.dumps(read_json(target / ANSWERS) | found, indent=1))
     return [*copies, target / ANSWERS, *write_pages(root)]
