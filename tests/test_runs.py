@@ -257,15 +257,14 @@ def test_fingerprint_changes_with_what_it_is_of(tmp_path):
 
 
 def test_project_root(tmp_path, monkeypatch):
-    """From a folder inside the project, from ICM_ROOT, and outside with a remedy."""
+    """From a folder inside the project, from ICM_ROOT, and the folder itself outside of any."""
     inside = tmp_path / "project" / "notebooks"
     (inside / "profiles").mkdir(parents=True)
     monkeypatch.delenv("ICM_ROOT", raising=False)
     monkeypatch.chdir(inside)
     assert project_root() == tmp_path / "project"
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match="ICM_ROOT"):
-        project_root()
+    assert project_root() == tmp_path
     monkeypatch.setenv("ICM_ROOT", str(inside))
     assert project_root() == inside
 

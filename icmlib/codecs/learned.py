@@ -4,7 +4,7 @@ import copy
 import zlib
 from collections.abc import Callable
 from functools import cached_property, partial
-from itertools import product
+from itertools import pairwise, product
 
 import torch
 import torch.nn.functional as F
@@ -53,8 +53,9 @@ class LearnedCodec(nn.Module):
             bottleneck = isinstance(coder, EntropyBottleneck)
             forward = partial(_bottleneck_forward, coder) if bottleneck else coder.forward
             coder.forward = partial(_in_float32, forward)
-        for layer in [module for module in model.modules() if isinstance(module, GDN)]:
-            layer.forward = partial(_gdn, layer)
+        for before, layer in pairwise([*model.g_a.children(), *model.g_s.children()]):
+            if type(layer) is GDN and isinstance(before, nn.Conv2d | nn.ConvTranspose2d):
+                layer.forward = partial(_gdn, layer)  # nobody else holds what it is given
 
     def __getstate__(self) -> dict:  # copies and other processes compute the rest again
         return {name: value for name, value in self.__dict__.items() if name not in CACHED}

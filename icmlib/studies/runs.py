@@ -34,6 +34,7 @@ from icmlib.codecs import LearnedCodec
 from icmlib.config import BaseTrainingConfig, CodecConfig
 from icmlib.evaluate import compare, evaluate, load_evaluation, load_vgg, save_evaluation, summarize
 from icmlib.io import (
+    PACKAGED,
     UserError,
     fingerprint,
     imported,
@@ -167,8 +168,11 @@ class Run(Journal):
 
 
 def git_state() -> dict:
-    """`commit` of the code, and whether it was `dirty`: changed since. None without git."""
+    """`commit` of the code, and whether it was `dirty`: changed since. None without git, and of an
+    installed package, which may lie in another repository."""
     git = {"cwd": Path(__file__).parents[1], "stderr": subprocess.DEVNULL, "text": True}
+    if PACKAGED != git["cwd"]:
+        return {"commit": None, "dirty": None}
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
         commit = subprocess.check_output(["git", "rev-parse", "HEAD"], **git).strip()
         changes = subprocess.check_output(["git", "status", "--short", "--", "."], **git)

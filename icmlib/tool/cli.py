@@ -27,8 +27,8 @@ WEIGHTS = click.option(
     "results (quick/finetune/p3x64).  [default: the codec for photographs that comes with icmlib]",
 )
 RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "PMI_", "MPI_LOCAL", "OMPI_COMM_", "MV2_COMM_")
-# CompressAI imports them (torch_geometric, pandas, SymPy) for 1.4 s; these commands use none of it,
-# and run no code of others, which might
+# CompressAI imports them (torch_geometric, pandas, SymPy) for 1.4 s; these commands use none of it.
+# With --weights, a profile may name code that does
 LIGHT = ("encode", "decode", "compare")
 UNUSED = ("compressai.datasets", "compressai.transforms", "compressai.registry.transforms")
 SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
@@ -44,7 +44,8 @@ class Commands(click.Group):
             # of other processes, too; Python 3.11 reads its .pth files as the locale says
             os.environ |= {"PYTHONUTF8": "1", "LC_ALL": "C.UTF-8"}
             os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
-        for name in UNUSED if {*LIGHT} & {*sys.argv[1:2]} else ():
+        own = any(word.startswith("--weights") for word in sys.argv)
+        for name in UNUSED if sys.argv[1:2] and sys.argv[1] in LIGHT and not own else ():
             sys.modules[name] = types.ModuleType(name)
             sys.modules[name].__dict__.update(TRANSFORMS={}, register_transform=None)
         return super().__call__(*args, **kwargs)

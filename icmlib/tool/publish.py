@@ -46,7 +46,8 @@ def publish(profile: Profile) -> list[Path]:
     runs = (*ANSWERED, f"knob/{profile.human}")
     found = answers([source / run / "notebook.ipynb" for run in runs])
     found = {run: each | {"date": date.today().isoformat()} for run, each in found.items()}
-    _write(target / ANSWERS, json.dumps(read_json(target / ANSWERS) | found, indent=1))
+    kept = {run: each for run, each in read_json(target / ANSWERS).items() if run in runs}
+    _write(target / ANSWERS, json.dumps(kept | found, indent=1))
     return [*copies, target / ANSWERS, *write_pages(root)]
 
 
