@@ -53,7 +53,7 @@ class LearnedCodec(nn.Module):
             bottleneck = isinstance(coder, EntropyBottleneck)
             forward = partial(_bottleneck_forward, coder) if bottleneck else coder.forward
             coder.forward = partial(_in_float32, forward)
-        for before, layer in pairwise([*model.g_a.children(), *model.g_s.children()]):
+        for before, layer in [*pairwise(model.g_a.children()), *pairwise(model.g_s.children())]:
             if type(layer) is GDN and isinstance(before, nn.Conv2d | nn.ConvTranspose2d):
                 layer.forward = partial(_gdn, layer)  # nobody else holds what it is given
 
