@@ -46,7 +46,7 @@ def evaluate(
     `codec` is anything with `encode(image) -> Bitstream` (or what has `payload_bytes` and
     `total_bytes`) and `decode(bitstream) -> image`. Without a task network there are no detections
     and no feature distance. VGG-16 is slow: the distance is taken of the first `vgg_images` images
-    (by default of all), whole batches."""
+    (by default of all), whole batches. Raises InputError: a decoded image has another shape."""
     where = device.current()
     for network in (codec, task, vgg):
         if hasattr(network, "to"):  # conventional codecs are no networks
@@ -60,7 +60,9 @@ def evaluate(
         rows = [images[i] for i in indices]
         bitstreams = [_sent(_named(row, codec.encode, image)) for row, image in zip(rows, x)]
         decoded = [_named(row, codec.decode, each) for row, each in zip(rows, bitstreams)]
-        x_hat = fidelity.to_8bit(torch.stack(decoded).float().clamp(0, 1))
+        if wrong := [each.shape for each in decoded if each.shape != x.shape[1:]]:
+            raise InputError(f"decode returns {(*wrong[0],)}; the image is {(*x.shape[1:],)}")
+        x_hat = fidelity.to_8bit(torch.stack(decoded).cpu().float().clamp(0, 1))
         table = _table(rows, bitstreams, x.to(where), x_hat.to(where))
         if vgg and (vgg_images is None or indices[0] < vgg_images):
             table["vgg"] = vgg(x.to(where), x_hat.to(where)).tolist()
@@ -148,7 +150,8 @@ def _table(rows, bitstreams: list, x, x_hat) -> dict:
 
 def summarize(evaluation: Evaluation, resamples: int = 1000) -> dict:
     """One row of a table. Figures `<name>_low` and `<name>_high` bound 95 % of a bootstrap over
-    images; `bpp` and `bpp_total` are total bits over total pixels of payload and of whole files."""
+    images; `bpp` and `bpp_total` are total bits over total pixels of payload and of whole files.
+    MS-SSIM is left out where an image is too small for it."""
     table = evaluation.per_image
     row = {
         "images": len(table),
@@ -157,9 +160,16 @@ def summarize(evaluation: Evaluation, resamples: int = 1000) -> dict:
         "bpp_mean": float((8 * table["payload_bytes"] / table["pixels"]).mean()),
     }
     row |= {name: float(table[name].mean()) for name in FIDELITY if name in table}
+    if "ms_ssim" in row and table["ms_ssim"].isna().any():  # some images are too small
+        del row["ms_ssim"]
+    elif "ms_ssim" in row:
+        with np.errstate(divide="ignore"):  # of lossless images it is infinite
+            row["ms_ssim_db"] = float(-10 * np.log10(1 - row["ms_ssim"]))
     row |= _pattern(evaluation, resamples)
-    for prefix, matches in evaluation.matches.items():
-        row |= {f"{prefix}_{k}": v for k, v in detection.average_precision(matches).items()}
+    counts = bootstrap.whole_and_resamples(len(table), resamples, np.random.default_rng(0))
+    for kind, matches in evaluation.matches.items():
+        for name, draws in detection.average_precision(matches, counts).items():
+            row |= _interval(f"{kind}_{name}", draws)
     return row
 
 
@@ -171,10 +181,9 @@ def _pattern(evaluation: Evaluation, resamples: int) -> dict:
     decoded, original = (checkerboard.read_pattern(each, tile, counts) for each in spectra)
     for name in [each for each in decoded if each.startswith("prms")]:
         decoded[f"excess_{name}"] = checkerboard.excess_prms(decoded[name], original[name])
-    row = {k: float(values[0]) for k, values in decoded.items()}
-    row |= {f"original_{k}": float(values[0]) for k, values in original.items()}
+    row = {f"original_{k}": float(values[0]) for k, values in original.items()}
     for name, values in decoded.items():
-        row[f"{name}_low"], row[f"{name}_high"] = bootstrap.interval(values[1:])
+        row |= _interval(name, values)
     return row
 
 
@@ -192,18 +201,17 @@ def compare(base: Evaluation, other: Evaluation, resamples: int = 1000) -> dict:
             drawn, before, after = counts[:, known], before[known], after[known]
             with np.errstate(invalid="ignore"):  # of lossless images: inf - inf, 0 * inf
                 difference = np.where(before == after, 0.0, after - before)
-                result |= _difference(name, drawn @ difference / drawn.sum(1))
+                result |= _interval(f"{name}_difference", drawn @ difference / drawn.sum(1))
     for kind in [each for each in base.matches if each in other.matches]:
         pair = base.matches[kind], other.matches[kind]
         before, after = (detection.average_precision(each, counts)["AP"] for each in pair)
-        result |= _difference(f"{kind}_AP", after - before)
+        result |= _interval(f"{kind}_AP_difference", after - before)
     return result
 
 
-def _difference(name: str, draws: np.ndarray) -> dict:
-    """Of the whole set, and the interval of its resamples."""
+def _interval(name: str, draws: np.ndarray) -> dict:
+    """The figure of the whole set, and the interval of its resamples."""
     low, high = bootstrap.interval(draws[1:])
-    name = f"{name}_difference"
     return {name: float(draws[0]), f"{name}_low": low, f"{name}_high": high}
 
 

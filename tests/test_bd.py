@@ -47,7 +47,7 @@ def test_small_overlap_is_refused_and_stated(of, axis, moved, overlap):
 @pytest.mark.parametrize(
     "rates, qualities, reason",
     [
-        (RATES[:3], PSNR[:3], "test has 3 points; need 4"),
+        (RATES[:2], PSNR[:2], "test has 2 points; need 3"),
         (RATES, [28, 30, 29, 36, 38], "test is not monotone"),
         ([0.1, 0.2, 0.2, 0.8, 1.6], PSNR, "test is not monotone"),
         (RATES, [28, 30, 33, 36, np.inf], "test has a point that is not finite"),

@@ -13,7 +13,7 @@ import numpy as np
 
 from icmlib.metrics import bootstrap
 
-MIN_POINTS = 4  # as Bjøntegaard's own
+MIN_POINTS = 3  # Bjøntegaard's own cubic needs four
 MIN_OVERLAP = 0.5  # of the narrower range
 MIN_VALID = 0.95  # of the resamples, for an interval
 
@@ -34,7 +34,7 @@ class Delta:
 def delta(anchor: Points, test: Points, of: str = "rate") -> Delta:
     """The BD-rate ("rate") or BD-quality ("quality") of `test` against `anchor`, each (rates,
     qualities), arrays (points,) in any order. A reason is in place of a number where a curve has
-    fewer than four points, is not finite or not monotone, or too little of both ranges is common.
+    fewer than three points, is not finite or not monotone, or too little of both ranges is common.
     """
     anchor, test = (np.array(curve)[:, np.argsort(curve[0])] for curve in (anchor, test))
     if unfit := _unfit("anchor", *anchor) or _unfit("test", *test):
@@ -61,7 +61,7 @@ def resampled_delta(anchor: Points, test: Points, of: str = "rate") -> Delta:
     draws = range(anchor.shape[-1])
     whole, *resamples = [delta(anchor[..., i], test[..., i], of) for i in draws]
     draws = np.array([each.value for each in resamples])
-    valid = np.isfinite(draws).mean()
+    valid = np.isfinite(draws).mean() if len(draws) else 1
     if whole.reason or valid < MIN_VALID:
         reason = whole.reason or f"no interval: {valid:.0%} of the resamples have a delta"
         return replace(whole, reason=reason)

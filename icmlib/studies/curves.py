@@ -22,21 +22,21 @@ KINDS = {  # of a delta -> measure, over what, scale
 }
 
 
-def deltas(curves: dict[str, Curve], reference: str) -> pd.DataFrame:
+def deltas(curves: dict[str, Curve], reference: str, kinds: dict = KINDS) -> pd.DataFrame:
     """BD-rate (%), BD-mAP (COCO points of 100) and BD-PSNR (dB) of every curve against one, each
     with interval, or the reason why there is none; `overlap` is that of the range that counts."""
     rows = [
-        {"curve": name, "against": reference, "what": what} | delta(curves, reference, name, what)
+        {"curve": name, "against": reference, "what": what} | delta(curves, reference, name, kind)
         for name in curves
         if name != reference
-        for what in KINDS
+        for what, kind in kinds.items()
     ]
     return pd.DataFrame(rows, columns=DELTA)
 
 
-def delta(curves: dict[str, Curve], reference: str, name: str, what: str = "BD-mAP") -> dict:
+def delta(curves: dict[str, Curve], reference: str, name: str, kind=KINDS["BD-mAP"]) -> dict:
     """One of the figures of `deltas`."""
-    measure, of, scale = KINDS[what]
+    measure, of, scale = kind
     pair = [(curves[each]["bpp"], curves[each][measure]) for each in (reference, name)]
     found = bd.resampled_delta(*pair, of)
     figures = {end: scale * getattr(found, end) for end in ("value", "low", "high")}

@@ -199,7 +199,7 @@ def compare(photo: Path, out: Path, weights: str, force: bool) -> None:
 @click.option("--out", type=PATH, required=True, help="Folder of tables and figures.")
 @click.option("--annotations", type=PATH, help="Instances JSON of the photos, for AP.")
 @click.option("--task", metavar="PROFILE", help="Profile whose task network detects, for AP.")
-@click.option("--against", metavar="CURVE", help="Of bd.csv.  [default: the first anchor]")
+@click.option("--against", help="Curve to compare with in bd.csv.  [default: the first anchor]")
 @click.option("--beside", multiple=True, type=PATH, help="A curve of others, CompressAI's JSON.")
 @click.option(
     "--vgg-images", type=click.IntRange(0), help="VGG distance of the first images alone."
@@ -221,7 +221,9 @@ def evaluate(photos: Path, out: Path, **options) -> None:
     are (3, H, W) in [0, 1], of any size.
 
     Writes rate_distortion.csv, per_image.csv, curves.png and .pdf, bd.csv, and <curve>.json for
-    CompressAI's plots. Points that the folder has already are not measured again.
+    CompressAI's plots. Points that the folder has already are not measured again. Rates in bpp are
+    of the payload, without headers and without the anchors' containers (but with WebP's). A BD
+    figure needs three points of both curves.
     """
     table = tool.rate_distortion.evaluate_codecs(photos, out, **options)
     click.echo(table.to_string(index=False, float_format="{:.4g}".format))

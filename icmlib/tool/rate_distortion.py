@@ -2,13 +2,10 @@
 
 import json
 import sys
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
@@ -16,10 +13,9 @@ from icmlib import datasets, tasks
 from icmlib.codecs import ANCHORS, SHIPPED, anchor
 from icmlib.config import replace
 from icmlib.datasets.annotations import first_few
-from icmlib.evaluate import Evaluation, evaluate, load_vgg, summarize
+from icmlib.evaluate import evaluate, load_vgg, summarize
 from icmlib.io import InputError, fingerprint, imported, plain, written
-from icmlib.metrics import bd, bootstrap, detection
-from icmlib.studies import figures
+from icmlib.studies import curves, figures
 from icmlib.studies.profile import load_profile
 from icmlib.studies.runs import load_task
 from icmlib.studies.trained import load_decoders
@@ -37,11 +33,10 @@ PANELS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "vgg": "VGG distance"}
 PANELS |= {"mask_AP": "mask AP", "box_AP": "box AP"}
 KEYS = {"psnr": "psnr-rgb", "ssim": "ssim-rgb", "ms_ssim": "ms-ssim-rgb"}  # as CompressAI has them
 KEYS |= {"bpp": "bpp", "vgg": "lpips-vgg", "mask_AP": "mask-ap", "box_AP": "box-ap"}
-DELTAS = {"BD-rate (%)": ("psnr", "rate"), "BD-PSNR (dB)": ("psnr", "quality")}
-DELTAS |= {f"BD-rate of {each} (%)": (each, "rate") for each in ("mask_AP", "box_AP")}
-RESAMPLES = 1000  # of the images, for intervals
-SHOWN = ["curve", "point", "bpp", "psnr", "ssim", "ms_ssim_db", "vgg", "lpp2", "lpp4", "lpp8"]
-SHOWN += ["prms", "mask_AP", "box_AP"]
+DELTAS = {"BD-rate (%)": ("psnr", "rate", 1), "BD-PSNR (dB)": ("psnr", "quality", 1)}
+DELTAS |= {f"BD-rate of {ap} (%)": (ap, "rate", 1) for ap in ("mask_AP", "box_AP")}
+TEXT = "curve point file_name sha256 fingerprint settings".split()  # columns without numbers
+SHOWN = "curve point bpp psnr ssim ms_ssim_db vgg lpp2 lpp4 lpp8 prms mask_AP box_AP".split()
 
 
 class Point(NamedTuple):
@@ -53,49 +48,15 @@ class Point(NamedTuple):
     fingerprint: str | None  # None: its code is a user's
 
 
-class Own:
-    """A user's codec; of its errors one line is left, which says where they were raised."""
-
-    def __init__(self, name: str, codec):
-        self.name, self.codec = name, codec
-
-    def encode(self, image):
-        self.shape = image.shape  # of all that are decoded next
-        bitstream = called(f"{self.name}.encode", lambda: self.codec.encode(image))
-        called(f"{self.name}.encode", lambda: (bitstream.payload_bytes, bitstream.total_bytes))
-        return bitstream
-
-    def decode(self, bitstream):
-        x_hat = called(f"{self.name}.decode", lambda: self.codec.decode(bitstream).cpu())
-        if x_hat.shape != self.shape:
-            shapes = f"{tuple(x_hat.shape)}; the image is {tuple(self.shape)}"
-            raise InputError(f"{self.name}.decode returns {shapes}")
-        return x_hat
-
-
-def called(what: str, call: Callable):
-    """What a user's code returns. Raises InputError: it raised anything."""
-    try:
-        return call()
-    except Exception as error:
-        at = traceback.extract_tb(error.__traceback__)[-1]
-        why = f"{type(error).__name__}: {error} ({at.filename}, line {at.lineno})"
-        raise InputError(f"{what} raised {why}") from error
-
-
 def evaluate_codecs(
     photos: Path, out: Path, codecs: tuple[str, ...], annotations: Path | None, task: str | None,
     against: str | None, beside: tuple[Path, ...], vgg_images: int | None, force: bool,
 ) -> pd.DataFrame:  # fmt: skip
-    """`icm evaluate`; the columns of rate_distortion.csv that are shown. Raises as the functions
-    below."""
+    """`icm evaluate`; the shown columns of rate_distortion.csv. Raises as the functions below."""
     points = [point for text in codecs or DEFAULT for point in read_points(text)]
-    theirs = [read_curve(path) for path in beside]
-    curves = {point.curve for point in points} | {str(path) for path in beside}
-    if against not in (None, *curves):
-        raise InputError(f"unknown curve {against!r}; there are: {', '.join(sorted(curves))}")
+    others = [read_curve(path) for path in beside]
     table = measure_points(points, load_images(photos, annotations, task), out, vgg_images, force)
-    write_curves(table, theirs, against, out)
+    write_curves(table, others, against, out)
     return table[[name for name in SHOWN if name in table]]
 
 
@@ -106,7 +67,8 @@ def read_points(text: str) -> list[Point]:
     name, _, which = rest.partition(":")
     if name in ANCHORS:
         qualities = (which or QUALITIES[name]).split(",")
-        made = [anchor(name, quality=int(q) if q.isdecimal() else q) for q in qualities]
+        options = {} if name == "WebP" else {"container": False}  # learned codecs send none
+        made = [anchor(name, quality=int(q) if q.isdecimal() else q, **options) for q in qualities]
         facts = [(f"q{q}", codec, fingerprint(codec.facts)) for q, codec in zip(qualities, made)]
         return [Point(given or name, *each) for each in facts]
     if name.endswith(".safetensors") or "/" in name:
@@ -115,10 +77,9 @@ def read_points(text: str) -> list[Point]:
         rate, curve = Path(name).stem, f"{given} {{}}".strip().format
         return [Point(curve(to), rate, codec, fingerprint(codec)) for to, codec in made.items()]
     if which:
-        made = called(rest, imported(rest, "codec"))
+        made = imported(rest, "codec")()
         made = made if isinstance(made, list) else [made]
-        named = [(f"{which} {i}", Own(rest, codec)) for i, codec in enumerate(made, 1)]
-        return [Point(given or which, *each, None) for each in named]
+        return [Point(given or which, f"{which} {i}", own, None) for i, own in enumerate(made, 1)]
     known = f"an anchor ({', '.join(ANCHORS)}), a file of decoders, a run, or module:function"
     raise InputError(f"unknown codec {text!r}; need {known}")
 
@@ -159,18 +120,18 @@ def measure_points(
     grows point by point with per_image.csv. `images` is of `load_images`. Raises InputError: `out`
     has other results of these points, or results of other images."""
     (data, network), names = images, ("per_image.csv", "rate_distortion.csv")
-    each, rows = ([] if force else read_records(out / name) for name in names)
+    image_rows, rows = ([] if force else read_records(out / name) for name in names)
     files = [data.path(index) for index in range(len(data))]
     settings = fingerprint(*files, data.ground_truth["annotations"], network, vgg_images)
     if {row["settings"] for row in rows} - {settings}:
         what = f"{out} has results of other images, or by another task network or --vgg-images"
         raise InputError(f"{what}; name another --out, or measure all anew with --force")
-    done = {(row["curve"], row["point"]): row["fingerprint"] for row in rows}
-    each = [row for row in each if (row["curve"], row["point"]) in done]  # others were cut short
+    done = {(row["curve"], row["point"]): row["fingerprint"] for row in rows}  # to the end
+    image_rows = [row for row in image_rows if (row["curve"], row["point"]) in done]
     new = {point[:2]: point for point in points if point[:2] not in done}
     for point in points:
-        own = point.fingerprint or tried(point.codec, data.image(0))
-        if done.setdefault(point[:2], own) != own:
+        digits = point.fingerprint or fingerprint_of_output(point.codec, data.image(0))
+        if done.setdefault(point[:2], digits) != digits:
             what = f"{out}: {' '.join(point[:2])} is of two codecs, one of them measured before or"
             raise InputError(f"{what} given twice; name a curve (name=codec), or --force")
     vgg, source = load_vgg() if new and vgg_images != 0 else (None, "not taken")
@@ -179,9 +140,9 @@ def measure_points(
         tqdm.write(f"{' '.join(key)} ({k} of {len(new)})", file=sys.stderr)
         found = evaluate(point.codec, network, data, vgg, vgg_images)
         facts = {"curve": key[0], "point": key[1]}
-        each += found.per_image.assign(**facts).to_dict("records")
-        rows.append(facts | summary(found) | {"fingerprint": done[key], "settings": settings})
-        for name, records in zip(names, (each, rows)):
+        image_rows += found.per_image.assign(**facts).to_dict("records")
+        rows.append(facts | summarize(found) | {"fingerprint": done[key], "settings": settings})
+        for name, records in zip(names, (image_rows, rows)):
             with written(out / name) as half:
                 pd.DataFrame(records).to_csv(half, index=False)
     return pd.DataFrame(rows)
@@ -189,44 +150,44 @@ def measure_points(
 
 def read_records(path: Path) -> list[dict]:
     """Rows of a table; none if there is no such file."""
-    types = {"curve": str, "point": str, "file_name": str}
-    return pd.read_csv(path, dtype=types).to_dict("records") if path.exists() else []
+    if not path.exists():
+        return []
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)  # a curve may be named "NA"
+    numbers = table[table.columns.difference(TEXT)].apply(pd.to_numeric)
+    return table.assign(**numbers).to_dict("records")
 
 
-def tried(codec: Own, image) -> str:
+def fingerprint_of_output(codec, image) -> str:
     """The fingerprint of a user's codec: what it makes of one image."""
     bitstream = codec.encode(image)
     return fingerprint(bitstream.total_bytes, {"x_hat": codec.decode(bitstream)})
 
 
-def summary(found: Evaluation) -> dict:
-    """That of `summarize`; MS-SSIM in dB, too, and AP with 95 % of a bootstrap over images."""
-    row, rng = summarize(found, RESAMPLES), np.random.default_rng(0)
-    if "ms_ssim" in row:  # images are large enough
-        row["ms_ssim_db"] = -10 * np.log10(1 - row["ms_ssim"])
-    counts = bootstrap.resample_counts(row["images"], RESAMPLES, rng)
-    for kind, matches in found.matches.items():
-        draws = detection.average_precision(matches, counts)["AP"]
-        row[f"{kind}_AP_low"], row[f"{kind}_AP_high"] = bootstrap.interval(draws)
-    return row
-
-
-def write_curves(table: pd.DataFrame, theirs: list, against: str | None, out: Path) -> None:
-    """Of the curves in `table`, in `out`: a JSON of each, a figure and bd.csv, both with the curves
-    `theirs`, too."""
+def write_curves(table: pd.DataFrame, others: list, against: str | None, out: Path) -> None:
+    """Writes to `out` a JSON file for each curve of `table`, and bd.csv and a figure of these and
+    of the curves `others`. Raises InputError: none of them is named `against`."""
+    known = pd.concat([table, *others], ignore_index=True).dropna(axis=1, how="all")
+    by_curve = known.groupby("curve", sort=False)
+    counts = by_curve.size()  # of points
+    main = [curve for curve in table["curve"].unique() if curve not in ANCHORS]
+    grey = [curve for curve in counts.index if curve not in main]
+    against = against or [*grey, *main][0]
+    if against not in counts:
+        raise InputError(f"unknown curve {against!r}; there are: {', '.join(sorted(counts.index))}")
     for curve, rows in table.groupby("curve"):
         rows = rows.sort_values("bpp").dropna(axis=1)
         results = {key: rows[name].tolist() for name, key in KEYS.items() if name in rows}
         facts = {"name": curve, "description": f"icmlib, {rows['images'].iloc[0]} images"}
         with written(out / f"{curve}.json") as half:
             half.write_text(json.dumps(plain(facts | {"results": results}), indent=1), "utf-8")
-    main = [curve for curve in table["curve"].unique() if curve not in ANCHORS]
-    table = pd.concat([table, *theirs], ignore_index=True)
-    others = [curve for curve in table["curve"].unique() if curve not in main]
+    measured = {curve: {m: rows[[m]].to_numpy() for m in rows} for curve, rows in by_curve}
+    kinds = {what: kind for what, kind in DELTAS.items() if kind[0] in known}
+    deltas = curves.deltas(measured, against, kinds).drop(columns=["low", "high"])
+    deltas["points"], deltas["points_against"] = deltas["curve"].map(counts), counts[against]
     with written(out / "bd.csv") as half:
-        deltas(table, against or [*others, *main][0]).to_csv(half, index=False)
-    panels = {name: PANELS[name] for name in PANELS if name in table.dropna(axis=1, how="all")}
-    figure = figures.rate_curves(table, panels, main, others)
+        deltas.to_csv(half, index=False)
+    panels = {name: text for name, text in PANELS.items() if name in known}
+    figure = figures.curves(known, "bpp", panels, main, grey)
     for kind in ("png", "pdf"):
         with written(out / f"curves.{kind}") as half, plt.rc_context({"pdf.fonttype": 42}):
             figure.savefig(half, format=kind, dpi=150, bbox_inches="tight")
@@ -242,16 +203,3 @@ def read_curve(path: Path) -> pd.DataFrame:
         return pd.DataFrame(columns | {"bpp": results["bpp"], "curve": str(path)})
     except (ValueError, KeyError, AttributeError) as error:
         raise InputError(f"{path} holds no results as CompressAI has them ({error!r})") from error
-
-
-def deltas(table: pd.DataFrame, against: str) -> pd.DataFrame:
-    """Bjøntegaard deltas of all curves against one, or the reasons why there are none."""
-    curves, rows = dict(list(table.groupby("curve", sort=False))), []
-    for curve in curves:
-        for what, (measure, over) in DELTAS.items():
-            if measure in table and curve != against:
-                pair = [(curves[each]["bpp"], curves[each][measure]) for each in (against, curve)]
-                found = bd.delta(*pair, over)
-                row = {"curve": curve, "against": against, "what": what, "value": found.value}
-                rows.append(row | {"reason": found.reason, "overlap": found.overlap})
-    return pd.DataFrame(rows)
