@@ -120,7 +120,7 @@ use rule notebook as zoo_codec with:
     params: common, section(profile.base, profile.finetune, profile.zoo.finetune), lambda w: section(profile.codecs[w.codec], [profile.rows[row] for row in profile.codecs[w.codec].rows])
 
 use rule notebook as codec_table with:
-    input: lib("studies"), lambda w: expand(rules.zoo_codec.output, codec=studies[TABLES[w.table][0]]), lambda w: [book(f"chain/{run}") for run in profile.moving_chains.values() if w.table == "origin"], notebook=lambda w: f"notebooks/{TABLES[w.table][1]}.ipynb"
+    input: lib("studies"), lambda w: sorted(glob(f"results/{PROFILE}-seed*/{w.table}_findings.csv")), lambda w: expand(rules.zoo_codec.output, codec=studies[TABLES[w.table][0]]), lambda w: [book(f"chain/{run}") for run in profile.moving_chains.values() if w.table == "origin"], notebook=lambda w: f"notebooks/{TABLES[w.table][1]}.ipynb"
     output: update(book("{table}/all"))
     log: book("{table}/all", ".unfinished")
     params: PAPER, given=""

@@ -9,7 +9,7 @@ TRAININGS = [BaseTrainingConfig, FinetuneConfig, ChainConfig]
 GIVEN = """
 task: {weights: data/weights/task.safetensors}
 base_weights: data/weights/codec.safetensors
-rows: {a: {}, b: {steps: 2}}
+rows: {a: {}, b: {steps: 2}, b_again: {steps: 2, seed: 2}}
 main_rows: [b]
 """
 
@@ -66,6 +66,9 @@ def test_profile_holds_what_the_file_says(profile):
         ("task: {stesp: 1}", "task.stesp: unknown key .did you mean 'steps'"),
         ("rows: {base: {}}", "names of other rows: base"),
         ("{main_rows: [a], rows: {b: }}", "main_rows that are no rows .there are: b.: a"),
+        ("{human: nothere, rows: {b: }}", "human that are no rows .there are: b.: nothere"),
+        ("zoo: {codecs: {m: {rows: [a]}}}", "rows of zoo or depth that are no rows .*: a"),
+        ("origin: {chains: {C-FT: moving}}", "origin.chains of no configuration: C-FT, moving"),
         ("rate_task: {points: {q1: {}}}", "points.q1: give either lambda_mse or quality"),
         ("rate_task: {configurations: {X: {}}}", "without parts: X"),
         ("rate_task: {bridge_at: [q8, q9]}", "no points .*: q8, q9"),
@@ -112,10 +115,11 @@ def test_from_scratch_trains_what_it_would_be_given(named):
 
 
 def test_another_seed_trains_the_base_codec_too(named):
-    """The given one is of seed 0; the task network, which judges all seeds, is the same."""
+    """The given one is of seed 0; the task network, which judges all seeds, is the same. Rows with
+    a seed of their own are left out: they repeat another row."""
     seeded = named("given-seed2")
     assert (seeded.name, seeded.seed, seeded.base_weights) == ("given-seed2", 2, None)
-    assert seeded.task == named("given").task
+    assert seeded.task == named("given").task and [*seeded.rows] == ["a", "b"]
     study = seeded.rate_task
     trained = (seeded.base, seeded.finetune, study.base, study.chain, study.bridge)
     assert [config.seed for config in trained] == [2] * 5

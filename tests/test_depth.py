@@ -1,5 +1,11 @@
 """How much is training: runs by name, and what is asked of them."""
 
+import numpy as np
+import pandas as pd
+import pytest
+
+from icmlib.evaluate import Evaluation, save_evaluation
+from icmlib.metrics.detection import Matches
 from icmlib.studies import depth, zoo
 from icmlib.studies.profile import load_profile
 
@@ -14,8 +20,16 @@ depth:
 """
 
 
-def test_bases_are_compared_along_the_steps_and_rows_at_both_ends(project, finished, monkeypatch):
-    project(tiny=PROFILE)
+def evaluation(found: int) -> Evaluation:
+    """Of eight images with an object each, so many of which are found."""
+    right = np.ones((10, found), dtype=bool)
+    place, positives = np.arange(8), np.ones((1, 8), dtype=int)
+    mask = Matches(place, positives, np.zeros(found, dtype=int), place[:found], right, ~right)
+    return Evaluation(pd.DataFrame({"image_id": place, "psnr": 20.0}), {}, {}, {"mask": mask})
+
+
+def test_bases_are_compared_along_the_steps_and_rows_at_both_ends(project, finished):
+    root = project(tiny=PROFILE)
     profile = load_profile("tiny")
     assert list(profile.depth.runs()) == ["5-low", "5-high", "20-low", "20-high"]
     _, base, rows, weights = zoo.settings(profile, "20-low")
@@ -30,13 +44,18 @@ def test_bases_are_compared_along_the_steps_and_rows_at_both_ends(project, finis
         test |= {f"{each}_difference{end}": 0.1 for each in paired for end in ends}
         finished(f"zoo_base/{name}", test=test)
         finished(f"zoo/{name}-l2", test=test | {f"excess_prms{end}": 0.01 for end in ends})
-    table = depth.read_rows(profile)
-    assert table.loc[(20, "low", "l2"), "removed"] == 99
-    monkeypatch.setattr(depth, "load_evaluation", lambda folder, split: folder)
-    monkeypatch.setattr(
-        depth, "compare", lambda *pair: {f"mask_AP_difference{e}": 0.001 for e in ends}
-    )
-    found = depth.findings(profile, table, "mask_AP").set_index("finding")["verdict"]
-    assert found["low rate, 20 steps for 5: mask AP at most half a % up"] == "holds"
-    assert found["5 steps, high rate, l2: at least 90 % of the excess pattern removed"] == "holds"
+        all_found = name in ("20-low", "5-high", "20-high")
+        folder = root / "results" / "tiny" / "zoo_base" / name
+        save_evaluation(evaluation(8 if all_found else 4), folder, "test")
+    table = zoo.read_runs(profile, profile.depth.runs())
+    assert table.loc[("20-low", "l2"), ["removed", "given"]].tolist() == [99, "given.safetensors"]
+    named = zoo.split_names(table, "steps", "rate").loc[("20-low", "l2")]
+    assert named[["steps", "rate"]].tolist() == ["20", "low"]
+    found = depth.findings(profile, table, "mask_AP").set_index("finding")
+    rising = found.loc["low rate, 20 steps for 5: mask AP at most half a % up"]
+    assert rising["value"] == pytest.approx(50, abs=1) and rising["verdict"] == "does not hold"
+    equal = found.loc["high rate, 20 steps for 5: mask AP at most half a % up"]
+    assert equal[["value", "verdict"]].tolist() == [0, "holds"]
+    gone = "5 steps, high rate, l2: at least 90 % of the excess pattern removed"
+    assert found.loc[gone, "verdict"] == "holds"
     assert len(found) == 2 + 4 * 5

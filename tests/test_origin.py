@@ -15,6 +15,11 @@ origin:
   codecs: {k5: {N: 8, M: 12}, k4: {name: scale_hyperprior_s8_k4, N: 8, M: 12}}
   grids: {fixed: {}, moving: {shift: 7}}
   rates: {low: {lambda_mse: 20.0}, high: {}}
+  chains: {C-FT: moving}
+rate_task:
+  points: {q1: {lambda_mse: 1.0}, q2: {lambda_mse: 2.0}}
+  configurations: {C-FT: {parts: [decoder]}, moving: {parts: [decoder], shift: 7}}
+  only_at: {moving: [q2]}
 """
 RATES = {"low": 0.2, "high": 0.4}
 
@@ -27,6 +32,7 @@ def test_a_run_changes_the_base_training(project):
     assert codec.name == "scale_hyperprior_s8_k4"
     assert (base.steps, base.shift, base.lambda_mse) == (4, 7, 20.0)
     assert zoo.settings(profile, "k5-fixed-high")[1].lambda_mse == 50.0
+    assert profile.moving_chains == {"C-FT-fixed-q2": "q2-C-FT", "C-FT-moving-q2": "q2-moving"}
 
 
 def test_equal_rate_is_in_the_middle_of_the_common_rates():

@@ -1,4 +1,4 @@
-"""The codec zoo's bookkeeping: settings by name, and one row per codec."""
+"""The codec zoo's bookkeeping: settings by name, and its runs as a table."""
 
 import pytest
 
@@ -13,7 +13,9 @@ zoo:
   codecs:
     small: {codec: {name: mbt2018_mean, N: 8, M: 12}, base: {steps: 3}}
     plain: {codec: {name: cheng2020_anchor, N: 6, M: 6}}
+    rows: {codec: {N: 8, M: 12}, weights: given.safetensors, rows: [b]}
   finetune: {layers: 3}
+rows: {b: {}}
 """
 
 
@@ -29,22 +31,28 @@ def test_a_codec_changes_what_study_1_shares(profile):
     assert architecture == CodecConfig("mbt2018_mean", N=8, M=12)
     assert (base.steps, base.batch, finetune.steps, finetune.layers) == (3, 2, 5, 3)
     assert zoo.settings(profile, "plain")[1] == profile.base
-    with pytest.raises(ValueError, match=r"codec 'smal'; the profile has: small, pl"):
+    with pytest.raises(ValueError, match=r"codec 'smal'; the profile has: small, plain, rows"):
         zoo.settings(profile, "smal")
 
 
-def test_a_row_holds_before_and_after(profile, finished):
-    """Of one split and a finished run; changes in % of the codec's own AP before."""
+def test_runs_are_read_by_codec_and_row(profile, finished):
+    """Changes in % of the codec's own AP before; a codec that is not finished is named."""
     ends = ("", "_low", "_high")
-    before = {"bpp": 0.5, **dict.fromkeys(zoo.BOTH, 2.0)}
-    after = {"bpp": 0.5, **{f"{name}{end}": 1.0 for name in zoo.BOTH for end in ends}}
     paired = ("box_AP", "mask_AP", "psnr", "ssim")
-    after |= {f"{name}_difference{end}": 0.7 for name in paired for end in ends}
-    for stage, test in (("zoo_base", before), ("zoo", after)):
-        finished(f"{stage}/plain", test=test, label="plain", seconds=60, trained_parameters=3)
-    table = zoo.read_rows(profile, "test")
-    assert table.index.tolist() == ["plain"]
-    row = table.loc["plain"]
-    assert (row["label"], row["layers"], row["bpp"]) == ("plain", 3, 0.5)
-    assert (row["prms_before"], row["prms"], row["box_AP_before"], row["box_AP"]) == (2, 1, 2, 1)
-    assert (row["psnr_difference_low"], row["mask_AP_change"], row["removed"]) == (0.7, 35, 50)
+    measured = ("box_AP", "mask_AP", "psnr", "lpp2", "lpp4", "lpp8", "excess_prms")
+    before, after = (
+        dict.fromkeys((f"{name}{end}" for name in measured for end in ends), value)
+        | dict.fromkeys((f"{name}_difference{end}" for name in paired for end in ends), change)
+        for value, change in ((2.0, 0.0), (1.0, 0.7))
+    )
+    for run, test in (("zoo_base/plain", before), ("zoo/plain", after), ("zoo/rows-b", after)):
+        finished(run, test=test, label=run, seconds=60, trained_parameters=3)
+    table = zoo.read_runs(profile, ["plain"])
+    assert table.index.tolist() == [("plain", "base"), ("plain", "finetuned")]
+    row = table.loc[("plain", "finetuned")]
+    assert (row["label"], row["given"]) == ("zoo/plain", "trained here")
+    assert (row["psnr"], row["mask_AP_change"], row["removed"]) == (1, 35, 50)
+    with pytest.raises(FileNotFoundError, match="zoo_base/rows is not finished"):
+        zoo.read_runs(profile, ["plain", "rows"])
+    finished("zoo_base/rows", test=before)
+    assert zoo.read_runs(profile, ["rows"])["given"].tolist() == ["given.safetensors"] * 2

@@ -9,21 +9,8 @@ import pandas as pd
 from icmlib.evaluate import compare, load_evaluation
 from icmlib.studies import table1, zoo
 from icmlib.studies.profile import Profile
-from icmlib.studies.runs import read_summary, run_folder
+from icmlib.studies.runs import run_folder
 from icmlib.studies.verdicts import FINDING, finding, with_interval
-
-
-def read_rows(profile: Profile) -> pd.DataFrame:
-    """One line for each base codec (row `base`) and each of its finetunings, on test, indexed by
-    steps of base training, rate and row, with the columns of `table1.relative`."""
-    tables = {}
-    for name, chosen in profile.depth.runs().items():
-        runs = {"base": read_summary(profile, zoo.BEFORE, name)}
-        runs |= {r: read_summary(profile, zoo.AFTER, zoo.after(name, r)) for r in chosen.rows}
-        steps, rate = name.split("-")
-        table = pd.DataFrame({row: run["test"] for row, run in runs.items()}).T
-        tables[int(steps), rate] = table1.relative(table)
-    return pd.concat(tables, names=["steps", "rate", "row"])
 
 
 def findings(profile: Profile, rows: pd.DataFrame, ap: str) -> pd.DataFrame:
@@ -35,13 +22,13 @@ def findings(profile: Profile, rows: pd.DataFrame, ap: str) -> pd.DataFrame:
         folders = [run_folder(profile, zoo.BEFORE, f"{each}-{rate}") for each in (one, other)]
         pair = [load_evaluation(folder, "test") for folder in folders]
         change = compare(*pair, profile.evaluation.resamples)
-        before, after = (rows.loc[(each, rate, "base")] for each in (one, other))
+        before, after = (rows.loc[f"{each}-{rate}", "base"] for each in (one, other))
         text = f"{rate} rate, {other:,} steps for {one:,}: {table1.MACHINE[ap]} at most half a % up"
         figures = with_interval(change, f"{ap}_difference", 100 / (before[ap] or np.nan))
         bits = f"%, at {100 * after['bpp'] / before['bpp']:.1f} % of the bits"
         found.append(finding(text, bits, figures, at_most=0.5))
     for rate, place in product(profile.depth.rates, dict.fromkeys((steps[0], steps[-1]))):
-        table = rows.xs((place, rate), level=("steps", "rate"))
+        table = rows.loc[f"{place}-{rate}"]
         aims = table1.aims(table, *profile.depth.rows, removed=90, peak=5, change=-1.6)
         text = f"{place:,} steps, {rate} rate, "
         found += aims.assign(finding=text + aims["finding"]).to_dict("records")

@@ -9,39 +9,7 @@ import pandas as pd
 from icmlib.studies.curves import Curve, at_rate, interval, lowest_common_rate
 from icmlib.studies.profile import Profile
 from icmlib.studies.rate_task import resampled_curves
-from icmlib.studies.runs import read_summary
-from icmlib.studies.tables import task_measure
 from icmlib.studies.verdicts import FINDING, finding
-from icmlib.studies.zoo import AFTER, BEFORE
-
-MEASURES = ("psnr", "ssim", "lpp2", "lpp4", "lpp8", "prms", "excess_prms")
-
-
-def read_rows(profile: Profile) -> pd.DataFrame:
-    """One row for each base codec, indexed by run: codec, grid, rate, bits, AP, PSNR, SSIM and
-    pattern (dB, grey levels, the latter with intervals) on test; AP, PRMS and PSNR after finetuning
-    (`_after`)."""
-    rows = {}
-    for name in profile.origin.runs():
-        codec, grid, rate = name.split("-")
-        before, after = (read_summary(profile, stage, name)["test"] for stage in (BEFORE, AFTER))
-        ap = task_measure(before)
-        row = {"codec": codec, "grid": grid, "rate": rate, "bpp": before["bpp"], ap: before[ap]}
-        row |= {measure: before[measure] for measure in MEASURES}
-        row |= {f"prms{end}": before[f"prms{end}"] for end in ("_low", "_high")}
-        rows[name] = row | {f"{each}_after": after[each] for each in (ap, "prms", "psnr")}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("run")
-
-
-def read_chains(profile: Profile) -> pd.DataFrame:
-    """The same of study 2's finetuned codecs, which have box AP, without and with a moving grid."""
-    rows = {}
-    for name, run in profile.moving_chains.items():
-        test = read_summary(profile, "chain", run)["test"]
-        row = dict(zip(("codec", "grid", "rate"), name.rsplit("-", 2)))
-        ends = [f"prms{end}" for end in ("_low", "_high")]
-        rows[name] = row | {each: test[each] for each in ("bpp", "box_AP", *MEASURES, *ends)}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("run")
 
 
 def curves(profile: Profile, folders: dict[str, Path], ap: str) -> dict[str, Curve]:

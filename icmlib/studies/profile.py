@@ -101,6 +101,8 @@ class OriginConfig:
     grids: dict[str, Changes] = field(default_factory=dict)  # of base
     rates: dict[str, Changes] = field(default_factory=dict)  # of base, from the lowest
     weights: str | None = None  # folder of the trained codecs, <run>.safetensors; none: train them
+    # configurations of study 2, each with the one that differs in a moving grid alone
+    chains: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self):
         names = [*self.codecs, *self.grids, *self.rates]
@@ -205,8 +207,14 @@ class Profile:
         _changed("zoo", self.finetune, {"finetune": self.zoo.finetune})
         _changed("zoo, origin or depth", self.base, {k: v.base for k, v in self.codecs.items()})
         _refuse("names of other rows", self.rows.keys() & {"base", "gaussian", "bilateral"})
-        for name, listed in (("main_rows", self.main_rows), ("depth.rows", self.depth.rows)):
-            unknown = set(listed).difference(self.rows)
+        chains = {*self.origin.chains, *self.origin.chains.values()}
+        unknown = chains.difference(self.rate_task.configurations)
+        _refuse("origin.chains of no configuration", unknown)
+        codecs = [row for each in self.codecs.values() for row in each.rows]
+        human = {self.human} - {"p3x64"}  # the default may be missing
+        listed = {"main_rows": self.main_rows, "rows of zoo or depth": codecs, "human": human}
+        for name, each in listed.items():
+            unknown = set(each).difference(self.rows)
             _refuse(f"{name} that are no rows (there are: {', '.join(self.rows)})", unknown)
 
     @property
@@ -216,18 +224,13 @@ class Profile:
 
     @property
     def moving_chains(self) -> dict[str, str]:
-        """Of configurations of study 2 that differ in `shift` alone, the runs without and with it,
-        by `<configuration>-<grid>-<point>` with the grids of the study of the origin."""
-        study, found = self.rate_task, {}
-        for name, changes in study.configurations.items():
-            fixed = {key: value for key, value in changes.items() if key != "shift"}
-            twins = [
-                twin for twin, other in study.configurations.items() if other == fixed != changes
-            ]
-            for twin, point in product(twins[:1], study.points_of(name)):
-                for grid, each in zip(self.origin.grids, (twin, name)):
-                    found[f"{twin}-{grid}-{point}"] = f"{point}-{each}"
-        return found
+        """Runs of study 2 without and with a moving grid, by `<configuration>-<grid>-<point>`."""
+        return {
+            f"{fixed}-{grid}-{point}": f"{point}-{name}"
+            for fixed, moving in self.origin.chains.items()
+            for point in self.rate_task.points_of(moving)
+            for grid, name in zip(self.origin.grids, (fixed, moving))
+        }
 
     @property
     def provenance(self) -> dict[str, str | int]:
@@ -268,6 +271,8 @@ def _variant(profile: Profile, name: str, seed: int | None = None) -> Profile:
         trained = (values, values["base"], values["finetune"], study["base"], study["chain"])
         for stage in (*trained, study["bridge"]):
             stage["seed"] = seed
+        rows = values["rows"].items()  # a row's own seed is that of a further training of seed 0
+        values["rows"] = {name: changes for name, changes in rows if "seed" not in changes}
     elif task and (task["weights"] or "").endswith(".safetensors"):
         task["weights"] = None
     return from_dict(Profile, values)

@@ -54,6 +54,11 @@ def read_rows(profile: Profile, split: str) -> pd.DataFrame:
         inputs = read_json(folder / "run.json").get("inputs", {})
         if inputs.get("base") == runs["base"]["weights"] and (folder / "summary.json").exists():
             runs[name] = read_summary(profile, stage, name)
+    return from_summaries(runs, split)
+
+
+def from_summaries(runs: dict[str, dict], split: str) -> pd.DataFrame:
+    """What runs measured on a split, by the names of their rows, with the columns of `relative`."""
     facts = ("label", "trained_parameters", "seconds")
     rows = {name: {f: run.get(f) for f in facts} | run[split] for name, run in runs.items()}
     return relative(pd.DataFrame.from_dict(rows, orient="index").rename_axis("row"))

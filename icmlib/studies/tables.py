@@ -35,16 +35,20 @@ TABLES = {  # in the order of a report
 }
 _CHANGES = "mask_AP_change box_AP_change vgg_change psnr_difference ssim_difference"
 COLUMNS = {  # of tables that have more than a page is wide
-    "photographs": "row bpp psnr ssim lpp2 lpp4 lpp8 prms removed",
+    "table1": "row label {ap} {ap}_change psnr ssim vgg lpp prms removed bpp",
+    "photographs": "row bpp psnr ssim lpp prms removed",
     "zoo": f"codec label bpp {_CHANGES} peak prms_before prms removed",
-    "depth": "steps rate row mask_AP mask_AP_change box_AP psnr peak prms removed bpp",
-    "knob": "row way place mask_AP box_AP vgg psnr ssim lpp2 lpp4 lpp8 prms excess_prms",
+    "depth": "steps rate row mask_AP mask_AP_change box_AP psnr peak prms removed bpp given",
+    "knob": "row way place mask_AP box_AP vgg psnr ssim lpp prms excess_prms",
     "rate_task": "curve point bpp box_AP psnr ssim prms kept",
     "rate_task_bridge": "point row bpp psnr_before psnr_after psnr_baseline back box_AP_before "
     "box_AP_after box_AP_change",
     "aims_seeds": "finding holds spread",
     "rate_task_seeds": "finding holds spread",
 }
+HEADINGS = MACHINE | {f"{name}_change": f"{text} change (%)" for name, text in MACHINE.items()}
+HEADINGS |= {"psnr": "PSNR (dB)", "ssim": "SSIM", "lpp": "LPP 2/4/8 (dB)", "prms": "PRMS"}
+HEADINGS |= {"removed": "removed (%)", "peak": "highest LPP (dB)"}
 LEGEND = (
     "Intervals bound 95 % of a bootstrap over the test images; changes are paired with the base "
     "codec. They say nothing about another training. PRMS is the amplitude of the checkerboard "
@@ -60,51 +64,32 @@ def task_measure(scores) -> str:
     return next(name for name in MACHINE if name in scores)
 
 
-def main_rows(file: Path, all_rows: bool = False) -> pd.DataFrame:
-    """A table1.csv as text: its rows that matter most (base, the paper's main row and low impact,
-    L2 alone, the best beyond the paper, a filter), or all."""
-    table = pd.read_csv(file, dtype={"row": str})
-    ap, base = task_measure(table), table["row"] == "base"
-    main = table["row"].isin(["base", "p3x64", "low_impact", "l2", "bilateral"])
-    changes = table[[f"{ap}_change{end}" for end in ("", "_low", "_high")]].to_numpy()
-    lpp = table[["lpp2", "lpp4", "lpp8"]].to_numpy()
-    prms = table[["prms_Y", "prms_Cb", "prms_Cr"]].to_numpy()
-    columns = {
-        "row": table["row"],
-        "": table["label"],
-        MACHINE[ap]: table[ap].map("{:.3f}".format),
-        "against base (%)": ["{:+.1f} [{:+.1f}, {:+.1f}]".format(*each) for each in changes],
-        "PSNR (dB)": table["psnr"].map("{:.2f}".format),
-        "SSIM": table["ssim"].map("{:.3f}".format),
-        "VGG": table["vgg"].map("{:.3f}".format).replace("nan", "n/a"),
-        "LPP 2/4/8 (dB)": ["{:.1f} / {:.1f} / {:.1f}".format(*each) for each in lpp],
-        "PRMS": table["prms"].map("{:.2f}".format),
-        "PRMS Y/Cb/Cr": ["{:.2f} / {:.2f} / {:.2f}".format(*each) for each in prms],
-        "removed (%)": table["removed"].map("{:.0f}".format),
-        "bpp": table["bpp"].map("{:.3f}".format),
-    }
-    text = pd.DataFrame(columns)
-    text.loc[base, ["against base (%)", "removed (%)"]] = ""
-    if ap == "vgg":
-        del text["VGG"]
-    return text if all_rows else text[main | table.get("chosen", False)]
-
-
 def readable(file: Path) -> pd.DataFrame:
     """A study's table as text."""
-    if file.stem == "table1":
-        return main_rows(file, all_rows=True)
     table = pd.read_csv(file, dtype={"row": str}).drop(columns=FACTS, errors="ignore")
     table = table.rename(columns={"low": "value_low", "high": "value_high"})
+    ap = next((name for name in MACHINE if name in table), "")
+    if "lpp8" in table:
+        peaks = zip(*(table.pop(f"lpp{period}") for period in (2, 4, 8)))
+        table["lpp"] = ["{:.1f} / {:.1f} / {:.1f}".format(*each) for each in peaks]
     for name in [each for each in table if f"{each}_low" in table]:
         ends = [table.pop(f"{name}{end}") for end in ("_low", "_high")]
         rows = zip(table[name].astype(float), *ends)
         table[name] = ["{:.3g} [{:.3g}, {:.3g}]".format(*row) for row in rows]
-    chosen = COLUMNS[file.stem].split() if file.stem in COLUMNS else table
-    table = table[[name for name in chosen if name in table]]
+    chosen = COLUMNS[file.stem].format(ap=ap).split() if file.stem in COLUMNS else table
+    table = table[[name for name in dict.fromkeys(chosen) if name in table]]
     table = table.dropna(axis=1, how="all") if len(table) else table
-    table = table.map(lambda each: f"{each:.3g}" if isinstance(each, float) else str(each))
-    return table.replace({r" \[nan, nan\]": "", "^nan$": ""}, regex=True)
+    table = table.map(lambda each: f"{each:.4g}" if isinstance(each, float) else str(each))
+    table = table.replace({r" \[nan, nan\]": "", "^nan$": ""}, regex=True)
+    return table.rename(columns=HEADINGS)
+
+
+def main_rows(file: Path) -> pd.DataFrame:
+    """Of a table1.csv as text, the rows that matter most: base, the paper's main row and low
+    impact, L2 alone, the best beyond the paper, a filter."""
+    table = pd.read_csv(file, dtype={"row": str})
+    main = table["row"].isin(["base", "p3x64", "low_impact", "l2", "bilateral"])
+    return readable(file)[main | table.get("chosen", False)]
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -117,7 +102,7 @@ def markdown(table: pd.DataFrame) -> str:
 def write_latex(file: Path, provenance: dict) -> None:
     """`<name>.tex` beside a CSV file: a table of at most the line's width, with its provenance in
     the caption. It needs the LaTeX packages booktabs and graphicx."""
-    table = readable(file).drop(columns=["", "PRMS Y/Cb/Cr"], errors="ignore")
+    table = readable(file).drop(columns="label", errors="ignore")
     facts = ", ".join(f"{name} {value}" for name, value in provenance.items())
     caption = re.sub("([#$%&_])", r"\\\1", f"{TABLES.get(file.stem, file.stem)} ({facts})")
     options = {"caption": caption, "label": f"tab:{file.stem}", "position_float": "centering"}

@@ -1,15 +1,16 @@
 """The codec zoo: what PatchGAN finetuning does to codecs of other architectures."""
 
+from collections.abc import Iterable
+
 import pandas as pd
 
 from icmlib.config import BaseTrainingConfig, CodecConfig, FinetuneConfig, replace
 from icmlib.studies import table1
 from icmlib.studies.profile import Profile, lookup
-from icmlib.studies.runs import read_summary, run_folder
+from icmlib.studies.runs import read_summary
 
 BEFORE, AFTER = "zoo_base", "zoo"  # stages of the runs: the base codec, and the finetuned one
 FINETUNED = "finetuned"  # the row of a codec that names none
-BOTH = ("box_AP", "mask_AP", "psnr", "ssim", "lpp2", "lpp4", "lpp8", "prms", "excess_prms")
 
 
 def settings(
@@ -28,17 +29,20 @@ def after(codec: str, row: str) -> str:
     return codec if row == FINETUNED else f"{codec}-{row}"
 
 
-def read_rows(profile: Profile, split: str) -> pd.DataFrame:
-    """One row for each codec whose runs are finished, indexed by name: rate, AP, PSNR, SSIM and
-    pattern (dB, grey levels) before and after, with the columns of `table1.relative`."""
-    rows = {}
-    for name in profile.zoo.codecs:
-        if (run_folder(profile, AFTER, name) / "summary.json").exists():
-            before, tuned = (read_summary(profile, stage, name) for stage in (BEFORE, AFTER))
-            table = table1.relative(pd.DataFrame({"base": before[split], name: tuned[split]}).T)
-            layers = settings(profile, name)[2][FINETUNED].layers
-            row = {"label": before["label"], "layers": layers}
-            row |= {f"{each}_before": before[split][each] for each in BOTH if each in table}
-            row |= table.loc[name].to_dict() | {"seconds_base": before["seconds"]}
-            rows[name] = row | {fact: tuned[fact] for fact in ("seconds", "trained_parameters")}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("codec")
+def read_runs(profile: Profile, names: Iterable[str]) -> pd.DataFrame:
+    """What was measured on test of these codecs, indexed by `run` and `row` (`base`, then the
+    finetunings), with the columns of `table1.relative`; `given`: the base codec's file, or that it
+    was trained here. Raises FileNotFoundError: a run is not finished."""
+    tables = {}
+    for name in names:
+        *_, rows, weights = settings(profile, name)
+        found = {"base": read_summary(profile, BEFORE, name)}
+        found |= {row: read_summary(profile, AFTER, after(name, row)) for row in rows}
+        tables[name] = table1.from_summaries(found, "test").assign(given=weights or "trained here")
+    return pd.concat(tables, names=["run", "row"])
+
+
+def split_names(table: pd.DataFrame, *parts: str) -> pd.DataFrame:
+    """With columns for what hyphens join in the names of its runs, as `codec`, `grid`, `rate`."""
+    names = [run.rsplit("-", len(parts) - 1) for run in table.index.get_level_values(0)]
+    return pd.DataFrame(names, table.index, parts).join(table)
