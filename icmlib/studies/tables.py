@@ -67,10 +67,10 @@ def task_measure(scores) -> str:
 def readable(file: Path) -> pd.DataFrame:
     """A study's table as text."""
     table = pd.read_csv(file, dtype={"row": str}).drop(columns=FACTS, errors="ignore")
-    table = table.rename(columns={"low": "value_low", "high": "value_high"})
+    table = table.rename(columns={"low": "value_low", "high": "value_high", "lpp8": "lpp"})
     ap = next((name for name in MACHINE if name in table), "")
-    if "lpp8" in table:
-        peaks = zip(*(table.pop(f"lpp{period}") for period in (2, 4, 8)))
+    if "lpp" in table:
+        peaks = zip(table.pop("lpp2"), table.pop("lpp4"), table["lpp"])
         table["lpp"] = ["{:.1f} / {:.1f} / {:.1f}".format(*each) for each in peaks]
     for name in [each for each in table if f"{each}_low" in table]:
         ends = [table.pop(f"{name}{end}") for end in ("_low", "_high")]
