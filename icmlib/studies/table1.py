@@ -59,9 +59,9 @@ def read_rows(profile: Profile, split: str) -> pd.DataFrame:
 
 def from_summaries(runs: dict[str, dict], split: str) -> pd.DataFrame:
     """What runs measured on a split, by the names of their rows, with the columns of `relative`."""
-    facts = ("label", "trained_parameters", "seconds")
-    rows = {name: {f: run.get(f) for f in facts} | run[split] for name, run in runs.items()}
-    return relative(pd.DataFrame.from_dict(rows, orient="index").rename_axis("row"))
+    facts = pd.DataFrame(runs.values(), [*runs], ["label", "trained_parameters", "seconds"])
+    measured = pd.DataFrame({name: run[split] for name, run in runs.items()}).T
+    return relative(facts.join(measured).rename_axis("row"))
 
 
 def relative(table: pd.DataFrame) -> pd.DataFrame:

@@ -80,7 +80,7 @@ def readable(file: Path) -> pd.DataFrame:
     table = table[[name for name in dict.fromkeys(chosen) if name in table]]
     table = table.dropna(axis=1, how="all") if len(table) else table
     table = table.map(lambda each: f"{each:.4g}" if isinstance(each, float) else str(each))
-    table = table.replace({r" \[nan, nan\]": "", "^nan$": ""}, regex=True)
+    table = table.replace(r"(^nan)? \[nan, nan\]$|^nan$", "", regex=True)
     return table.rename(columns=HEADINGS)
 
 
