@@ -39,14 +39,11 @@ def loop(name):
     return lib(f"training/{name}.py", "training/steps.py", "training/journal.py", "device.py", "losses.py")
 
 
-def section(*parts):  # what of the profile a rule depends on; an edit there runs it again
-    return plain(parts)
-
-
 def book(name, state=""):  # the executed notebook of a run
     return f"{OUT}/{name}/notebook{state}.ipynb"
 
 
+section = lambda *parts: plain(parts)  # what of the profile a rule depends on; an edit there runs it again
 TASK, CODEC, METRICS = lib("datasets", "tasks"), lib("codecs"), lib("evaluate.py", "metrics")
 PATCHGAN = [*loop("patchgan"), *lib("discriminator.py")]
 FILES = [each for each in (profile.task and profile.task.weights, profile.base_weights) if each and "." in each]
@@ -54,10 +51,10 @@ ANNOTATIONS = [each for split in profile.data.splits.values() for each in glob(f
 ICM = shlex.quote(sys.executable) + " -m icmlib.tool.cli"
 common = section(profile.data, profile.task, profile.evaluation)
 # for a paper once, always: notebooks that train nothing run again for its figures and tables
-PAPER = bool(os.environ.get("ICMLIB_PAPER") or glob(f"{OUT}/*.tex"))
-if PAPER:
+if PAPER := bool(os.environ.get("ICMLIB_PAPER") or glob(f"{OUT}/*.tex")):
     os.environ["ICMLIB_PAPER"] = "1"
 
+wildcard_constraints: point="|".join(study2.points) or "none", table="|".join(TABLES)
 localrules: report  # on a cluster, too: no notebook, and done in seconds
 
 rule all:
@@ -124,7 +121,6 @@ use rule notebook as codec_table with:
     output: update(book("{table}/all"))
     log: book("{table}/all", ".unfinished")
     params: PAPER, given=""
-    wildcard_constraints: table="|".join(TABLES)
 
 use rule notebook as mse_codec with:
     input: CODEC, METRICS, loop("base_codec"), rules.task_network.output, notebook="notebooks/05a_rate_points.ipynb"
@@ -137,7 +133,6 @@ use rule notebook as chain with:
     output: update(book("chain/{point}-{configuration}"))
     log: book("chain/{point}-{configuration}", ".unfinished")
     params: section(study2.chain), lambda w: study2.configurations[w.configuration]
-    wildcard_constraints: point="|".join(study2.points) or "none"
 
 use rule notebook as anchor with:
     input: CODEC, METRICS, rules.task_network.output, notebook="notebooks/05c_anchors.ipynb"
@@ -150,7 +145,6 @@ use rule notebook as bridge with:
     output: update(book("bridge/{point}-{row}"))
     log: book("bridge/{point}-{row}", ".unfinished")
     params: section(study2.bridge), lambda w: study2.bridge_rows.get(w.row)
-    wildcard_constraints: point="|".join(study2.points) or "none"
 
 use rule notebook as rate_task with:
     input:
