@@ -19,9 +19,9 @@ from matplotlib.ticker import LogLocator
 COLOURS = sns.color_palette("colorblind")
 FINETUNED, OTHER = COLOURS[0], COLOURS[7]
 
-
 PAGE = 7.0  # inches
 DPI = 300  # of saved pictures
+plt.switch_backend(plt.get_backend())  # `styled` would undo what it sets when it is loaded later
 styled = plt.rc_context({"font.size": 7, "axes.titlesize": 7, "legend.fontsize": 7})
 
 
