@@ -62,11 +62,12 @@ def on_all_cores(function: Callable, codec, items: Sequence, workers: int | None
     return iter(DataLoader(items, batch_size=None, num_workers=workers, collate_fn=call))
 
 
-def keep_freed_memory() -> None:
-    """From here on glibc keeps what a step frees: to get it anew takes up to half of its time."""
+def keep_freed_memory(large: bool = True) -> None:
+    """From here on glibc keeps what a step frees: to get it anew takes up to half of its time.
+    Without `large`, what has more than 32 MiB is given back, so that the peak stays low."""
     with contextlib.suppress(OSError, AttributeError):  # another C library
         libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(-4, 0)  # M_MMAP_MAX of malloc.h
+        libc.mallopt(*((-4, 0) if large else (-3, 2**25)))  # M_MMAP_MAX, M_MMAP_THRESHOLD
         libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD
 
 

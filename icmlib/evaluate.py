@@ -73,7 +73,7 @@ def evaluate(
                 detections += detection.to_coco_results(row["id"], prediction, dataset.category_ids)
         for name, batch in (("decoded", x_hat), ("original", x)):
             for image in batch:
-                power = checkerboard.welch_spectrum(checkerboard.planes(image), tile)
+                power = checkerboard.image_spectrum(image, tile)
                 spectra[name].append(checkerboard.at_lattice(power))
                 pooled[name] += power[:3].mean(0) / len(images)
         tables.append(pd.DataFrame(table))

@@ -256,6 +256,7 @@ def test_compare(icm, decoders, scenes, tmp_path):
     bitstream = decoders.codec.encode(image)
     assert table["bpp"][1:].unique() == pytest.approx([8 * bitstream.payload_bytes / 64**2])
     assert table["bpp_total"][1:].unique() == pytest.approx([8 * bitstream.total_bytes / 64**2])
+    assert table["bpp_total"]["original"] == table["bpp"]["original"]
     for name in decoders.names:
         decoded = (decoders.turn(name).decode(bitstream) * 255).round() / 255
         mse = ((decoded - image) ** 2).mean().item()

@@ -65,7 +65,7 @@ def evaluation(codec: LearnedCodec, task, images) -> Pair:
         for batch in batches:
             fidelity.psnr(*batch), fidelity.ssim(*batch)
         for image in (*x, *x_hat):
-            checkerboard.welch_spectrum(checkerboard.planes(image), tile)
+            checkerboard.image_spectrum(image, tile)
         for kind in ("segm", "bbox"):
             detection.average_precision(detection.match(images.ground_truth, results, kind))
 

@@ -19,7 +19,7 @@ from icmlib.device import exact, one_thread
 from icmlib.io import InputError, fingerprint
 
 CACHED = ("fingerprint", "_tables", "_h_s")  # computed from the weights at first use
-ROWS = 128  # of a map, that GDN sees at once
+ROWS = 16  # of a map, that GDN sees at once
 
 
 class LearnedCodec(nn.Module):

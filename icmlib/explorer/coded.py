@@ -17,7 +17,7 @@ from icmlib.metrics import checkerboard, fidelity
 
 ORIGINAL = "original"
 ANCHORS = {"JPEG": {"container": False}, "WebP": {}, "AVIF": {"container": False}}
-ROWS = 512  # px, of a strip
+ROWS = 256  # px, of a strip
 
 
 class CodedImage:
@@ -48,7 +48,7 @@ class CodedImage:
         for top in range(0, height, ROWS):
             size = (min(ROWS, height - top), width)
             strips += decode([self._y_hat[0]], torch.tensor([[top, 0]]), size).cpu()
-        return torch.cat(strips, dim=1).clamp(0, 1)
+        return torch.cat(strips, dim=1).clamp_(0, 1)
 
     def measure(self, x_hat: torch.Tensor) -> dict[str, float]:
         """PSNR (dB) and SSIM of a decoded image, and its pattern."""
@@ -59,7 +59,7 @@ class CodedImage:
     def pattern(self, image: torch.Tensor) -> dict[str, float]:
         """LPP at periods 2, 4, 8 (dB) and PRMS (grey levels) of an image of this size; noisier
         than over a whole test set."""
-        spectra = checkerboard.welch_spectrum(checkerboard.planes(image), self.tile)
+        spectra = checkerboard.image_spectrum(image, self.tile)
         reading = checkerboard.read_pattern(checkerboard.at_lattice(spectra)[None], self.tile)
         return {name: reading[name] for name in checkerboard.HEADLINE}
 

@@ -73,13 +73,21 @@ def welch_spectrum(planes: np.ndarray, tile: int) -> np.ndarray:
     tiles = windows[..., :: tile // 2, :: tile // 2, :, :]  # (..., rows, columns, N, N)
     rows, columns = tiles.shape[-4:-2]
     power = np.zeros((*planes.shape[:-2], tile, tile // 2 + 1))
-    for row in range(rows):  # all tiles of a large photograph at once would fill the memory
-        each = tiles[..., row, :, :, :]
+    for *plane, row in np.ndindex(tiles.shape[:-3]):  # all tiles at once would fill the memory
+        each = tiles[*plane, row]
         each = each - each.mean(axis=(-2, -1), keepdims=True)
         spectrum = scipy.fft.rfft2(each * window)
-        power += (spectrum.real**2 + spectrum.imag**2).sum(axis=-3)
+        power[*plane] += (spectrum.real**2 + spectrum.imag**2).sum(axis=0)
     mirrored = power[..., -np.arange(tile), :][..., tile // 2 - 1 : 0 : -1]  # P(f) = P(-f)
     return np.concatenate([power, mirrored], axis=-1) / (rows * columns)
+
+
+def image_spectrum(image: Tensor, tile: int) -> np.ndarray:
+    """Of the `PLANES` of an RGB image (3, H, W) in [0, 1], (6, N, N); one row of tiles at a time,
+    since all planes of a large photograph take gigabytes. Raises as `welch_spectrum`."""
+    tops = range(0, max(1, image.shape[-2] - tile + 1), tile // 2)
+    strips = (planes(image[:, top : top + tile]) for top in tops)
+    return sum(welch_spectrum(strip, tile) for strip in strips) / len(tops)
 
 
 def at_lattice(spectra: np.ndarray) -> np.ndarray:

@@ -177,9 +177,9 @@ def compare(photo: Path, out: Path, weights: str, force: bool) -> None:
     """Every decoder of one bitstream, side by side.
 
     Writes a picture, enlarged where decoders differ most, and a table of rate, fidelity and
-    pattern. Two rows show the machine's decoder followed by a filter: Gaussian (sigma 1) and
-    bilateral (sigma 2). bpp is of the payload, bpp_total of the whole file. For the original, both
-    are of a PNG file.
+    pattern. Two rows show the machine's decoder followed by a filter: Gaussian and
+    bilateral (sigma 0.5 px). bpp is of the payload, bpp_total of the whole file. For the original,
+    both are of a PNG file.
     """
     if there := [each for each in (out, out.with_suffix(".csv")) if each.exists() and not force]:
         raise icm.io.InputError(f"{there[0]} exists; --force writes it anew, --out names another")

@@ -18,7 +18,7 @@ from icmlib.metrics import checkerboard, fidelity
 from icmlib.studies import figures
 from icmlib.tool.files import check_suffix
 
-SIGMAS = {"gaussian": 1.0, "bilateral": 2.0}  # px; what the study chose on its validation split
+SIGMAS = {"gaussian": 0.5, "bilateral": 0.5}  # px; what study `photographs` chose on validation
 ORIGINAL = "original"  # as a PNG
 PICTURES = {".png", ".jpg", ".pdf", ".svg"}
 
@@ -29,8 +29,8 @@ def try_decoders(photo: Path, out: Path, decoders: Decoders) -> pd.DataFrame:
     check_suffix(out, PICTURES, "a figure")
     if out.resolve() == photo.resolve():
         raise InputError(f"{photo} would be overwritten; name another picture with --out")
+    device.keep_freed_memory(large=False)
     coded = CodedImage(decoders, read_image(photo, upright=True))
-    device.keep_freed_memory()
     pictures, rows = {}, {}
     count = 1 + len(decoders.names) + len(SIGMAS)
     for name, picture in tqdm(_pictures(coded), total=count, unit="picture"):
@@ -60,11 +60,12 @@ def _pictures(coded: CodedImage) -> Iterator[tuple[str, torch.Tensor]]:
 
 def _table(coded: CodedImage, rows: dict[str, dict]) -> pd.DataFrame:
     """What was measured of each picture, with its rate and what the codec added to the pattern."""
-    pixels, png = coded.x[0].numel(), PillowCodec("PNG").encode(coded.x)
+    pixels, png = coded.x[0].numel(), PillowCodec("PNG").encode(coded.x).payload_bytes
+    sent = (coded.bitstream.payload_bytes, len(coded.file))
     prms = rows[ORIGINAL]["prms"]
     for name, row in rows.items():
-        bits = png if name == ORIGINAL else coded.bitstream
-        rate = {"bpp": 8 * bits.payload_bytes / pixels, "bpp_total": 8 * bits.total_bytes / pixels}
+        payload, total = (png, png) if name == ORIGINAL else sent
+        rate = {"bpp": 8 * payload / pixels, "bpp_total": 8 * total / pixels}
         excess = float(checkerboard.excess_prms(row["prms"], prms))
         rows[name] = rate | row | {"excess_prms": excess}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("decoder")
