@@ -99,6 +99,8 @@ def first_page(folder: Path, answers: dict[str, dict]) -> str:
     for name, title in TABLES.items():
         if (file := folder / f"{name}.csv").exists():
             table = pd.read_csv(file, nrows=1)
+            if table.empty:
+                continue
             facts = ", ".join(f"{fact} {table[fact][0]}" for fact in FACTS if fact in table)
             parts += [f"## {title}", f"{facts} ([{file.name}]({file.name}))"]
             parts += [markdown(readable(file))] + [LEGEND] * (name == "table1")
