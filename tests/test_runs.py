@@ -15,10 +15,17 @@ from safetensors.torch import save_file
 from torch import nn
 
 from icmlib import io
-from icmlib.io import fingerprint, load_weights, project_root, save_weights, written
+from icmlib.io import (
+    PACKAGED,
+    fingerprint,
+    load_weights,
+    project_root,
+    save_weights,
+    written,
+)
 from icmlib.studies import figures
 from icmlib.studies.profile import load_profile
-from icmlib.studies.runs import UNFINISHED, Run, open_run
+from icmlib.studies.runs import UNFINISHED, Run, git_state, open_run
 
 
 def layer(value: float = 1.0) -> nn.Linear:
@@ -254,6 +261,11 @@ def test_fingerprint_changes_with_what_it_is_of(tmp_path):
     assert len(set(found)) == len(found) and all(len(each) == 16 for each in found)
     assert fingerprint(layer()) == fingerprint(layer().state_dict())
     assert fingerprint({"b": 2, "a": 1}) == found[-1]
+
+
+@pytest.mark.skipif(not (PACKAGED / ".git").exists(), reason="no clone")
+def test_a_clone_states_its_commit():
+    assert len(git_state()["commit"]) == 40
 
 
 def test_project_root(tmp_path, monkeypatch):

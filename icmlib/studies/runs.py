@@ -171,7 +171,7 @@ def git_state() -> dict:
     """`commit` of the code, and whether it was `dirty`: changed since. None without git, and of an
     installed package, which may lie in another repository."""
     git = {"cwd": Path(__file__).parents[1], "stderr": subprocess.DEVNULL, "text": True}
-    if PACKAGED != git["cwd"]:
+    if PACKAGED.name == "packaged":
         return {"commit": None, "dirty": None}
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
         commit = subprocess.check_output(["git", "rev-parse", "HEAD"], **git).strip()
