@@ -149,7 +149,7 @@ WRONG = [  # codec, options, message
     ("JPEG", {"beside": __file__}, ".py holds no results"),
     ("JPEG", {"against": "none"}, "unknown curve 'none'; there are: JPEG"),
     ("JPEG", {"photos": "photos/empty"}, "empty has no images"),
-    ("JPEG", {"photos": "broken.png"}, "1 images are missing, cannot be read"),
+    ("JPEG", {"photos": "broken.png"}, "1 images cannot be read"),
 ]
 
 

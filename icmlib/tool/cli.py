@@ -160,7 +160,8 @@ def info(file: Path, weights: str) -> None:
     own, decoders = tool.files.readers(weights)
     reads = "read it" if own == bitstream.codec else f"do not read it: they are of codec {own}"
     click.echo(f"weights   {weights or 'those of icmlib'} {reads}")
-    click.echo(f"decoders  {', '.join(decoders)}")
+    if own == bitstream.codec:
+        click.echo(f"decoders  {', '.join(decoders)}")
 
 
 @main.command()

@@ -108,7 +108,9 @@ def load_images(photos: Path, annotations: Path | None, task: str | None) -> tup
     else:
         data = datasets.CocoDataset(photos.parent, files=[photos.name])
     if unfit := data.misfits():
-        what = "are missing, cannot be read, or are not of the size that the annotations state"
+        what = "cannot be read"
+        if annotations:
+            what = "are missing, cannot be read, or are not of the size that the annotations state"
         raise InputError(f"{photos}: {len(unfit)} images {what}: {first_few(unfit)}; remove them")
     return data, network
 
