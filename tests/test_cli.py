@@ -232,7 +232,7 @@ def test_info(icm, decoders, file, other_weights):
         "decoders": "machine, human, low_impact",
     }
     out = done(icm("info", file, "--weights", other_weights))
-    assert "do not read it: they are of codec " in out and "decoders  machine\n" in out
+    assert "do not read it: they are of codec " in out and "decoders" not in out
     without = icm("info", file, "--weights", file.with_name("none.safetensors"))
     assert_error(without, "none.safetensors does not exist")
     assert "image     40x24 px" in without.stdout
