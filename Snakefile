@@ -22,7 +22,7 @@ profile = load_profile(PROFILE)
 KNOB = (profile.human, "low_impact")  # rows of notebook 08
 study2 = profile.rate_task
 rows = profile.main_rows if STUDY == "main" and profile.main_rows else list(profile.rows)
-studies = {"finetuning": rows, "rate_task": study2.points, "zoo": profile.zoo.codecs, "origin": profile.origin.runs(), "depth": profile.depth.runs()}
+studies = {"finetuning": rows, "rate_task": study2.points, "zoo": profile.zoo, "origin": profile.origin.runs(), "depth": profile.depth.runs()}
 STUDIES = [name for name in studies if studies[name] and STUDY in (name, "main", "all")]
 STUDIES = STUDIES[: 1 if STUDY == "main" else None]  # main: study 1, where the profile has it
 if not STUDIES:
@@ -114,7 +114,7 @@ use rule notebook as zoo_codec with:
     input: CODEC, METRICS, PATCHGAN, loop("base_codec"), lambda w: profile.codecs[w.codec].weights or [], rules.task_network.output, notebook="notebooks/04b_codec_zoo.ipynb"
     output: update(book("zoo/{codec}"))
     log: book("zoo/{codec}", ".unfinished")
-    params: common, section(profile.base, profile.finetune, profile.zoo.finetune), lambda w: section(profile.codecs[w.codec], [profile.rows[row] for row in profile.codecs[w.codec].rows])
+    params: common, section(profile.base, profile.finetune), lambda w: section(profile.codecs[w.codec], [profile.rows[row] for row in profile.codecs[w.codec].rows])
 
 use rule notebook as codec_table with:
     input: lib("studies"), lambda w: sorted(glob(f"results/{PROFILE}-seed*/{w.table}_findings.csv")), lambda w: expand(rules.zoo_codec.output, codec=studies[TABLES[w.table][0]]), lambda w: [book(f"chain/{run}") for run in profile.moving_chains.values() if w.table == "origin"], notebook=lambda w: f"notebooks/{TABLES[w.table][1]}.ipynb"

@@ -27,7 +27,7 @@ rate_task:
   configurations: {T-FT: {parts: [task]}, C-FT: {parts: [encoder]}}
   bridge: {steps: 5, patch_size: 32}
   bridge_at: [q1]
-zoo: {codecs: {m: {codec: {name: mbt2018_mean, N: 8, M: 12}, base: {steps: 4}}}}
+zoo: {m: {codec: {name: mbt2018_mean, N: 8, M: 12}, base: {steps: 4}, rows: [a]}}
 """
 
 

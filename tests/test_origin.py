@@ -10,6 +10,7 @@ from icmlib.studies.profile import load_profile
 
 PROFILE = """
 base: {steps: 9, lambda_mse: 50.0}
+rows: {p3x64: {}}
 origin:
   base: {steps: 4}
   codecs: {k5: {N: 8, M: 12}, k4: {name: scale_hyperprior_s8_k4, N: 8, M: 12}}

@@ -10,12 +10,10 @@ PROFILE = """
 base: {steps: 9, batch: 2}
 finetune: {steps: 5}
 zoo:
-  codecs:
-    small: {codec: {name: mbt2018_mean, N: 8, M: 12}, base: {steps: 3}}
-    plain: {codec: {name: cheng2020_anchor, N: 6, M: 6}}
-    rows: {codec: {N: 8, M: 12}, weights: given.safetensors, rows: [b]}
-  finetune: {layers: 3}
-rows: {b: {}}
+  small: {codec: {name: mbt2018_mean, N: 8, M: 12}, base: {steps: 3}, rows: [a, b]}
+  plain: {codec: {name: cheng2020_anchor, N: 6, M: 6}, rows: [a]}
+  given: {codec: {N: 8, M: 12}, weights: given.safetensors, rows: [b]}
+rows: {a: {layers: 3}, b: {}}
 """
 
 
@@ -27,11 +25,11 @@ def profile(project):
 
 def test_a_codec_changes_what_study_1_shares(profile):
     architecture, base, rows, _ = zoo.settings(profile, "small")
-    finetune = rows[zoo.FINETUNED]
+    finetune = rows["a"]
     assert architecture == CodecConfig("mbt2018_mean", N=8, M=12)
     assert (base.steps, base.batch, finetune.steps, finetune.layers) == (3, 2, 5, 3)
     assert zoo.settings(profile, "plain")[1] == profile.base
-    with pytest.raises(ValueError, match=r"codec 'smal'; the profile has: small, plain, rows"):
+    with pytest.raises(ValueError, match=r"codec 'smal'; the profile has: small, plain, given"):
         zoo.settings(profile, "smal")
 
 
@@ -45,14 +43,14 @@ def test_runs_are_read_by_codec_and_row(profile, finished):
         | dict.fromkeys((f"{name}_difference{end}" for name in paired for end in ends), change)
         for value, change in ((2.0, 0.0), (1.0, 0.7))
     )
-    for run, test in (("zoo_base/plain", before), ("zoo/plain", after), ("zoo/rows-b", after)):
+    for run, test in (("zoo_base/plain", before), ("zoo/plain-a", after), ("zoo/given-b", after)):
         finished(run, test=test, label=run, seconds=60, trained_parameters=3)
     table = zoo.read_runs(profile, ["plain"])
-    assert table.index.tolist() == [("plain", "base"), ("plain", "finetuned")]
-    row = table.loc[("plain", "finetuned")]
-    assert (row["label"], row["given"]) == ("zoo/plain", "trained here")
+    assert table.index.tolist() == [("plain", "base"), ("plain", "a")]
+    row = table.loc[("plain", "a")]
+    assert (row["label"], row["given"]) == ("zoo/plain-a", "trained here")
     assert (row["psnr"], row["mask_AP_change"], row["removed"]) == (1, 35, 50)
-    with pytest.raises(FileNotFoundError, match="zoo_base/rows is not finished"):
-        zoo.read_runs(profile, ["plain", "rows"])
-    finished("zoo_base/rows", test=before)
-    assert zoo.read_runs(profile, ["rows"])["given"].tolist() == ["given.safetensors"] * 2
+    with pytest.raises(FileNotFoundError, match="zoo_base/given is not finished"):
+        zoo.read_runs(profile, ["plain", "given"])
+    finished("zoo_base/given", test=before)
+    assert zoo.read_runs(profile, ["given"])["given"].tolist() == ["given.safetensors"] * 2

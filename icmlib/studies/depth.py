@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from icmlib.evaluate import compare, load_evaluation
-from icmlib.studies import table1, zoo
+from icmlib.studies import table1
 from icmlib.studies.profile import Profile
 from icmlib.studies.runs import run_folder
 from icmlib.studies.verdicts import FINDING, finding, with_interval
@@ -19,7 +19,7 @@ def findings(profile: Profile, rows: pd.DataFrame, ap: str) -> pd.DataFrame:
     after the shortest and after the longest training: the aims of Table 1."""
     steps, found = profile.depth.steps, []
     for rate, (one, other) in product(profile.depth.rates, pairwise(steps)):
-        folders = [run_folder(profile, zoo.BEFORE, f"{each}-{rate}") for each in (one, other)]
+        folders = [run_folder(profile, "zoo_base", f"{each}-{rate}") for each in (one, other)]
         pair = [load_evaluation(folder, "test") for folder in folders]
         change = compare(*pair, profile.evaluation.resamples)
         before, after = (rows.loc[f"{each}-{rate}", "base"] for each in (one, other))

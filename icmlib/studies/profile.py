@@ -76,20 +76,12 @@ class RateTaskConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class ZooCodecConfig:
-    """One codec of the zoo: its architecture, and what its base training changes."""
+    """One codec of the zoo: its architecture, what its base training changes, and its rows."""
 
     codec: CodecConfig = field(default_factory=CodecConfig)
     base: Changes = field(default_factory=dict)  # changes of the profile's base
     weights: str | None = None  # trained so, a file of decoders, from the project's root
-    rows: list[str] = field(default_factory=list)  # of the profile's; none: the zoo's finetuning
-
-
-@dataclass(frozen=True, config=STRICT)
-class ZooConfig:
-    """The codec zoo: study 1's base training and finetuning, for other codecs."""
-
-    codecs: dict[str, ZooCodecConfig] = field(default_factory=dict)  # by name of the run
-    finetune: Changes = field(default_factory=dict)  # changes of the profile's finetune
+    rows: list[str] = field(default_factory=list)  # of Table 1: how it is finetuned
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -100,6 +92,7 @@ class OriginConfig:
     codecs: dict[str, CodecConfig] = field(default_factory=dict)
     grids: dict[str, Changes] = field(default_factory=dict)  # of base
     rates: dict[str, Changes] = field(default_factory=dict)  # of base, from the lowest
+    row: str = "p3x64"  # of Table 1: how each is finetuned
     weights: str | None = None  # folder of the trained codecs, <run>.safetensors; none: train them
     # configurations of study 2, each with the one that differs in a moving grid alone
     chains: dict[str, str] = field(default_factory=dict)
@@ -117,7 +110,7 @@ class OriginConfig:
             name = f"{codec}-{grid}-{rate}"
             changes = {**self.base, **self.grids[grid], **self.rates[rate]}
             file = self.weights and f"{self.weights}/{name}.safetensors"
-            runs[name] = ZooCodecConfig(self.codecs[codec], changes, file)
+            runs[name] = ZooCodecConfig(self.codecs[codec], changes, file, [self.row])
         return runs
 
 
@@ -185,7 +178,7 @@ class Profile:
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     rate_task: RateTaskConfig = field(default_factory=RateTaskConfig)
-    zoo: ZooConfig = field(default_factory=ZooConfig)
+    zoo: dict[str, ZooCodecConfig] = field(default_factory=dict)  # by name of the run
     origin: OriginConfig = field(default_factory=OriginConfig)
     depth: DepthConfig = field(default_factory=DepthConfig)
     speed: SpeedConfig = field(default_factory=SpeedConfig)
@@ -204,15 +197,15 @@ class Profile:
             _refuse("not without a task network (task: null)", [k for k, v in needed.items() if v])
             if self.base.proxy == "task":
                 raise ValueError("task: null leaves base without a machine; give it proxy: vgg16")
-        _changed("zoo", self.finetune, {"finetune": self.zoo.finetune})
         _changed("zoo, origin or depth", self.base, {k: v.base for k, v in self.codecs.items()})
         _refuse("names of other rows", self.rows.keys() & {"base", "gaussian", "bilateral"})
         chains = {*self.origin.chains, *self.origin.chains.values()}
         unknown = chains.difference(self.rate_task.configurations)
         _refuse("origin.chains of no configuration", unknown)
+        _refuse("codecs without rows", [k for k, v in self.codecs.items() if not v.rows])
         codecs = [row for each in self.codecs.values() for row in each.rows]
         human = {self.human} - {"p3x64"}  # the default may be missing
-        listed = {"main_rows": self.main_rows, "rows of zoo or depth": codecs, "human": human}
+        listed = {"main_rows": self.main_rows, "rows of codecs": codecs, "human": human}
         for name, each in listed.items():
             unknown = set(each).difference(self.rows)
             _refuse(f"{name} that are no rows (there are: {', '.join(self.rows)})", unknown)
@@ -220,7 +213,7 @@ class Profile:
     @property
     def codecs(self) -> dict[str, ZooCodecConfig]:
         """All that notebook 04b trains: of the zoo, and of the studies of origin and depth."""
-        return self.zoo.codecs | self.origin.runs() | self.depth.runs()
+        return self.zoo | self.origin.runs() | self.depth.runs()
 
     @property
     def moving_chains(self) -> dict[str, str]:
@@ -265,7 +258,7 @@ def _variant(profile: Profile, name: str, seed: int | None = None) -> Profile:
     values = dataclasses.asdict(profile) | {"name": name, "base_weights": None}
     study, task = values["rate_task"], values["task"]
     values["depth"]["weights"] = {}
-    for codec in (*values["zoo"]["codecs"].values(), values["origin"]):
+    for codec in (*values["zoo"].values(), values["origin"]):
         codec["weights"] = None
     if seed:
         trained = (values, values["base"], values["finetune"], study["base"], study["chain"])

@@ -1,16 +1,14 @@
-"""The codec zoo: what PatchGAN finetuning does to codecs of other architectures."""
+"""The codec zoo: what PatchGAN finetuning does to codecs of other architectures. Runs of
+stage `zoo_base` are the base codecs, of `zoo` the finetuned ones, `<codec>-<row>`."""
 
 from collections.abc import Iterable
 
 import pandas as pd
 
 from icmlib.config import BaseTrainingConfig, CodecConfig, FinetuneConfig, replace
-from icmlib.studies import table1
 from icmlib.studies.profile import Profile, lookup
 from icmlib.studies.runs import read_summary
-
-BEFORE, AFTER = "zoo_base", "zoo"  # stages of the runs: the base codec, and the finetuned one
-FINETUNED = "finetuned"  # the row of a codec that names none
+from icmlib.studies.table1 import from_summaries
 
 
 def settings(
@@ -19,14 +17,8 @@ def settings(
     """Architecture, base training, finetunings by row and given weights of one of the profile's
     codecs; raises ValueError: it has no such codec."""
     chosen = lookup("codec", codec, profile.codecs)
-    changes = {row: profile.rows[row] for row in chosen.rows} or {FINETUNED: profile.zoo.finetune}
-    rows = {row: replace(profile.finetune, each) for row, each in changes.items()}
+    rows = {row: replace(profile.finetune, profile.rows[row]) for row in chosen.rows}
     return chosen.codec, replace(profile.base, chosen.base), rows, chosen.weights
-
-
-def after(codec: str, row: str) -> str:
-    """The name of a finetuning's run."""
-    return codec if row == FINETUNED else f"{codec}-{row}"
 
 
 def read_runs(profile: Profile, names: Iterable[str]) -> pd.DataFrame:
@@ -35,10 +27,9 @@ def read_runs(profile: Profile, names: Iterable[str]) -> pd.DataFrame:
     was trained here. Raises FileNotFoundError: a run is not finished."""
     tables = {}
     for name in names:
-        *_, rows, weights = settings(profile, name)
-        found = {"base": read_summary(profile, BEFORE, name)}
-        found |= {row: read_summary(profile, AFTER, after(name, row)) for row in rows}
-        tables[name] = table1.from_summaries(found, "test").assign(given=weights or "trained here")
+        codec, found = profile.codecs[name], {"base": read_summary(profile, "zoo_base", name)}
+        found |= {row: read_summary(profile, "zoo", f"{name}-{row}") for row in codec.rows}
+        tables[name] = from_summaries(found, "test").assign(given=codec.weights or "trained here")
     return pd.concat(tables, names=["run", "row"])
 
 
