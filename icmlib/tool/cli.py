@@ -36,14 +36,9 @@ FORCE = click.option("--force", is_flag=True, help="Write files anew that alread
 
 
 class Commands(click.Group):
-    """Errors that a user can mend are one line, exit code 2; all others keep their traceback. Names
-    of files, and what is printed, are UTF-8 in any locale."""
+    """Errors that a user can mend are one line, exit code 2; all others keep their traceback."""
 
     def __call__(self, *args, **kwargs):
-        if sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode:
-            # of other processes, too; Python 3.11 reads its .pth files as the locale says
-            os.environ |= {"PYTHONUTF8": "1", "LC_ALL": "C.UTF-8"}
-            os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
         own = any(word.startswith("--weights") for word in sys.argv)
         for name in UNUSED if sys.argv[1:2] and sys.argv[1] in LIGHT and not own else ():
             sys.modules[name] = types.ModuleType(name)
@@ -53,11 +48,9 @@ class Commands(click.Group):
     def invoke(self, context: click.Context):
         try:
             return super().invoke(context)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
+        except click.exceptions.Exit:  # before io is loaded, which the next line does
             raise
-        except Exception as error:
-            if not isinstance(error, icm.io.UserError | OSError):
-                raise
+        except (icm.io.UserError, OSError) as error:
             click.echo(f"error: {error}", err=True)
             context.exit(2)
 

@@ -31,12 +31,16 @@ def try_decoders(photo: Path, out: Path, decoders: Decoders) -> pd.DataFrame:
         raise InputError(f"{photo} would be overwritten; name another picture with --out")
     device.keep_freed_memory(large=False)
     coded = CodedImage(decoders, read_image(photo, upright=True))
-    pictures, rows = {}, {}
+    pictures, rows, pixels = {}, {}, coded.x[0].numel()
+    total = 8 * len(coded.file) / pixels
     count = 1 + len(decoders.names) + len(SIGMAS)
     for name, picture in tqdm(_pictures(coded), total=count, unit="picture"):
-        rows[name] = coded.measure(picture)
+        rows[name] = {"bpp": coded.bpp, "bpp_total": total} | coded.measure(picture)
         pictures[name] = (picture * 255).round().byte()  # a quarter of the memory
-    table = _table(coded, rows)
+    png = 8 * PillowCodec("PNG").encode(coded.x).payload_bytes / pixels
+    rows[ORIGINAL] |= {"bpp": png, "bpp_total": png}
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("decoder")
+    table["excess_prms"] = checkerboard.excess_prms(table["prms"], table.loc[ORIGINAL, "prms"])
     figure = _drawn(pictures, table)
     with written(out) as half:
         figure.savefig(half, format=out.suffix[1:].lower(), dpi=figures.DPI, bbox_inches="tight")
@@ -56,19 +60,6 @@ def _pictures(coded: CodedImage) -> Iterator[tuple[str, torch.Tensor]]:
     for name, sigma in SIGMAS.items():
         filtered = FILTERS[name](coded.decoders.codec, sigma).smooth(machine)
         yield f"{MACHINE} + {name}", fidelity.to_8bit(filtered)
-
-
-def _table(coded: CodedImage, rows: dict[str, dict]) -> pd.DataFrame:
-    """What was measured of each picture, with its rate and what the codec added to the pattern."""
-    pixels, png = coded.x[0].numel(), PillowCodec("PNG").encode(coded.x).payload_bytes
-    sent = (coded.bitstream.payload_bytes, len(coded.file))
-    prms = rows[ORIGINAL]["prms"]
-    for name, row in rows.items():
-        payload, total = (png, png) if name == ORIGINAL else sent
-        rate = {"bpp": 8 * payload / pixels, "bpp_total": 8 * total / pixels}
-        excess = float(checkerboard.excess_prms(row["prms"], prms))
-        rows[name] = rate | row | {"excess_prms": excess}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("decoder")
 
 
 def _drawn(pictures: dict[str, torch.Tensor], table: pd.DataFrame) -> Figure:

@@ -6,7 +6,7 @@ import shutil
 from datetime import date
 from pathlib import Path
 
-from icmlib.io import InputError, project_root, read_json, written
+from icmlib.io import InputError, project_root, read_json
 from icmlib.studies.profile import Profile
 from icmlib.studies.tables import LEGEND, TABLES, main_rows, markdown
 from icmlib.tool.report import answers, first_page
@@ -47,7 +47,7 @@ def publish(profile: Profile) -> list[Path]:
     found = answers([source / run / "notebook.ipynb" for run in runs])
     found = {run: each | {"date": date.today().isoformat()} for run, each in found.items()}
     kept = {run: each for run, each in read_json(target / ANSWERS).items() if run in runs}
-    _write(target / ANSWERS, json.dumps(kept | found, indent=1))
+    (target / ANSWERS).write_text(json.dumps(kept | found, indent=1), "utf-8")
     return [*copies, target / ANSWERS, *write_pages(root)]
 
 
@@ -62,16 +62,11 @@ def write_pages(root: Path) -> list[Path]:
             title = TABLES.get(file.stem, file.stem)
             index.append(f"- [{title}](reference/{folder.name}/{file.name})")
         pages.append(folder / "REPORT.md")
-        _write(pages[-1], first_page(folder, read_json(folder / ANSWERS)))
-    _write(pages[0], "\n".join(index) + "\n")
+        pages[-1].write_text(first_page(folder, read_json(folder / ANSWERS)), "utf-8")
+    pages[0].write_text("\n".join(index) + "\n", "utf-8")
     if (file := reference / "quick" / "table1.csv").exists():
         pages.append(root / "README.md")
         table = f"{markdown(main_rows(file))}\n\n{LEGEND}"
-        page = pages[-1].read_text("utf-8")
-        _write(pages[-1], MARKED.sub(lambda marks: marks[1] + table + marks[2], page))
+        page = MARKED.sub(lambda marks: marks[1] + table + marks[2], pages[-1].read_text("utf-8"))
+        pages[-1].write_text(page, "utf-8")
     return pages
-
-
-def _write(path: Path, text: str) -> None:
-    with written(path) as half:
-        half.write_text(text, "utf-8")

@@ -154,9 +154,9 @@ def read_records(path: Path) -> list[dict]:
     """Rows of a table; none if there is no such file."""
     if not path.exists():
         return []
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)  # a curve may be named "NA"
-    numbers = table[table.columns.difference(TEXT)].apply(pd.to_numeric)
-    return table.assign(**numbers).to_dict("records")
+    empty = {"na_values": "", "keep_default_na": False}  # a curve may be named "NA"
+    exact = {"float_precision": "round_trip", "dtype": dict.fromkeys(TEXT, str)}
+    return pd.read_csv(path, **empty, **exact).to_dict("records")
 
 
 def fingerprint_of_output(codec, image) -> str:

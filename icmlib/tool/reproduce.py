@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import click
@@ -56,56 +57,52 @@ class Progress(logging.Handler):
         super().__init__()
         self.folder, self.cores = folder, cores
         self.total, self.failed = 0, []
-        self.left: dict[str, int] = {}  # rule -> runs that have not ended
+        self.left: Counter[str] = Counter()  # rule -> runs that have not ended
         self.running: dict[int, logging.LogRecord] = {}  # job -> the event of its start
-        self.work: dict[str, float] = {}  # rule -> minutes of its last run, with all cores
+        self.work: dict[str, float] = {}  # rule -> minutes of its last run, times its threads
         for path in (folder.parent / "reference" / folder.name / TIMES, folder / TIMES):
             if path.exists():
-                for row in pd.read_csv(path).itertuples():
-                    self.work[row.rule] = self._share(row.minutes, row.threads)
+                times = pd.read_csv(path)
+                self.work |= dict(zip(times["rule"], times["minutes"] * times["threads"]))
 
     def emit(self, record: logging.LogRecord) -> None:
         """Called by Snakemake for each of its events."""
         event = str(getattr(record, "event", ""))
         if event == "run_info":
-            self.left = {k: n for k, n in record.stats.items() if k not in ("all", "total")}
-            self.total = sum(self.left.values())
-            left = self._estimate()
-            click.echo(f"{self.total} to run{left}; Ctrl-C stops, the same command resumes")
+            self.left = Counter(record.stats)
+            del self.left["all"], self.left["total"]
+            self.total = self.left.total()
+            click.echo(
+                f"{self.total} to run{self._estimate()}; Ctrl-C stops, the same command resumes"
+            )
         elif event == "job_info" and record.rule_name in self.left:
             self.running[record.jobid] = record
         elif event == "job_finished" and record.job_id in self.running:
             self._finish(self.running.pop(record.job_id))
         elif event == "job_error" and record.jobid in self.running:
             job = self.running.pop(record.jobid)
-            self.failed.append(
-                f"{_what(job)}: see {self._place(job) / 'notebook.unfinished.ipynb'}"
-            )
+            self.failed.append(f"{_what(job)}: see {_run(job) / 'notebook.unfinished.ipynb'}")
         elif record.levelno >= logging.ERROR and not self.failed:
             click.echo(record.getMessage(), err=True)
 
     def _finish(self, job: logging.LogRecord) -> None:
         minutes, file = _minutes(job), self.folder / TIMES
         self.left[job.rule_name] -= 1
-        self.work[job.rule_name] = self._share(minutes, job.threads)
-        row = {"rule": job.rule_name, "run": self._place(job).name}
+        self.work[job.rule_name] = minutes * job.threads
+        row = {"rule": job.rule_name, "run": _run(job).name}
         row |= {"minutes": f"{minutes:.2f}", "threads": job.threads}
         pd.DataFrame([row]).to_csv(file, mode="a", header=not file.exists(), index=False)
-        now = ", ".join(_what(each).split("  ")[-1] for each in self.running.values())
+        now = ", ".join(_run(each).name for each in self.running.values())
         now = f"   now {now}" if now else ""
-        progress = f"[{self.total - sum(self.left.values())}/{self.total}]"
+        progress = f"[{self.total - self.left.total()}/{self.total}]"
         click.echo(f"{progress} {_what(job)}  {minutes:.1f} min{now}{self._estimate()}")
-
-    def _share(self, minutes: float, threads: int) -> float:
-        """Of all cores' time; what has several threads has all cores, and runs alone."""
-        return minutes / (1 if threads > 1 else self.cores)
 
     def _estimate(self) -> str:
         """What is left, where every kind of notebook that is left has run before."""
-        left = {rule: n for rule, n in self.left.items() if n}
-        if not left or not self.work.keys() >= left.keys():
+        left = +self.left
+        if not left or left.keys() - self.work:
             return ""
-        minutes = sum(n * self.work[rule] for rule, n in left.items())
+        minutes = sum(n * self.work[rule] for rule, n in left.items()) / self.cores
         return f", about {max(1, round(minutes))} min left"
 
     def watch(self) -> None:
@@ -113,21 +110,22 @@ class Progress(logging.Handler):
         while True:
             time.sleep(60)
             for job in list(self.running.values()):
-                minutes, log = _minutes(job), self._place(job) / "log.csv"  # a line per step
+                minutes, log = _minutes(job), _run(job) / "log.csv"  # a line per step
                 step = f", step {log.read_bytes().count(10) - 1}" if log.exists() else ""
                 if minutes > 1:
                     click.echo(f"        {_what(job)}  {minutes:.0f} min so far{step}")
 
-    def _place(self, job: logging.LogRecord) -> Path:
-        return self.folder.parents[1] / Path(job.output[0].split(" ")[0]).parent
+
+def _run(job: logging.LogRecord) -> Path:
+    """The run folder of a job."""
+    return project_root() / Path(job.output[0]).parent
 
 
 def _what(job: logging.LogRecord) -> str:
     """`03_patchgan_finetuning  p3x64`: a job's notebook and run."""
     books = [Path(each).stem for each in job.input if each.endswith(".ipynb")]
     book = next((each for each in books if each != "notebook"), job.rule_name)
-    names = "-".join(map(str, job.wildcards.values()))
-    return f"{book}  {names or Path(job.output[0]).parent.name}"
+    return f"{book}  {_run(job).name}"
 
 
 def _minutes(job: logging.LogRecord) -> float:
