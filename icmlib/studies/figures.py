@@ -6,6 +6,7 @@ with text of 6 to 8 points.
 """
 
 import textwrap
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,6 +17,8 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
+from icmlib.io import written
+
 COLOURS = sns.color_palette("colorblind")
 FINETUNED, OTHER = COLOURS[0], COLOURS[7]
 
@@ -23,6 +26,13 @@ PAGE = 7.0  # inches
 DPI = 300  # of saved pictures
 plt.switch_backend(plt.get_backend())  # `styled` would undo what it sets when it is loaded later
 styled = plt.rc_context({"font.size": 7, "axes.titlesize": 7, "legend.fontsize": 7})
+
+
+def save(figure: Figure, path: Path) -> None:
+    """In the format of the suffix; text in a PDF has fonts as journals ask for them."""
+    with written(path) as half, plt.rc_context({"pdf.fonttype": 42}):
+        how = {"dpi": DPI, "bbox_inches": "tight", "pad_inches": 0.02}
+        figure.savefig(half, format=path.suffix[1:].lower(), **how)
 
 
 def _panels(count: int, columns: int, width: float, height: float, **options):
@@ -89,19 +99,17 @@ def detections(images: list[torch.Tensor], predictions: list[dict], names: list[
         scores = prediction.get("scores", torch.ones(len(prediction["labels"])))
         for i in torch.nonzero(scores >= 0.5).ravel().tolist():
             score = f" {scores[i]:.2f}" if "scores" in prediction else ""  # annotations have none
-            _instance(axis, prediction, i, names[prediction["labels"][i] - 1] + score)
+            text, colour = names[prediction["labels"][i] - 1] + score, COLOURS[i % len(COLOURS)]
+            if "masks" in prediction:
+                mask = np.asarray(prediction["masks"][i], bool)
+                axis.imshow(np.dstack([np.full((*mask.shape, 3), colour), 0.45 * mask]))
+            x1, y1, x2, y2 = prediction["boxes"][i].tolist()
+            axis.add_patch(
+                plt.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color=colour, lw=1)
+            )
+            box = {"facecolor": colour, "pad": 0.5, "lw": 0}
+            axis.text(x1, y1, text, size=6, color="w", va="bottom", bbox=box, clip_on=True)
     return figure
-
-
-def _instance(axis, prediction: dict, i: int, text: str) -> None:
-    colour = COLOURS[i % len(COLOURS)]
-    if "masks" in prediction:
-        mask = np.asarray(prediction["masks"][i], bool)
-        axis.imshow(np.dstack([np.full((*mask.shape, 3), colour), 0.45 * mask]))
-    x1, y1, x2, y2 = prediction["boxes"][i].tolist()
-    axis.add_patch(plt.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color=colour, lw=1))
-    box = {"facecolor": colour, "pad": 0.5, "lw": 0}
-    axis.text(x1, y1, text, size=6, color="w", va="bottom", bbox=box, clip_on=True)
 
 
 @styled

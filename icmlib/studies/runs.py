@@ -21,7 +21,6 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pandas as pd
 import torch
@@ -29,21 +28,11 @@ from filelock import FileLock, Timeout
 from matplotlib.figure import Figure
 from torch import nn
 
-from icmlib import codecs, datasets, device, tasks, training
+from icmlib import codecs, datasets, device, io, tasks, training
 from icmlib.codecs import LearnedCodec
 from icmlib.config import BaseTrainingConfig, CodecConfig
 from icmlib.evaluate import compare, evaluate, load_evaluation, load_vgg, save_evaluation, summarize
-from icmlib.io import (
-    PACKAGED,
-    UserError,
-    fingerprint,
-    imported,
-    plain,
-    project_file,
-    project_root,
-    read_json,
-    written,
-)
+from icmlib.io import plain, written
 from icmlib.studies import figures, tables
 from icmlib.studies.profile import Profile
 from icmlib.training.journal import Journal
@@ -64,7 +53,7 @@ class Run(Journal):
         self.provenance = provenance
         self._claim()
         self._facts = {"parameters": plain(parameters), "inputs": plain(inputs)}
-        old = read_json(self.path("run.json"))
+        old = io.read_json(self.path("run.json"))
         device.state().wait_for_everyone()  # before one of them writes
         if any(old.get(key) != value for key, value in self._facts.items()):
             self._move_aside(old)
@@ -92,7 +81,7 @@ class Run(Journal):
             self._lock.acquire(blocking=False)
         except Timeout:
             busy = f"another process is at work in {self.folder}; wait for its end, or end it"
-            raise UserError(f"{busy}, and run again") from None
+            raise io.UserError(f"{busy}, and run again") from None
         for pattern in (".*.half", ".tmp*"):  # left by a killed process; .tmp* by safetensors
             for half in self.folder.rglob(pattern):
                 half.unlink()
@@ -149,11 +138,8 @@ class Run(Journal):
             figure.set_layout_engine("constrained")
         files = [self.path("figures") / name] + [self.folder.parents[1] / study] * bool(study)
         kinds = ("png", "pdf") if os.environ.get(PAPER) else ("png",)
-        how = {"dpi": figures.DPI, "bbox_inches": "tight", "pad_inches": 0.02}
         for file, kind in itertools.product(files, kinds):
-            with written(file.with_name(f"{file.name}.{kind}")) as half:
-                with matplotlib.rc_context({"pdf.fonttype": 42}):  # fonts as journals ask for them
-                    figure.savefig(half, format=kind, **how)
+            figures.save(figure, file.with_name(f"{file.name}.{kind}"))
         if table is not None:
             with written(self.path(f"figures/{name}.csv")) as half:
                 table.to_csv(half, index=False)
@@ -171,7 +157,7 @@ def git_state() -> dict:
     """`commit` of the code, and whether it was `dirty`: changed since. None without git, and of an
     installed package, which may lie in another repository."""
     git = {"cwd": Path(__file__).parents[1], "stderr": subprocess.DEVNULL, "text": True}
-    if PACKAGED.name == "packaged":
+    if io.PACKAGED.name == "packaged":
         return {"commit": None, "dirty": None}
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
         commit = subprocess.check_output(["git", "rev-parse", "HEAD"], **git).strip()
@@ -181,7 +167,7 @@ def git_state() -> dict:
 
 
 def run_folder(profile: Profile, stage: str, name: str) -> Path:
-    return project_root() / "results" / profile.name / stage / name
+    return io.project_root() / "results" / profile.name / stage / name
 
 
 def open_run(
@@ -192,10 +178,10 @@ def open_run(
     name as `module:function`; what those import in turn is not noticed when it changes."""
     device.keep_freed_memory()
     named = set(re.findall(r'"name": "([\w.]+:[\w.]+)"', json.dumps(plain(parameters))))
-    if modules := {sys.modules[imported(name, "module").__module__] for name in named}:
-        files = {module.__name__: fingerprint(Path(module.__file__)) for module in modules}
+    if modules := {sys.modules[io.imported(name, "module").__module__] for name in named}:
+        files = {module.__name__: io.fingerprint(Path(module.__file__)) for module in modules}
         inputs = {**(inputs or {}), "modules": files}
-    data = read_json(run_folder(profile, "data", "scenes") / "summary.json")
+    data = io.read_json(run_folder(profile, "data", "scenes") / "summary.json")
     if stage != "data" and "fingerprints" in data:
         inputs = {**(inputs or {}), "annotations": data["fingerprints"]}
     provenance = profile.provenance | {"seed": parameters.get("seed", profile.seed)}
@@ -232,7 +218,7 @@ def given(weights: str | None) -> dict[str, str]:
     """What given weights, a file of decoders from the project's root, add to a run's parameters."""
     if weights is None:
         return {}
-    return {"weights": fingerprint(codecs.read_decoders(project_file(weights)).codec)}
+    return {"weights": io.fingerprint(codecs.read_decoders(io.project_file(weights)).codec)}
 
 
 def base_codec(
@@ -246,7 +232,7 @@ def base_codec(
         proxy = tasks.proxies.create(config, task)
         training.train_base_codec(codec, proxy, data, config, run)
         return codec, run.logged()
-    file = project_file(weights)
+    file = io.project_file(weights)
     run.save_weights(codec := codecs.read_decoders(file).codec)
     log = file.with_suffix(".log.csv")
     return codec, pd.read_csv(log) if log.exists() else None

@@ -111,27 +111,21 @@ def aims(test: pd.DataFrame, *rows: str | None, **limits: float) -> pd.DataFrame
     return pd.DataFrame(found, columns=FINDING)
 
 
-def paper() -> pd.DataFrame:
-    """Table 1 of Le et al., by the names that its rows have here."""
-    return pd.read_csv(project_file("data/le2022_table1.csv"), index_col="row")
-
-
 def beside_paper(test: pd.DataFrame) -> pd.DataFrame:
     """The paper's Table 1 as changes against its own base codec, beside ours: AP in %, PSNR in dB,
     SSIM, VGG where it was measured; and whether the signs agree (a change within 0.5 % of AP counts
     as none)."""
-    base = paper().loc["base"]
-    rows = paper().drop("base").loc[lambda each: each.index.isin(test.index)]
-    ours = test.loc[rows.index]
-    pairs, ap = {}, task_measure(test)
+    paper = pd.read_csv(project_file("data/le2022_table1.csv"), index_col="row")
+    base, names = paper.loc["base"], paper.index.intersection(test.index, sort=False).drop("base")
+    rows, ours, pairs, ap = paper.loc[names], test.loc[names], {}, task_measure(test)
     if ap != "vgg":
         pairs["AP"] = ours[f"{ap}_change"], 100 * (rows["mAP"] / base["mAP"] - 1)
     for name in ("psnr", "ssim", "vgg"):
         if f"{name}_difference" in ours:
             pairs[name] = ours[f"{name}_difference"], rows[name] - base[name]
-    table, differ = rows[["label"]], pd.Series("", rows.index)
+    table, differ = rows[["label"]].copy(), pd.Series("", names)
     for name, pair in pairs.items():
-        table = table.assign(**dict(zip((name, f"{name}_paper"), pair)))
+        table[name], table[f"{name}_paper"] = pair
         least = 0.5 if name == "AP" else 0.0
         here, there = (np.sign(change.where(change.abs() >= least, 0.0)) for change in pair)
         differ += np.where(here == there, "", f", {name}")

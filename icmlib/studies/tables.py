@@ -105,14 +105,13 @@ def write_latex(file: Path, provenance: dict) -> None:
     table = readable(file).drop(columns="label", errors="ignore")
     facts = ", ".join(f"{name} {value}" for name, value in provenance.items())
     caption = re.sub("([#$%&_])", r"\\\1", f"{TABLES.get(file.stem, file.stem)} ({facts})")
-    options = {"caption": caption, "label": f"tab:{file.stem}", "position_float": "centering"}
-    options["environment"] = "table*" if len(table.columns) > 6 else "table"  # *: of a page's width
-    style = table.style.hide(axis="index").format(escape="latex")
-    text = style.format_index(escape="latex", axis=1).to_latex(hrules=True, **options)
+    text = table.to_latex(index=False, escape=True, caption=caption, label=f"tab:{file.stem}")
     text = re.sub(r"(?<![\w.:-])-(?=\d)", "$-$", text)  # a minus, no hyphen
     width = r"\ifdim\width>\linewidth\linewidth\else\width\fi"  # of the line at most
-    boxed = rf"\footnotesize\resizebox{{{width}}}{{!}}{{\begin{{tabular}}"
+    boxed = rf"\centering\footnotesize\resizebox{{{width}}}{{!}}{{\begin{{tabular}}"
     text = text.replace(r"\begin{tabular}", boxed)
     text = text.replace(r"\end{tabular}", r"\end{tabular}}")
+    if len(table.columns) > 6:  # of a page's width
+        text = text.replace("{table}", "{table*}")
     with written(file.with_suffix(".tex")) as half:
         half.write_text(text, "utf-8")

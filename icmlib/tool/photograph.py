@@ -42,8 +42,7 @@ def try_decoders(photo: Path, out: Path, decoders: Decoders) -> pd.DataFrame:
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("decoder")
     table["excess_prms"] = checkerboard.excess_prms(table["prms"], table.loc[ORIGINAL, "prms"])
     figure = _drawn(pictures, table)
-    with written(out) as half:
-        figure.savefig(half, format=out.suffix[1:].lower(), dpi=figures.DPI, bbox_inches="tight")
+    figures.save(figure, out)
     plt.close(figure)
     with written(out.with_suffix(".csv")) as half:
         table.to_csv(half)

@@ -191,8 +191,7 @@ def write_curves(table: pd.DataFrame, others: list, against: str | None, out: Pa
     panels = {name: text for name, text in PANELS.items() if name in known}
     figure = figures.curves(known, "bpp", panels, main, grey)
     for kind in ("png", "pdf"):
-        with written(out / f"curves.{kind}") as half, plt.rc_context({"pdf.fonttype": 42}):
-            figure.savefig(half, format=kind, dpi=150, bbox_inches="tight")
+        figures.save(figure, out / f"curves.{kind}")
     plt.close(figure)
 
 
