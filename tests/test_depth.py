@@ -6,7 +6,7 @@ import pytest
 
 from icmlib.evaluate import Evaluation, save_evaluation
 from icmlib.metrics.detection import Matches
-from icmlib.studies import depth, zoo
+from icmlib.studies import bases
 from icmlib.studies.profile import load_profile
 
 PROFILE = """
@@ -32,7 +32,7 @@ def test_bases_are_compared_along_the_steps_and_rows_at_both_ends(project, finis
     root = project(tiny=PROFILE)
     profile = load_profile("tiny")
     assert list(profile.depth.runs()) == ["5-low", "5-high", "20-low", "20-high"]
-    _, base, rows, weights = zoo.settings(profile, "20-low")
+    _, base, rows, weights = bases.settings(profile, "20-low")
     assert (base.steps, base.lambda_mse, weights) == (20, 20.0, "given.safetensors")
     assert [*rows] == ["l2"] and rows["l2"].adversarial == "none"
 
@@ -47,11 +47,11 @@ def test_bases_are_compared_along_the_steps_and_rows_at_both_ends(project, finis
         all_found = name in ("20-low", "5-high", "20-high")
         folder = root / "results" / "tiny" / "zoo_base" / name
         save_evaluation(evaluation(8 if all_found else 4), folder, "test")
-    table = zoo.read_runs(profile, profile.depth.runs())
+    table = bases.read_runs(profile, profile.depth.runs())
     assert table.loc[("20-low", "l2"), ["removed", "given"]].tolist() == [99, "given.safetensors"]
-    named = zoo.split_names(table, "steps", "rate").loc[("20-low", "l2")]
+    named = bases.split_names(table, "steps", "rate").loc[("20-low", "l2")]
     assert named[["steps", "rate"]].tolist() == ["20", "low"]
-    found = depth.findings(profile, table, "mask_AP").set_index("finding")
+    found = bases.depth_findings(profile, table, "mask_AP").set_index("finding")
     rising = found.loc["low rate, 20 steps for 5: mask AP at most half a % up"]
     assert rising["value"] == pytest.approx(50, abs=1) and rising["verdict"] == "does not hold"
     equal = found.loc["high rate, 20 steps for 5: mask AP at most half a % up"]

@@ -10,8 +10,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from icmlib.studies.profile import load_profile
-from icmlib.tool.publish import publish
-from icmlib.tool.report import build_report
+from icmlib.tool.report import build_report, publish
 
 ROWS = {  # label, mask AP, its change and interval, removed
     "base": ("base codec", 0.625, 0.0, 0.0, 0.0, 0.0),

@@ -3,7 +3,7 @@
 import pytest
 
 from icmlib.config import CodecConfig
-from icmlib.studies import zoo
+from icmlib.studies import bases
 from icmlib.studies.profile import load_profile
 
 PROFILE = """
@@ -24,13 +24,13 @@ def profile(project):
 
 
 def test_a_codec_changes_what_study_1_shares(profile):
-    architecture, base, rows, _ = zoo.settings(profile, "small")
+    architecture, base, rows, _ = bases.settings(profile, "small")
     finetune = rows["a"]
     assert architecture == CodecConfig("mbt2018_mean", N=8, M=12)
     assert (base.steps, base.batch, finetune.steps, finetune.layers) == (3, 2, 5, 3)
-    assert zoo.settings(profile, "plain")[1] == profile.base
+    assert bases.settings(profile, "plain")[1] == profile.base
     with pytest.raises(ValueError, match=r"codec 'smal'; the profile has: small, plain, given"):
-        zoo.settings(profile, "smal")
+        bases.settings(profile, "smal")
 
 
 def test_runs_are_read_by_codec_and_row(profile, finished):
@@ -45,12 +45,12 @@ def test_runs_are_read_by_codec_and_row(profile, finished):
     )
     for run, test in (("zoo_base/plain", before), ("zoo/plain-a", after), ("zoo/given-b", after)):
         finished(run, test=test, label=run, seconds=60, trained_parameters=3)
-    table = zoo.read_runs(profile, ["plain"])
+    table = bases.read_runs(profile, ["plain"])
     assert table.index.tolist() == [("plain", "base"), ("plain", "a")]
     row = table.loc[("plain", "a")]
     assert (row["label"], row["given"]) == ("zoo/plain-a", "trained here")
     assert (row["psnr"], row["mask_AP_change"], row["removed"]) == (1, 35, 50)
     with pytest.raises(FileNotFoundError, match="zoo_base/given is not finished"):
-        zoo.read_runs(profile, ["plain", "given"])
+        bases.read_runs(profile, ["plain", "given"])
     finished("zoo_base/given", test=before)
-    assert zoo.read_runs(profile, ["given"])["given"].tolist() == ["given.safetensors"] * 2
+    assert bases.read_runs(profile, ["given"])["given"].tolist() == ["given.safetensors"] * 2

@@ -14,7 +14,7 @@ from icmlib.bench import harness
 from icmlib.config import CodecConfig, replace
 from icmlib.datasets import CocoDataset, deadleaves
 from icmlib.evaluate import evaluate
-from icmlib.studies import rate_task, zoo
+from icmlib.studies import bases, rate_task
 from icmlib.studies.profile import Profile
 from icmlib.tasks import proxies
 
@@ -101,7 +101,7 @@ def trainings(profile: Profile) -> Iterator[tuple]:
         config = replace(profile.finetune, changes)
         yield "decoder finetuning", profile.codec, training.finetune_decoder, config
     for name in profile.codecs:
-        codec, base, finetunings, given = zoo.settings(profile, name)
+        codec, base, finetunings, given = bases.settings(profile, name)
         if given is None:
             yield "codec zoo", codec, training.train_base_codec, base
         for finetune in finetunings.values():

@@ -266,7 +266,7 @@ def report(html: Path, executed: tuple[Path, ...], profile: str) -> None:
 @click.argument("profile", default="quick")
 def publish(profile: str) -> None:
     """Tables and pictures of a profile's runs to results/reference, and results/README.md."""
-    for path in tool.publish.publish(icm.load_profile(profile)):
+    for path in tool.report.publish(icm.load_profile(profile)):
         click.echo(path)
 
 
