@@ -63,7 +63,9 @@ def _rows(profile: Profile, data: CocoDataset) -> Iterator[dict]:
         evaluated[architecture] += bool(architecture)
     if profile.rows:
         evaluated[profile.codec] += 2  # post-filters
-    images = _evaluation_images(profile)
+    images, sets = profile.data.val + profile.data.test, profile.data.splits
+    if sets:  # 5,000 of a split without a limit (COCO's val2017)
+        images = sum(sets[split].get("limit", 5000) for split in ("val", "test"))
     for architecture, times in (+evaluated).items():
         codec = codecs.create(architecture).eval()
         codec.update()
@@ -118,10 +120,3 @@ def trainings(profile: Profile) -> Iterator[tuple]:
     for point, row in study.bridges():
         config = rate_task.bridge_config(profile, point, row)
         yield "bridge", rate_task.codec_config(profile, point), training.finetune_decoder, config
-
-
-def _evaluation_images(profile: Profile) -> int:
-    """Of val and test; 5,000 of a split without a limit (COCO's val2017)."""
-    if profile.data.name == "deadleaves":
-        return profile.data.val + profile.data.test
-    return sum(profile.data.splits[split].get("limit", 5000) for split in ("val", "test"))

@@ -84,14 +84,6 @@ def readable(file: Path) -> pd.DataFrame:
     return table.rename(columns=HEADINGS)
 
 
-def main_rows(file: Path) -> pd.DataFrame:
-    """Of a table1.csv as text, the rows that matter most: base, the paper's main row and low
-    impact, L2 alone, the row for people, a filter."""
-    table = pd.read_csv(file, dtype={"row": str})
-    main = table["row"].isin(["base", "p3x64", "low_impact", "l2", "bilateral"])
-    return readable(file)[main | table.get("chosen", False)]
-
-
 def markdown(table: pd.DataFrame) -> str:
     """Of a table of text."""
     table = table.replace({r"\|": r"\|", "\n": " "}, regex=True)

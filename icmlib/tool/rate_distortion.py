@@ -132,7 +132,11 @@ def measure_points(
     image_rows = [row for row in image_rows if (row["curve"], row["point"]) in done]
     new = {point[:2]: point for point in points if point[:2] not in done}
     for point in points:
-        digits = point.fingerprint or fingerprint_of_output(point.codec, data.image(0))
+        digits = point.fingerprint
+        if digits is None:  # of a user's codec: what it makes of one image
+            bitstream = point.codec.encode(data.image(0))
+            x_hat = point.codec.decode(bitstream)
+            digits = fingerprint(bitstream.total_bytes, {"x_hat": x_hat})
         if done.setdefault(point[:2], digits) != digits:
             what = f"{out}: {' '.join(point[:2])} is of two codecs, one of them measured before or"
             raise InputError(f"{what} given twice; name a curve (name=codec), or --force")
@@ -155,14 +159,7 @@ def read_records(path: Path) -> list[dict]:
     if not path.exists():
         return []
     empty = {"na_values": "", "keep_default_na": False}  # a curve may be named "NA"
-    exact = {"float_precision": "round_trip", "dtype": dict.fromkeys(TEXT, str)}
-    return pd.read_csv(path, **empty, **exact).to_dict("records")
-
-
-def fingerprint_of_output(codec, image) -> str:
-    """The fingerprint of a user's codec: what it makes of one image."""
-    bitstream = codec.encode(image)
-    return fingerprint(bitstream.total_bytes, {"x_hat": codec.decode(bitstream)})
+    return pd.read_csv(path, dtype=dict.fromkeys(TEXT, str), **empty).to_dict("records")
 
 
 def write_curves(table: pd.DataFrame, others: list, against: str | None, out: Path) -> None:

@@ -14,7 +14,7 @@ from nbconvert import HTMLExporter
 from icmlib.io import InputError, project_root, read_json, written
 from icmlib.studies.profile import Profile, load_profile
 from icmlib.studies.runs import git_state
-from icmlib.studies.tables import FACTS, LEGEND, TABLES, main_rows, markdown, readable
+from icmlib.studies.tables import FACTS, LEGEND, TABLES, markdown, readable
 from icmlib.tool.notebooks import read_notebook
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -36,6 +36,7 @@ ANSWERED = (  # runs whose answers are published
     "ablations/table1", "zoo_table/all", "origin/all", "rate_task/curves", "figures/photographs",
     "speed/side_by_side", "depth/all",
 )  # fmt: skip
+MAIN_ROWS = ("base", "p3x64", "low_impact", "l2", "bilateral")  # in README.md, with the chosen one
 MARKED = re.compile(r"(<!-- table1:.*?-->\n).*?(\n<!-- /table1 -->)", re.DOTALL)  # in README.md
 HEAD = """# Results
 
@@ -163,7 +164,9 @@ def write_pages(root: Path) -> list[Path]:
     pages[0].write_text("\n".join(index) + "\n", "utf-8")
     if (file := reference / "quick" / "table1.csv").exists():
         pages.append(root / "README.md")
-        table = f"{markdown(main_rows(file))}\n\n{LEGEND}"
+        rows = pd.read_csv(file, dtype={"row": str})
+        main = rows["row"].isin(MAIN_ROWS) | rows["chosen"]
+        table = f"{markdown(readable(file)[main])}\n\n{LEGEND}"
         page = MARKED.sub(lambda marks: marks[1] + table + marks[2], pages[-1].read_text("utf-8"))
         pages[-1].write_text(page, "utf-8")
     return pages
