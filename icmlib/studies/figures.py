@@ -104,9 +104,8 @@ def detections(images: list[torch.Tensor], predictions: list[dict], names: list[
                 mask = np.asarray(prediction["masks"][i], bool)
                 axis.imshow(np.dstack([np.full((*mask.shape, 3), colour), 0.45 * mask]))
             x1, y1, x2, y2 = prediction["boxes"][i].tolist()
-            axis.add_patch(
-                plt.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color=colour, lw=1)
-            )
+            size, style = (x2 - x1, y2 - y1), {"fill": False, "color": colour, "lw": 1}
+            axis.add_patch(plt.Rectangle((x1, y1), *size, **style))
             box = {"facecolor": colour, "pad": 0.5, "lw": 0}
             axis.text(x1, y1, text, size=6, color="w", va="bottom", bbox=box, clip_on=True)
     return figure

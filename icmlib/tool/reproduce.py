@@ -72,9 +72,8 @@ class Progress(logging.Handler):
             self.left = Counter(record.stats)
             del self.left["all"], self.left["total"]
             self.total = self.left.total()
-            click.echo(
-                f"{self.total} to run{self._estimate()}; Ctrl-C stops, the same command resumes"
-            )
+            left = self._estimate()
+            click.echo(f"{self.total} to run{left}; Ctrl-C stops, the same command resumes")
         elif event == "job_info" and record.rule_name in self.left:
             self.running[record.jobid] = record
         elif event == "job_finished" and record.job_id in self.running:
