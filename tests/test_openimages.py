@@ -15,9 +15,9 @@ from pycocotools.coco import COCO
 
 from icmlib import datasets
 from icmlib.config import DataConfig
-from icmlib.datasets import CocoDataset, openimages
+from icmlib.datasets import CocoDataset
 from icmlib.datasets.coco import coco_categories
-from icmlib.tool import cli
+from icmlib.tool import cli, openimages
 
 ROOT = Path(__file__).parent.parent
 TABLE = "validation-annotations-object-segmentation.csv"
