@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -49,6 +50,27 @@ def scenes(scenes_folder):
     return lambda split: CocoDataset(
         scenes_folder / split, deadleaves.annotation_file(scenes_folder, split)
     )
+
+
+def icm(*words):
+    """The command line; returns click's result."""
+    from click.testing import CliRunner
+
+    from icmlib.tool import cli
+
+    return CliRunner().invoke(cli.main, [str(word) for word in words])
+
+
+def done(result) -> str:
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def assert_error(result, text: str) -> None:
+    """One line, no traceback."""
+    assert result.exit_code == 2 and isinstance(result.exception, SystemExit)
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+    assert text in result.stderr
 
 
 def contents(folder: Path, without: set[str] = frozenset()) -> dict[str, bytes]:
@@ -128,9 +150,8 @@ class ToyTask(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.conv = torch.nn.Conv2d(3, 4, 3, stride=2, padding=1)
-        torch.nn.init.constant_(self.conv.bias, 0.1)
-        with torch.no_grad():
-            self.conv.weight.copy_(torch.linspace(-1, 1, 108).sin().reshape(4, 3, 3, 3))
+        weight = torch.linspace(-1, 1, 108).sin().reshape(4, 3, 3, 3)
+        self.conv.load_state_dict({"weight": weight, "bias": torch.full((4,), 0.1)})
 
     def features(self, images) -> dict:
         return {"0": self.conv(torch.stack(list(images)))}
@@ -171,6 +192,15 @@ def project(tmp_path, monkeypatch):
         return tmp_path
 
     return write
+
+
+@pytest.fixture
+def profile(project, request):
+    """`tiny`, of the text PROFILE of the test's module."""
+    from icmlib.studies.profile import load_profile
+
+    project(tiny=request.module.PROFILE)
+    return load_profile("tiny")
 
 
 @pytest.fixture
@@ -233,9 +263,7 @@ class Malicious:
 def hub(tmp_path, monkeypatch):
     """An empty cache of torch.hub, and no network."""
 
-    def no_network(*_, **__):
-        raise OSError("no route to host")
-
+    no_network = Mock(side_effect=OSError("no route to host"))
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
     folder = tmp_path / "checkpoints"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from click.testing import CliRunner
+from conftest import done, icm
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
@@ -17,7 +17,6 @@ from icmlib import datasets
 from icmlib.config import DataConfig
 from icmlib.datasets import CocoDataset, openimages
 from icmlib.datasets.coco import coco_categories
-from icmlib.tool import cli
 
 ROOT = Path(__file__).parent.parent
 TABLE = "validation-annotations-object-segmentation.csv"
@@ -72,12 +71,6 @@ class Official:
 
     def dataset(self) -> CocoDataset:
         return CocoDataset(self.root / "validation", self.target)
-
-
-@pytest.fixture(autouse=True)
-def project(monkeypatch):
-    """The table of the project, wherever the tests are started."""
-    monkeypatch.setenv("ICM_ROOT", str(ROOT))
 
 
 @pytest.fixture
@@ -146,11 +139,9 @@ def test_only_the_listed_images(official, tmp_path, text):
 
 
 def test_command_line(official):
-    done, refused = (
-        CliRunner().invoke(cli.main, ["openimages", str(official.root), split])
-        for split in ("validation", "test")
-    )
-    assert done.exit_code == 0 and json.loads(done.stdout)["annotations"] == 3
+    printed = done(icm("openimages", official.root, "validation"))
+    assert json.loads(printed)["annotations"] == 3
+    refused = icm("openimages", official.root, "test")
     assert refused.exit_code == 2 and "no " in refused.stderr
 
 

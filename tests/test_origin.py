@@ -6,7 +6,6 @@ import pytest
 from test_curves import curve
 
 from icmlib.studies import origin, zoo
-from icmlib.studies.profile import load_profile
 
 PROFILE = """
 base: {steps: 9, lambda_mse: 50.0}
@@ -24,9 +23,7 @@ rate_task:
 RATES = {"low": 0.2, "high": 0.4}
 
 
-def test_a_run_changes_the_base_training(project):
-    project(tiny=PROFILE)
-    profile = load_profile("tiny")
+def test_a_run_changes_the_base_training(profile):
     assert len(profile.origin.runs()) == 8
     codec, base, *_ = zoo.settings(profile, "k4-moving-low")
     assert codec.name == "scale_hyperprior_s8_k4"

@@ -25,12 +25,6 @@ rate_task:
 MEASURES = dict.fromkeys(["psnr", "box_AP", "ssim", "lpp2", "lpp4", "lpp8", "prms"], 0.0)
 
 
-@pytest.fixture
-def profile(project):
-    project(tiny=PROFILE)
-    return load_profile("tiny")
-
-
 def test_a_configuration_takes_its_points_price(profile):
     config = rate_task.chain(profile, "q1", "C-FT")
     assert (config.beta, config.lr, config.steps) == (2.0, 0.5, 4)

@@ -1,10 +1,10 @@
 """The codec zoo's bookkeeping: settings by name, and its runs as a table."""
 
 import pytest
+from test_table1 import row
 
 from icmlib.config import CodecConfig
 from icmlib.studies import zoo
-from icmlib.studies.profile import load_profile
 
 PROFILE = """
 base: {steps: 9, batch: 2}
@@ -19,12 +19,6 @@ rows: {b: {}}
 """
 
 
-@pytest.fixture
-def profile(project):
-    project(tiny=PROFILE)
-    return load_profile("tiny")
-
-
 def test_a_codec_changes_what_study_1_shares(profile):
     architecture, base, rows, _ = zoo.settings(profile, "small")
     finetune = rows[zoo.FINETUNED]
@@ -37,21 +31,14 @@ def test_a_codec_changes_what_study_1_shares(profile):
 
 def test_runs_are_read_by_codec_and_row(profile, finished):
     """Changes in % of the codec's own AP before; a codec that is not finished is named."""
-    ends = ("", "_low", "_high")
-    paired = ("box_AP", "mask_AP", "psnr", "ssim")
-    measured = ("box_AP", "mask_AP", "psnr", "lpp2", "lpp4", "lpp8", "excess_prms")
-    before, after = (
-        dict.fromkeys((f"{name}{end}" for name in measured for end in ends), value)
-        | dict.fromkeys((f"{name}_difference{end}" for name in paired for end in ends), change)
-        for value, change in ((2.0, 0.0), (1.0, 0.7))
-    )
+    before, after = row(2.0, 0.0, 2.0, 0), row(1.0, 0.7, 1.0, 0)
     for run, test in (("zoo_base/plain", before), ("zoo/plain", after), ("zoo/rows-b", after)):
-        finished(run, test=test, label=run, seconds=60, trained_parameters=3)
+        finished(run, test=test, label=run)
     table = zoo.read_runs(profile, ["plain"])
     assert table.index.tolist() == [("plain", "base"), ("plain", "finetuned")]
-    row = table.loc[("plain", "finetuned")]
-    assert (row["label"], row["given"]) == ("zoo/plain", "trained here")
-    assert (row["psnr"], row["mask_AP_change"], row["removed"]) == (1, 35, 50)
+    found = table.loc[("plain", "finetuned")]
+    assert (found["label"], found["given"]) == ("zoo/plain", "trained here")
+    assert (found["mask_AP"], found["mask_AP_change"], found["removed"]) == (1, 35, 50)
     with pytest.raises(FileNotFoundError, match="zoo_base/rows is not finished"):
         zoo.read_runs(profile, ["plain", "rows"])
     finished("zoo_base/rows", test=before)
