@@ -230,7 +230,6 @@ def test_backslashes_are_hinted_at(folder):
 
 
 def test_images_that_do_not_fit_are_named_at_the_door(folder, tmp_path):
-    """Of another size than stated, or none at all; a size that is not stated always fits."""
     folder = shutil.copytree(folder, tmp_path / "mine")
     write(folder, change("images.2.height", 63))
     with pytest.raises(ValueError, match=r"1 of 3 images .* are not of the size"):

@@ -61,8 +61,7 @@ def test_unfit_curves_give_a_reason_and_no_number(rates, qualities, reason):
 
 
 def resampled(bits: np.ndarray, quality: np.ndarray, resamples: int = 60) -> tuple:
-    """A curve (points, 1 + R) of bits and qualities (points, images), by the same draws each
-    time."""
+    """A curve (points, 1 + R) of bits and qualities (points, images), by the same draws."""
     counts = bootstrap.whole_and_resamples(bits.shape[1], resamples, np.random.default_rng(3))
     return bits @ counts.T, quality @ counts.T / bits.shape[1]
 

@@ -33,7 +33,6 @@ def sealed(body: bytes) -> bytes:
 @settings(deadline=None)
 @given(bitstreams)
 def test_round_trip(bitstream):
-    """Also with no strings, and with empty ones."""
     assert Bitstream.from_bytes(bytes(bitstream)) == bitstream
 
 

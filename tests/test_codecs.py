@@ -24,7 +24,6 @@ class Noise(list):
 
 @pytest.mark.parametrize("size", [(64, 64), (8, 8), (33, 50)])
 def test_decoded_is_what_the_latents_synthesize(codec, size):
-    """For any size, through real bytes."""
     x = picture(*size)
     bitstream = Bitstream.from_bytes(bytes(codec.encode(x)))
     x_hat = codec.decode(bitstream)
@@ -73,7 +72,6 @@ def test_bits_and_picture_are_those_of_compressai(make_codec, name):
 
 @pytest.mark.parametrize("name", ["scale_hyperprior_s8", "mbt2018"])
 def test_two_threads_code_at_once(make_codec, name):
-    """With one codec, and with two that share their weights."""
     codec, pictures = make_codec(name=name), [picture(64, 64, seed) for seed in range(4)]
     other = codec.with_decoder({n: 1.1 * w for n, w in codec.g_s.state_dict().items()})
     jobs = [(each, x) for x in pictures for each in (codec, other, codec)]
@@ -142,7 +140,6 @@ def test_saved_or_pickled_codec_writes_the_same_bytes(codec, new_run):
 
 
 def test_codec_by_name():
-    """Seeded, without a trace in the global generator; unknown names are listed."""
     state = torch.get_rng_state()
     one, same, other = (codecs.create(CodecConfig(N=8, M=12), seed) for seed in (0, 0, 1))
     assert torch.equal(torch.get_rng_state(), state)

@@ -16,7 +16,6 @@ main_rows: [b]
 
 @pytest.fixture
 def profile(tmp_path):
-    """Write a profile and load it."""
 
     def load(text: str | bytes) -> Profile:
         path = tmp_path / "quick.yaml"
@@ -27,7 +26,6 @@ def profile(tmp_path):
 
 
 def test_profile_holds_what_the_file_says(profile):
-    """The file's name, defaults for the rest; a whole number serves for a float."""
     loaded = profile("data: {size: 64}\nfinetune: {steps: 7}\nrows: {long: {steps: 9}}\n")
     assert (loaded.name, loaded.data.size, loaded.finetune.steps) == ("quick", 64, 7)
     assert loaded.base == BaseTrainingConfig()
@@ -81,8 +79,6 @@ def test_profile_holds_what_the_file_says(profile):
     ],
 )
 def test_what_is_wrong_is_named_with_its_path(profile, text, message):
-    """At the top, in a stage, and in what a row, a point or a codec of the zoo changes; all at
-    once."""
     with pytest.raises(ValueError, match=f"(?s)quick.yaml.*{message}"):
         profile(text)
 
@@ -115,8 +111,7 @@ def test_from_scratch_trains_what_it_would_be_given(named):
 
 
 def test_another_seed_trains_the_base_codec_too(named):
-    """The given one is of seed 0; the task network, which judges all seeds, is the same. Rows with
-    a seed of their own are left out: they repeat another row."""
+    """But the same task network, which judges all seeds. Rows with a seed of their own are left out."""
     seeded = named("given-seed2")
     assert (seeded.name, seeded.seed, seeded.base_weights) == ("given-seed2", 2, None)
     assert seeded.task == named("given").task and [*seeded.rows] == ["a", "b"]

@@ -46,7 +46,6 @@ def test_scene_is_the_published_one():
 
 
 def test_generation_is_byte_reproducible(leaves, tmp_path):
-    """In another folder, with another number of processes."""
     again = make(tmp_path, workers=2)
     assert again.name == leaves.name
     assert contents(again) == contents(leaves)
@@ -71,7 +70,6 @@ def test_larger_set_extends_a_smaller_one(leaves, tmp_path):
 
 
 def test_masks_are_exact_and_disjoint(leaves):
-    """No pixel has two owners; area and box are those of the mask."""
     split = CocoDataset(leaves / "train", deadleaves.annotation_file(leaves, "train"))
     annotations = split.ground_truth["annotations"]
     for index, image in enumerate(split.ground_truth["images"]):
@@ -100,7 +98,6 @@ def test_interrupted_generation_is_completed(leaves, tmp_path, monkeypatch):
 
 
 def test_data_set_by_name(leaves, monkeypatch):
-    """Dead leaves by their parameters; no other without its splits."""
     monkeypatch.setenv("ICM_ROOT", str(leaves.parent.parent))
     config = DataConfig(root=leaves.parent.name, size=64, **COUNTS)
     assert len(datasets.create(config, "val")) == 2
@@ -119,7 +116,6 @@ def reference(shared):
 
 
 def test_coco_targets_are_those_of_pycocotools(coco, reference):
-    """Boxes, contiguous labels and masks (polygons) of every image."""
     assert len(coco) == len(reference.getImgIds()) == 47
     assert len(coco.category_ids) == 80 and max(coco.category_ids) == 90
     assert coco.categories[1] == "person" and coco.category_ids[0] == 1

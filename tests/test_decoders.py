@@ -1,5 +1,4 @@
-"""Several decoders of the same bits: turning from one to another, one file of all, and the runs
-of notebooks 02 and 03."""
+"""Several decoders of the same bits: turned from one to another, in one file, or from runs."""
 
 import re
 
@@ -22,7 +21,6 @@ CONFIG, IMAGE = CodecConfig(N=8, M=12), picture(40, 56)
 
 
 def test_every_decoder_reads_the_same_bits(codec, others, decoders):
-    """By name or by the ends of the knob: the pictures of the whole codecs, of the same bits."""
     bitstream = codec.encode(IMAGE)
     pictures = {name: each.decode(bitstream) for name, each in {"machine": codec, **others}.items()}
     assert decoders.names == list(pictures) and not pictures["machine"].equal(pictures["human"])
@@ -108,7 +106,6 @@ def test_shipped_weights_are_those_of_their_card(file):
 
 @pytest.fixture
 def results(codec, others, project):
-    """Runs of notebooks 02 and 03 in a project of its own."""
     results = project(tiny="codec: {N: 8, M: 12}") / "results" / "tiny"
     save_weights(results / "base_codec" / "base" / "final.safetensors", codec)
     save_weights(results / "finetune" / "mine" / "final.safetensors", others["human"])

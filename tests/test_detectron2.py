@@ -126,7 +126,6 @@ def test_bf16(network):
 
 @needs_detectron2
 def test_predictions_are_as_documented(network):
-    """Also of none found; given maps serve as well."""
     images = pictures()
     network.train()
     predictions = network.predict(images)
@@ -239,7 +238,6 @@ def test_average_precision_is_that_of_detectron2s_evaluator(network, tmp_path):
 
 @needs_detectron2
 def test_by_name():
-    """Seeded, without a trace in the global generator."""
     state = torch.get_rng_state()
     one, other = tasks.create(RETINA), tasks.create(RETINA)
     assert torch.equal(torch.get_rng_state(), state) and fingerprint(one) == fingerprint(other)

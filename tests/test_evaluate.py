@@ -59,8 +59,7 @@ def oracle(dataset):
 
 
 def test_a_row_is_of_the_files_and_of_the_8_bit_images(codec, dataset):
-    """Total bits over total pixels, of payload and of whole files; the hash is the file's; means
-    over images. Without a machine there is neither mAP nor feature distance."""
+    """Total bits over total pixels; means over images; without a machine nothing of a machine."""
     evaluation = evaluate(codec, None, dataset)
     row, images = summarize(evaluation, resamples=20), [*map(dataset.image, range(4))]
     files, pixels = [codec.encode(x) for x in images], 4 * 64 * 64
@@ -76,8 +75,7 @@ def test_a_row_is_of_the_files_and_of_the_8_bit_images(codec, dataset):
 
 
 def test_vgg_is_taken_of_the_first_images(dataset, monkeypatch):
-    """Whole batches of them; differences are over these alone, and of their resamples. Here it is
-    how much darker a picture is."""
+    """Whole batches of them. VGG is here how much darker a picture is."""
     monkeypatch.setattr(sys.modules["icmlib.evaluate"], "BATCH", 2)
     codecs, vgg = (PillowCodec("JPEG", quality=q) for q in (10, 60)), torch.nn.Identity()
     vgg.forward = lambda x, x_hat: (x - x_hat).mean((1, 2, 3))
@@ -105,8 +103,7 @@ def test_without_a_machine_or_annotations_there_is_no_map(dataset, scenes_folder
 
 
 def test_lossless_codec_adds_nothing(dataset, oracle):
-    """Infinite PSNR, no excess pattern, and the mAP of the uncompressed images: here 1. Of a
-    machine that finds boxes only, there is none of masks."""
+    """The mAP is that of the uncompressed images: here 1. Of boxes alone there is none of masks."""
     row = summarize(evaluate(PNG, oracle, dataset), resamples=20)
     assert row["psnr"] == float("inf") and row["ssim"] == 1 and row["feature"] == 0
     assert row["excess_prms"] == row["excess_prms_low"] == row["excess_prms_high"] == 0

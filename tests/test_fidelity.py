@@ -94,8 +94,7 @@ def test_feature_distance_by_hand():
 
 @pytest.mark.filterwarnings("ignore:.*weights.*")  # lpips calls torchvision by an old name
 def test_vgg_distance_is_lpips_own(publish, monkeypatch, pair, capfd):
-    """Of a weights file with a made VGG-16: to the last bit that of lpips with the same weights;
-    loaded without a sound, or a trace in the global generator."""
+    """To the last bit; loaded without a sound, or a trace in the global generator."""
     import lpips
 
     theirs = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False).eval()

@@ -67,7 +67,6 @@ def assert_same(folder: Path, undisturbed: Path) -> None:
 
 @pytest.fixture(scope="module")
 def whole(ended, tmp_path_factory) -> Path:
-    """The folder of the undisturbed run."""
     folder = tmp_path_factory.mktemp("whole")
     assert ended(folder).exitcode == 0
     return folder

@@ -1,5 +1,4 @@
-"""Open Images to COCO: files made in the official format, whole, broken, and stopped halfway; and
-the check of what is missing of a data set."""
+"""Open Images to COCO, whole and broken; and the check of what a data set lacks."""
 
 import json
 import re
@@ -85,7 +84,6 @@ def left_out(report: dict) -> dict:
 
 
 def test_result_is_coco_instances(official):
-    """As pycocotools reads it; ids ascend; no crowds; person is 1, cat 16, toothbrush 80."""
     report = official.convert()
     assert (report["images"], report["annotations"], left_out(report)) == (2, 3, {})
     assert json.loads(official.target.with_suffix(".report.json").read_text()) == report
@@ -218,7 +216,6 @@ def test_wrong_file_is_named(official, name, content, message):
 
 
 def test_no_usable_mask_says_why(official):
-    """A JSON that is there stays."""
     official.convert()
     first = official.target.read_bytes()
     for mask in (official.root / "validation-masks").iterdir():
@@ -229,7 +226,6 @@ def test_no_usable_mask_says_why(official):
 
 
 def test_check_names_everything_that_is_missing(official):
-    """Splits, images, folders and files, in one message."""
     official.convert()
     official.image(1).unlink()
     official.image(2).write_bytes(b"")

@@ -1,5 +1,4 @@
-"""A codec, a task network and a data set from outside of the library, as notebooks/README.md shows
-them: its very lines."""
+"""A codec, a task network and a data set of one's own: the lines of notebooks/README.md."""
 
 import re
 import shutil
@@ -42,7 +41,6 @@ def own(project, scenes_folder, monkeypatch):
 
 
 def test_the_lines_of_the_readme_train_and_are_measured(own):
-    """Two steps of base training for the network's features, then rate, fidelity and AP."""
     profile = icm.load_profile("mine")
     build = imported(profile.task.name, "task network")
     save_weights(own / profile.task.weights, build(profile.task))

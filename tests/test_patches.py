@@ -96,7 +96,6 @@ def random_case(seed: int):
 
 
 def full_decode(decoder, latents, corners, size) -> torch.Tensor:
-    """Decode the whole image of each patch, then cut."""
     images = [decoder(y_hat[None].clone())[0] for y_hat in latents]
     places = zip(images, corners.tolist())
     return torch.stack([x[:, r : r + size[0], c : c + size[1]] for x, (r, c) in places])
@@ -134,13 +133,11 @@ def assert_equals_full_decode(decoder, latents, corners, size) -> None:
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 @pytest.mark.parametrize("seed", range(100))
 def test_patches_and_gradients_equal_the_full_decode(seed):
-    """The heart of finetuning: nothing is lost by decoding only the patches."""
     assert_equals_full_decode(*random_case(seed))
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_patches_of_the_real_decoders(name):
-    """CompressAI's and the study's: corners, borders, an odd place."""
     generator = torch.Generator().manual_seed(0)
     decoder = randomize(zoo_decoder(name), generator)
     y_hat = torch.randn(6, 5, 7, generator=generator, dtype=torch.float64).mul(4).round()
@@ -211,7 +208,6 @@ def test_patch_outside_the_image_is_an_error(corner):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_decoder_layers_are_counted_from_the_latents(name):
-    """Each up-samples by two; together they are the decoder, in its order."""
     decoder = zoo_decoder(name)
     layers, x = decoder_layers(decoder), torch.randn(1, 6, 3, 5)
     assert len(layers) == (3 if "_s8" in name else 4)

@@ -51,7 +51,6 @@ class FirstOfTwo:
 
 
 def test_each_process_has_its_part_of_a_batch(monkeypatch):
-    """Or there is none."""
     config = ChainConfig(steps=3, batch=4)
     whole = [[i for i, _ in items] for _, items in training.steps.batches(max, 10, config, 1, "")]
     monkeypatch.setattr(device, "state", FirstOfTwo)

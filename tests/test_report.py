@@ -104,7 +104,6 @@ def test_only_a_trial_is_called_one(chapters, root):
 
 
 def test_published_are_tables_pictures_and_answers(root):
-    """Also in a page that says where each is from, and in README between its marks alone."""
     publish(load_profile("tiny"))
     reference = root / "results" / "reference" / "tiny"
     names = sorted(file.name for file in reference.iterdir())

@@ -77,8 +77,7 @@ def test_a_notebook_that_fails_is_named_and_the_rest_is_kept(reproduce, tmp_path
 
 
 def test_what_is_left_is_estimated_from_what_it_took_before(tmp_path, capsys):
-    """None before every kind of notebook has run once; less on several cores, but for those that
-    use them all."""
+    """Once every kind of notebook has run; some use all cores, whatever their number."""
     stats = {"data": 1, "finetune": 4, "total": 5, "all": 1}
     started = logging.makeLogRecord({"event": "run_info", "stats": stats})
     folder = tmp_path / "results" / "tiny"

@@ -49,8 +49,7 @@ def filled(folder, **inputs) -> Run:
 
 @pytest.mark.filterwarnings("error::UserWarning")
 def test_same_parameters_and_inputs_resume(tmp_path):
-    """Nothing is lost by opening a run again, and it keeps its start. What it runs on is recorded,
-    and decides nothing."""
+    """Nothing is lost by opening a run again; what it runs on is recorded, and decides nothing."""
     file = filled(tmp_path / "a", data="x").path("run.json")
     old = json.loads(file.read_text())
     facts = {key: old[key] for key in ("threads", "versions", "provenance")}
@@ -71,7 +70,6 @@ def test_same_parameters_and_inputs_resume(tmp_path):
     ],
 )
 def test_a_run_of_other_parameters_or_inputs_is_moved_aside(tmp_path, parameters, seed, difference):
-    """The warning says what differs; all of the old run is kept, nothing of it stays behind."""
     folder = filled(tmp_path / "a", data={"seed": 0, "size": 64}).folder
     if "cannot be read" in difference:
         (folder / "run.json").write_text('{"parameters": {"l')
@@ -96,7 +94,6 @@ def test_other_annotations_are_another_input(project, finished):
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_every_run_moved_aside_is_kept(tmp_path):
-    """Each by the next number; the one of the first parameters is not taken back."""
     for seed in (0, 1, 0):
         run = Run(tmp_path / "a", {"seed": seed}, {}, {})
         assert run.resume(net=layer()) == 0
@@ -108,7 +105,6 @@ def test_every_run_moved_aside_is_kept(tmp_path):
 
 
 def test_a_folder_is_of_one_process(tmp_path):
-    """Also that of a new run, after the old one was moved aside."""
     busy = pytest.raises(io.UserError, match="another process is at work")
     with FileLock(tmp_path / ".lock"), busy:
         Run(tmp_path, {}, {}, {})
@@ -135,7 +131,6 @@ def test_the_notebook_that_opens_a_run_stays_with_it(tmp_path):
 
 
 def test_run_file_tells_where_a_number_comes_from(tmp_path):
-    """Versions, git commit, parameters, start; the end once finished."""
     run = Run(tmp_path / "a", {"size": np.int64(7)}, {"data": "x"}, {"profile": "t", "seed": 3})
     facts = json.loads(run.path("run.json").read_text())
     assert facts["parameters"] == {"size": 7} and facts["inputs"] == {"data": "x"}
@@ -232,7 +227,6 @@ def test_weights_come_back(tmp_path):
 
 
 def test_weights_that_do_not_serve_are_named(tmp_path):
-    """Missing, of another architecture (with the tensor), truncated."""
     path = tmp_path / "w.safetensors"
     with pytest.raises(FileNotFoundError, match=r"w\.safetensors do not exist"):
         load_weights(layer(), path)
@@ -250,7 +244,6 @@ def test_weights_that_do_not_serve_are_named(tmp_path):
 
 
 def test_fingerprint_changes_with_what_it_is_of(tmp_path):
-    """Weights, their names, plain values, files, and where one thing ends and the next begins."""
     file = tmp_path / "f"
     file.write_bytes(b"a")
     before = fingerprint(file)
@@ -269,7 +262,6 @@ def test_a_clone_states_its_commit():
 
 
 def test_project_root(tmp_path, monkeypatch):
-    """From a folder inside the project, from ICM_ROOT, and the folder itself outside of any."""
     inside = tmp_path / "project" / "notebooks"
     (inside / "profiles").mkdir(parents=True)
     monkeypatch.delenv("ICM_ROOT", raising=False)

@@ -42,8 +42,7 @@ SETTINGS = {
 
 
 def test_bits_do_not_depend_on_the_number_of_threads(monkeypatch):
-    """The encoder computes with one: several add in another order, and a latent may then round to
-    another integer."""
+    """The encoder computes with one: several add in another order, which may round otherwise."""
     codec, seen = load_decoders().codec, set()
     compress = codec._compress
     monkeypatch.setattr(
@@ -82,7 +81,6 @@ def test_older_processors_read_what_newer_ones_wrote(tmp_path, oldest):
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("name", NAMES)
 def test_settings_decode_alike_or_not_at_all(name, setting):
-    """Encoded plainly and decoded so, and the other way round."""
     codec, x = tiny_codec(name=name), picture(64, 80)
     changed, exactly = SETTINGS[setting]
     plain = codec.encode(x)

@@ -96,7 +96,6 @@ def test_finetuning_changes_only_the_first_decoder_layers(
 
 @pytest.mark.parametrize("parts", [["encoder", "task"], ["decoder"], ["entropy"], EVERYTHING])
 def test_chain_trains_the_named_parts_alone(train, make_codec, task, scenes, parts):
-    """Bit for bit nothing else moves; a finetuned decoder leaves the bits."""
     codec, machine = train("chain", "run", parts=parts)
     before = make_codec()
     for part in ("encoder", "decoder", "entropy"):
@@ -146,7 +145,6 @@ def test_the_machine_is_not_trained(train, task):
 
 @pytest.mark.parametrize("adversarial", ["hinge", "none"])
 def test_finetuning_lowers_the_error(train, new_run, adversarial):
-    """On the same few scenes, at a high learning rate."""
     train("finetune", "run", steps=15, batch=3, patch_size=32, lr=1e-2, adversarial=adversarial)
     log = new_run("run").logged()
     assert log["mse"].tail(5).mean() < 0.8 * log["mse"].head(3).mean()
@@ -168,7 +166,6 @@ def test_the_seed_decides_and_the_global_generator_neither_does_nor_moves(train,
     ("loop", "what", "term"), [("task", "loss", "noisy"), ("finetune", "features", "feature")]
 )
 def test_nan_names_the_step_and_the_term(train, task, new_run, loop, what, term):
-    """And no weights are saved."""
     made = getattr(task, what)
     setattr(task, what, lambda *a: {k: v * float("nan") for k, v in made(*a).items()})
     with pytest.raises(FloatingPointError, match=rf"step 0: .*'{term}': nan.*lower the learning"):
@@ -177,7 +174,6 @@ def test_nan_names_the_step_and_the_term(train, task, new_run, loop, what, term)
 
 
 def test_every_epoch_sees_every_item_once():
-    """Batches across the end of an epoch; a new order each epoch; known from the step alone."""
     drawn = [i for step in range(20) for i in training.batch_indices(step, 10, 3, seed=1)]
     epochs = [drawn[k : k + 10] for k in range(0, 60, 10)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
@@ -244,7 +240,6 @@ def test_images_move_and_repeat_their_first_edge(place):
 
 
 def test_decoded_images_move_with_their_targets():
-    """Where the mask is, the image is bright; the box is around it."""
     mask = torch.zeros(1, 16, 16, dtype=torch.uint8)
     mask[:, 4:8, 5:12] = 1
     target = {"boxes": torch.tensor([[5.0, 4, 12, 8]]), "masks": mask}
@@ -262,8 +257,7 @@ def test_decoded_images_move_with_their_targets():
 
 @pytest.mark.parametrize(("patch_size", "count"), [(24, 3), (128, 1)])
 def test_patches_and_latents_belong_together(make_codec, scenes, tmp_path, patch_size, count):
-    """Each sampled original is what its image has at that corner, beside that image's y_hat. One as
-    large as the image is taken once: copies would cost more and teach nothing."""
+    """A patch as large as the image is taken once: copies would teach nothing."""
     dataset, config = scenes("train"), FinetuneConfig(patches=3, patch_size=patch_size)
     latents = cached_latents(make_codec(), dataset, tmp_path)
     batch = [(i, dataset.image(i)) for i in (4, 1)]

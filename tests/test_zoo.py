@@ -19,8 +19,7 @@ TINY = CodecConfig("mbt2018_mean", N=8, M=12)
 
 
 def test_published_weights_make_the_same_bits(publish, monkeypatch, new_run):
-    """In the names of CompressAI 1.1, from DataParallel, with old tables; with their N and M, not
-    the config's; what is trained from them, too."""
+    """Named as in CompressAI 1.1, from DataParallel, with old tables; with their own N and M."""
     published = codecs.create(TINY, seed=5).eval()
     published.update()
     published.model.entropy_bottleneck.quantiles.data.mul_(0.5)
