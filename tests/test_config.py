@@ -111,7 +111,7 @@ def test_from_scratch_trains_what_it_would_be_given(named):
 
 
 def test_another_seed_trains_the_base_codec_too(named):
-    """But the same task network, which judges all seeds. Rows with a seed of their own are left out."""
+    """But the same task network judges all. Rows with a seed of their own are left out."""
     seeded = named("given-seed2")
     assert (seeded.name, seeded.seed, seeded.base_weights) == ("given-seed2", 2, None)
     assert seeded.task == named("given").task and [*seeded.rows] == ["a", "b"]

@@ -58,13 +58,9 @@ def file(decoders, tmp_path):
     return path
 
 
-def test_one_file_holds_them_all(codec, others, file):
-    """As small as may be: the codec once, and of the others what differs."""
-    bitstream = codec.encode(IMAGE)
+def test_a_file_holds_the_codec_once_and_of_the_others_what_differs(codec, file):
     read = load_decoders(file)
-    assert read.codec.encode(IMAGE) == bitstream
-    for name, each in {"machine": codec, **others}.items():
-        assert read.turn(name).decode(bitstream).equal(each.decode(bitstream))
+    assert read.names == ["machine", "human", "low_impact"]
     assert len(load_file(file)) == len(codec.state_dict()) + sum(map(len, read.finetuned.values()))
 
 
@@ -114,14 +110,13 @@ def results(codec, others, project):
 
 
 def test_a_run_by_its_name_or_folder(results, decoders, monkeypatch):
-    for name in ("tiny/finetune/mine", results / "finetune" / "mine"):
+    monkeypatch.chdir(results / "finetune" / "mine")
+    for name in ("tiny/finetune/mine", results / "finetune" / "mine", "."):
         read = load_decoders(name)
         assert read.names == ["machine", "human"]
         for to in read.names:
             assert read.turn(to).g_s[0].weight.equal(decoders.turn(to).g_s[0].weight)
     assert load_decoders("tiny/base_codec/base").names == ["machine"]
-    monkeypatch.chdir(results / "finetune" / "mine")
-    assert load_decoders(".").names == ["machine", "human"]
 
 
 def test_runs_that_hold_no_decoders(results):

@@ -47,12 +47,9 @@ def test_the_bits_are_written_once_and_read_by_every_decoder(decoders):
     x = picture(40, 56)
     image = CodedImage(decoders, x)
     bitstream = Bitstream.from_bytes(image.file)
+    assert bytes(decoders.codec.encode(x)) == image.file
     for to in ("machine", 0.3, 1.0, "low_impact", 0):
-        x_hat = fidelity.to_8bit(decoders.turn(to).decode(bitstream))
-        assert image.decode(to).equal(x_hat)
-        assert bytes(decoders.codec.encode(x)) == image.file
-    machine = image.decode("machine")
-    assert machine.equal(image.decode(0)) and not machine.equal(image.decode(1))
+        assert image.decode(to).equal(fidelity.to_8bit(decoders.turn(to).decode(bitstream)))
     assert image.bpp == 8 * bitstream.payload_bytes / (40 * 56)
     assert image.sha256 == hashlib.sha256(image.file).hexdigest()
 

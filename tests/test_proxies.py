@@ -46,7 +46,7 @@ def pair():
 
 
 def test_maps_are_those_of_torchvision(state, pair):
-    """Every layer, of images as torchvision normalises them; asked for few, it stops at the last."""
+    """Of images as torchvision normalises them; asked for few, it stops at the last."""
     with torch.device("meta"):
         theirs = vgg16(weights=None)
     theirs.load_state_dict(state, assign=True)

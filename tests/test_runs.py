@@ -15,14 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from icmlib import io
-from icmlib.io import (
-    PACKAGED,
-    fingerprint,
-    load_weights,
-    project_root,
-    save_weights,
-    written,
-)
+from icmlib.io import PACKAGED, fingerprint, load_weights, project_root, save_weights, written
 from icmlib.studies import figures
 from icmlib.studies.profile import load_profile
 from icmlib.studies.runs import UNFINISHED, Run, git_state, open_run
@@ -292,8 +285,8 @@ def test_for_a_paper_figures_are_also_pdf_and_tables_also_latex(new_run, monkeyp
     data = run.path("figures/crops.pdf").read_bytes()
     box = re.search(rb"/MediaBox \[ 0 0 ([\d.]+) ([\d.]+) \]", data)
     assert 6.5 < float(box[1]) / 72 <= 7.1 and b"/Type0" in data and b"/Type3" not in data
-    values = {"value": [0.12345], "value_low": [-0.5], "value_high": [np.nan]}
-    run.save_table(pd.DataFrame({"row": ["p_3 & 4 %"], **values}), "scores")
+    values = {"row": ["p_3 & 4 %"], "value": 0.12345, "value_low": -0.5, "value_high": np.nan}
+    run.save_table(pd.DataFrame(values), "scores")
     text = run.path("scores.tex").read_text()
     assert r"p\_3 \& 4 \% & 0.123 [$-$0.5, nan] \\" in text and r"\toprule" in text
     assert all(f"{name} {value}" in text for name, value in run.provenance.items())

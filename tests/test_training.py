@@ -96,7 +96,7 @@ def test_finetuning_changes_only_the_first_decoder_layers(
 
 @pytest.mark.parametrize("parts", [["encoder", "task"], ["decoder"], ["entropy"], EVERYTHING])
 def test_chain_trains_the_named_parts_alone(train, make_codec, task, scenes, parts):
-    codec, machine = train("chain", "run", parts=parts)
+    codec, machine = train("chain", "run", parts=parts, lr=1e-2)
     before = make_codec()
     for part in ("encoder", "decoder", "entropy"):
         one, other = (torch.nn.ModuleList(each.parts[part]) for each in (before, codec))
@@ -105,18 +105,13 @@ def test_chain_trains_the_named_parts_alone(train, make_codec, task, scenes, par
         for (name, old), new in zip(one.named_parameters(), other.parameters()):
             assert torch.equal(old, new) != (part in parts), name
     x = scenes("test").image(0)
-    assert parts != ["decoder"] or bytes(codec.encode(x)) == bytes(before.encode(x))
+    bits, same_bits = codec.encode(x), bytes(before.encode(x))
+    assert parts != ["decoder"] or bytes(bits) == same_bits
+    if "encoder" in parts and "decoder" not in parts:  # a decoder in use reads what it writes
+        assert bytes(bits) != same_bits and torch.equal(before.decode(bits), codec.decode(bits))
     same = [torch.equal(old, new) for old, new in zip(task.parameters(), machine.parameters())]
     assert not any(same) if "task" in parts else all(same)
     assert not any(p.requires_grad for net in (codec, machine) for p in net.parameters())
-
-
-def test_a_decoder_in_use_reads_what_a_finetuned_encoder_writes(train, make_codec, scenes):
-    codec, _ = train("chain", "run", parts=["encoder"], lr=1e-2)
-    before, x = make_codec(), scenes("test").image(0)
-    bits = codec.encode(x)
-    assert bytes(bits) != bytes(before.encode(x))
-    assert torch.equal(before.decode(bits), codec.decode(bits))
 
 
 def test_chain_terms_of_mixed_sizes(codec, task):
