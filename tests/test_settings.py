@@ -11,7 +11,6 @@ import torch
 from conftest import picture, tiny_codec
 
 from icmlib.codecs import BitstreamError
-from icmlib.device import on_all_cores
 from icmlib.studies.trained import load_decoders
 
 NAMES = ["scale_hyperprior_s8", "mbt2018_mean", "mbt2018"]
@@ -97,10 +96,3 @@ def test_settings_decode_alike_or_not_at_all(name, setting):
         else:
             torch.testing.assert_close(decoded, expected, atol=0 if exactly else 1e-4, rtol=0)
     assert bytes(other) == bytes(plain) or not exactly
-
-
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
-def test_alone_and_in_other_processes(workers):
-    codec, images = tiny_codec(), [picture(64, side) for side in (64, 96, 80)]
-    alone = [codec.encode(image) for image in images]
-    assert [*on_all_cores(type(codec).encode, codec, images, workers)] == alone
