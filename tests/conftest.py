@@ -11,6 +11,17 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
+
+from icmlib import codecs
+from icmlib.codecs.patches import decoder_layers
+from icmlib.config import CodecConfig
+from icmlib.datasets import CocoDataset, deadleaves
+from icmlib.studies.profile import load_profile
+from icmlib.studies.runs import Run
+from icmlib.tool import cli
+
+torch.set_num_threads(1)  # small tensors: more cost more than they give, and others compute, too
 
 
 @pytest.fixture(scope="session")
@@ -22,12 +33,6 @@ def shared() -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True, scope="session")
-def one_thread():
-    """Small tensors: more threads cost more than they give, and others use the machine."""
-    torch.set_num_threads(1)
-
-
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
@@ -36,8 +41,6 @@ def rng() -> np.random.Generator:
 @pytest.fixture(scope="session")
 def scenes_folder(tmp_path_factory) -> Path:
     """Tiny dead leaves, 64x64 px: 6 training, 2 validation and 4 test scenes."""
-    from icmlib.datasets import deadleaves
-
     root = tmp_path_factory.mktemp("data")
     return deadleaves.generate(root, 64, {"train": 6, "val": 2, "test": 4}, seed=0, workers=0)
 
@@ -45,8 +48,6 @@ def scenes_folder(tmp_path_factory) -> Path:
 @pytest.fixture
 def scenes(scenes_folder):
     """`scenes("test")`: a split of the tiny dead leaves as a CocoDataset."""
-    from icmlib.datasets import CocoDataset, deadleaves
-
     return lambda split: CocoDataset(
         scenes_folder / split, deadleaves.annotation_file(scenes_folder, split)
     )
@@ -54,10 +55,6 @@ def scenes(scenes_folder):
 
 def icm(*words):
     """The command line; returns click's result."""
-    from click.testing import CliRunner
-
-    from icmlib.tool import cli
-
     return CliRunner().invoke(cli.main, [str(word) for word in words])
 
 
@@ -96,9 +93,6 @@ def tiny_codec(seed: int = 0, name: str = "scale_hyperprior_s8"):
 
 @functools.cache
 def made_codec(seed: int, name: str):
-    from icmlib import codecs
-    from icmlib.config import CodecConfig
-
     made = codecs.create(CodecConfig(name, N=8, M=12), seed)
     with torch.no_grad():
         for layer in made.model.g_a.modules():
@@ -121,8 +115,6 @@ def codec(make_codec):
 
 def finetuned(codec, layers: int):
     """A copy whose first decoder layers have other weights."""
-    from icmlib.codecs.patches import decoder_layers
-
     other, generator = copy.deepcopy(codec), torch.Generator().manual_seed(layers)
     with torch.no_grad():
         for weight in torch.nn.ModuleList(decoder_layers(other.g_s)[:layers]).parameters():
@@ -139,9 +131,7 @@ def others(codec):
 @pytest.fixture
 def decoders(codec, others):
     """`machine`, the tiny codec's own, and the others."""
-    from icmlib.codecs import Decoders
-
-    return Decoders.of(codec, others)
+    return codecs.Decoders.of(codec, others)
 
 
 class ToyTask(torch.nn.Module):
@@ -174,8 +164,6 @@ def task():
 @pytest.fixture
 def new_run(tmp_path):
     """`new_run("name")`: a run folder, the same one each time it is asked for."""
-    from icmlib.studies.runs import Run
-
     return lambda name="run", **parameters: Run(tmp_path / name, parameters, {}, {"profile": "t"})
 
 
@@ -197,8 +185,6 @@ def project(tmp_path, monkeypatch):
 @pytest.fixture
 def profile(project, request):
     """`tiny`, of the text PROFILE of the test's module."""
-    from icmlib.studies.profile import load_profile
-
     project(tiny=request.module.PROFILE)
     return load_profile("tiny")
 

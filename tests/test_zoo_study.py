@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from test_curves import curve
+from test_rate_task import curve
 from test_table1 import row
 
 from icmlib.config import CodecConfig
