@@ -1,10 +1,10 @@
 import copy
-import functools
 import hashlib
 import json
 import os
 import subprocess
 import sys
+from functools import cache, partial
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -45,17 +45,25 @@ def scenes_folder(tmp_path_factory) -> Path:
     return deadleaves.generate(root, 64, {"train": 6, "val": 2, "test": 4}, seed=0, workers=0)
 
 
+def scenes_of(folder: Path, split: str) -> CocoDataset:
+    return CocoDataset(folder / split, deadleaves.annotation_file(folder, split))
+
+
 @pytest.fixture
 def scenes(scenes_folder):
     """`scenes("test")`: a split of the tiny dead leaves as a CocoDataset."""
-    return lambda split: CocoDataset(
-        scenes_folder / split, deadleaves.annotation_file(scenes_folder, split)
-    )
+    return partial(scenes_of, scenes_folder)
 
 
 def icm(*words):
     """The command line; returns click's result."""
     return CliRunner().invoke(cli.main, [str(word) for word in words])
+
+
+def icm_process(*words, **variables) -> subprocess.CompletedProcess:
+    """The command line in a process of its own, with these environment variables."""
+    command = [sys.executable, "-m", "icmlib.tool.cli", *map(str, words)]
+    return subprocess.run(command, env=os.environ | variables, capture_output=True, text=True)
 
 
 def done(result) -> str:
@@ -91,7 +99,7 @@ def tiny_codec(seed: int = 0, name: str = "scale_hyperprior_s8"):
     return copy.deepcopy(made_codec(seed, name))
 
 
-@functools.cache
+@cache
 def made_codec(seed: int, name: str):
     made = codecs.create(CodecConfig(name, N=8, M=12), seed)
     with torch.no_grad():
@@ -150,10 +158,8 @@ class ToyTask(torch.nn.Module):
         maps = self.features(images)["0"]
         boxes = torch.cat([target["boxes"] for target in targets])
         noise = torch.rand(maps.shape)
-        return {
-            "noisy": ((maps - noise) ** 2).mean(),
-            "box": (maps.mean() - boxes.mean() / 64) ** 2,
-        }
+        box = (maps.mean() - boxes.mean() / 64) ** 2
+        return {"noisy": ((maps - noise) ** 2).mean(), "box": box}
 
 
 @pytest.fixture

@@ -1,5 +1,3 @@
-"""Annotation files: the sound are read and brought to one form, the others refused by name."""
-
 import copy
 import json
 import shutil

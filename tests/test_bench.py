@@ -65,8 +65,7 @@ def test_ratios_are_of_turns():
 
 
 def test_memory_layout_is_restored_and_layers_that_would_crash_are_left_alone(codec):
-    """After an error, too. Cheng's encoder begins with a strided 1x1 convolution of 3 channels: the
-    gradient of its weights is that of the plain layout."""
+    """After an error, too. Cheng's encoder begins with a strided 1x1 convolution of 3 channels."""
     with pytest.raises(RuntimeError), device.channels_last(codec):
         assert codec.g_s[0].weight.is_contiguous(memory_format=torch.channels_last)
         raise RuntimeError

@@ -1,5 +1,3 @@
-"""The file format: what is written is read back, and any damage is found."""
-
 import dataclasses
 import struct
 import zlib

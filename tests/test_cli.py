@@ -1,5 +1,3 @@
-"""The command line: pictures to bits and back, folders, what a file holds, decoders compared."""
-
 import os
 import subprocess
 import sys

@@ -1,5 +1,3 @@
-"""Codecs: real bytes, any image size, and never a garbage picture."""
-
 import dataclasses
 import pickle
 from concurrent.futures import ThreadPoolExecutor

@@ -1,5 +1,3 @@
-"""Data sets: dead leaves are reproducible to the byte, COCO is read as pycocotools reads it."""
-
 import hashlib
 import json
 import random
@@ -8,7 +6,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
-from conftest import contents
+from conftest import contents, scenes_of
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
@@ -63,14 +61,14 @@ def test_splits_and_seeds_are_different_scenes():
 
 def test_larger_set_extends_a_smaller_one(leaves, tmp_path):
     larger = make(tmp_path, {**COUNTS, "train": 5})
-    files = (deadleaves.annotation_file(each, "train") for each in (leaves, larger))
-    old, new = (json.loads(file.read_text())["annotations"] for file in files)
+    sets = (scenes_of(each, "train") for each in (leaves, larger))
+    old, new = (each.ground_truth["annotations"] for each in sets)
     assert new[: len(old)] == old and len(new) > len(old)
     assert contents(leaves / "train").items() < contents(larger / "train").items()
 
 
 def test_masks_are_exact_and_disjoint(leaves):
-    split = CocoDataset(leaves / "train", deadleaves.annotation_file(leaves, "train"))
+    split = scenes_of(leaves, "train")
     annotations = split.ground_truth["annotations"]
     for index, image in enumerate(split.ground_truth["images"]):
         own = [a for a in annotations if a["image_id"] == image["id"]]

@@ -1,5 +1,3 @@
-"""torchvision's detectors: losses and predictions in our labels; weights as they are published."""
-
 import adapters
 import pytest
 import torch

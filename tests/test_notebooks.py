@@ -7,7 +7,7 @@ import sys
 
 import nbformat
 import pytest
-from conftest import icm
+from conftest import icm, icm_process
 from PIL import Image
 
 from icmlib.io import InputError
@@ -100,12 +100,6 @@ def test_failed_run_is_said_with_its_cell(notebook, tmp_path, cell, message):
     assert executed.read_text() == "before"
 
 
-def process(*words, **variables) -> subprocess.CompletedProcess:
-    """The command line in a process of its own."""
-    command = [sys.executable, "-m", "icmlib.tool.cli", *map(str, words)]
-    return subprocess.run(command, env=os.environ | variables, capture_output=True, text=True)
-
-
 @pytest.mark.slow
 def test_the_kernel_is_of_this_environment(notebook, tmp_path):
     """Also where the user has a kernel of that name for another Python."""
@@ -113,7 +107,7 @@ def test_the_kernel_is_of_this_environment(notebook, tmp_path):
     kernel.parent.mkdir(parents=True)
     spec = {"argv": ["false", "{connection_file}"], "display_name": "other", "language": "python"}
     kernel.write_text(json.dumps(spec))
-    done = process("run", notebook, tmp_path / "out.ipynb", JUPYTER_DATA_DIR=str(tmp_path))
+    done = icm_process("run", notebook, tmp_path / "out.ipynb", JUPYTER_DATA_DIR=str(tmp_path))
     assert done.returncode == 0, done.stderr
 
 
@@ -145,7 +139,7 @@ def test_variables_that_another_launcher_left_are_ignored(tmp_path):
     """A process that waited for others would never end."""
     left = dict.fromkeys(("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE"), "2") | {"RANK": "1"}
     Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
-    done = process("encode", tmp_path / "a.png", tmp_path / "a.icm", **left)
+    done = icm_process("encode", tmp_path / "a.png", tmp_path / "a.icm", **left)
     assert done.returncode == 0, done.stderr
 
 

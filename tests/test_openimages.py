@@ -1,5 +1,3 @@
-"""Open Images to COCO, whole and broken; and the check of what a data set lacks."""
-
 import json
 import re
 from pathlib import Path
@@ -92,10 +90,9 @@ def test_result_is_coco_instances(official):
     for number, image in enumerate(official.read()["images"], 1):
         name = image_id(number)
         assert image == {"id": number, "file_name": f"{name}.jpg", "open_images_id": name, **size}
-    assert [annotation["id"] for annotation in official.read()["annotations"]] == [1, 2, 3]
-    for annotation in official.read()["annotations"]:
+    for number, annotation in enumerate(official.read()["annotations"], 1):
         assert annotation["area"] == reference.annToMask(annotation).sum()
-        assert annotation["iscrowd"] == 0
+        assert (annotation["id"], annotation["iscrowd"]) == (number, 0)
     cat = dataset[1][1]
     np.testing.assert_array_equal(cat["masks"][0], MASK)
     assert cat["boxes"].tolist() == [[6, 4, 18, 12]] and cat["labels"].tolist() == [16]

@@ -130,9 +130,8 @@ def test_table_1_of_a_folder_of_photographs(project, tmp_path):
             save_image(picture(side, 160 - side // 2), tmp_path / "data" / folder / f"{side}.jpg")
     shutil.copy(ROOT / "data/le2022_table1.csv", tmp_path / "data")
     for name in BOOKS:
-        run_notebook(
-            ROOT / f"notebooks/{name}.ipynb", tmp_path / f"{name}.ipynb", {"profile": "tiny"}
-        )
+        book = f"{name}.ipynb"
+        run_notebook(ROOT / "notebooks" / book, tmp_path / book, {"profile": "tiny"})
     results = tmp_path / "results" / "tiny"
     table = pd.read_csv(results / "table1.csv", index_col="row")
     assert (table["vgg"] > 0).all() and not [name for name in table if "AP" in name]

@@ -82,10 +82,8 @@ def random_case(seed: int):
     decoder = randomize(nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), *parts), generator)
     height, width = rng.randint(3, 8), rng.randint(3, 8)
     sizes = (height, width), (height, width), (height + rng.randint(0, 2), width + 1)
-    latents = [
-        torch.randn(4, *size, generator=generator, dtype=torch.float64).mul(3).round()
-        for size in sizes
-    ]
+    given = {"generator": generator, "dtype": torch.float64}
+    latents = [torch.randn(4, *size, **given).mul(3).round() for size in sizes]
     with torch.no_grad():
         extents = [decoder(y_hat[None].clone()).shape[-2:] for y_hat in latents]
     patch = [rng.choice([side, rng.randint(1, side)]) for side in map(min, *extents)]

@@ -89,10 +89,8 @@ def test_the_bridge_is_judged_at_its_own_rate(profile, finished):
 
 def test_resamples_are_of_the_same_images_for_every_measure():
     """Images are listed in any order, matches in that of the ids."""
-    objects = [
-        {"id": i, "image_id": i, "category_id": 1, "bbox": [0, 0, 8, 8], "area": 64, "iscrowd": 0}
-        for i in (2, 1)
-    ]
+    one = {"category_id": 1, "bbox": [0, 0, 8, 8], "area": 64, "iscrowd": 0}
+    objects = [one | {"id": i, "image_id": i} for i in (2, 1)]
     truth = {
         "images": [{"id": i, "height": 64, "width": 64} for i in (2, 1)],
         "categories": [{"id": 1, "name": "x"}],
@@ -138,10 +136,8 @@ def test_at_rate_goes_through_the_points_and_no_further():
 
 def test_deltas_of_shifted_curves():
     """Five points of mAP more at every rate; the interval of a paired difference is narrow."""
-    shifted = {
-        "baseline": curve(BASELINE, noise=0.03),
-        "better": curve(np.add(BASELINE, 0.05), (19, 21, 23, 25), noise=0.03),
-    }
+    better = curve(np.add(BASELINE, 0.05), (19, 21, 23, 25), noise=0.03)
+    shifted = {"baseline": curve(BASELINE, noise=0.03), "better": better}
     table = curves.deltas(shifted, "baseline").set_index("what")
     assert table.loc["BD-mAP", "value"] == pytest.approx(5)
     assert table.loc["BD-mAP", "low"] == pytest.approx(5) == table.loc["BD-mAP", "high"]

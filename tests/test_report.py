@@ -1,5 +1,3 @@
-"""The report of a profile's notebooks, and what is published of its results."""
-
 import json
 import re
 from base64 import b64encode

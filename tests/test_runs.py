@@ -1,5 +1,3 @@
-"""Run folders: resuming, whole files, and errors that say what to do."""
-
 import json
 import os
 import pickle

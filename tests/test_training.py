@@ -9,7 +9,7 @@ import pytest
 import torch
 from every_training import stopped_after, train_one
 
-from icmlib import tasks, training
+from icmlib import device, tasks, training
 from icmlib.codecs import cached_latents
 from icmlib.codecs.patches import decoder_layers
 from icmlib.config import BaseTrainingConfig, ChainConfig, FinetuneConfig, TaskConfig
@@ -175,6 +175,20 @@ def test_every_epoch_sees_every_item_once():
     assert len({tuple(epoch) for epoch in epochs}) == 6
     assert training.batch_indices(7, 10, 3, seed=1) == drawn[21:24]
     assert training.batch_indices(7, 10, 3, seed=2) != drawn[21:24]
+
+
+class FirstOfTwo:
+    num_processes, process_index, device, is_main_process = 2, 0, torch.device("cpu"), True
+
+
+def test_each_process_has_its_part_of_a_batch(monkeypatch):
+    config = ChainConfig(steps=3, batch=4)
+    whole = [[i for i, _ in items] for _, items in training.steps.batches(max, 10, config, 1, "")]
+    monkeypatch.setattr(device, "state", FirstOfTwo)
+    mine = [[i for i, _ in items] for _, items in training.steps.batches(max, 10, config, 1, "")]
+    assert mine == [batch[::2] for batch in whole] and len(whole) == 2
+    with pytest.raises(ValueError, match="2 processes cannot share a batch of 3"):
+        training.steps.batches(max, 10, ChainConfig(batch=3), 0, "")
 
 
 def test_flip_moves_image_boxes_and_masks_together():
