@@ -112,13 +112,8 @@ def made_codec(seed: int, name: str):
 
 
 @pytest.fixture
-def make_codec():
-    return tiny_codec
-
-
-@pytest.fixture
-def codec(make_codec):
-    return make_codec()
+def codec():
+    return tiny_codec()
 
 
 def finetuned(codec, layers: int):

@@ -6,7 +6,7 @@ import conftest
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import assert_error, contents, done
+from conftest import assert_error, contents, done, tiny_codec
 from PIL import Image
 
 from icmlib.codecs import Bitstream, Decoders
@@ -18,9 +18,9 @@ CODED = {"a.icm", "b.icm", "sub/a.icm"}  # what encoding the album makes
 
 
 @pytest.fixture
-def other_weights(make_codec, tmp_path):
+def other_weights(tmp_path):
     path = tmp_path / "weights" / "other.safetensors"
-    Decoders(make_codec(seed=1), {}).save(path, CONFIG)
+    Decoders(tiny_codec(seed=1), {}).save(path, CONFIG)
     return path
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 import torch
-from conftest import picture
+from conftest import picture, tiny_codec
 from PIL import Image
 from torchvision.transforms.functional import to_tensor
 
@@ -99,8 +99,8 @@ def test_without_a_human_decoder_there_is_no_knob(codec):
     assert explorer.divider.after_label == "machine"
 
 
-def test_another_rate_has_its_own_bits_and_decoders(decoders, make_codec):
-    other = Decoders(make_codec(1), {})
+def test_another_rate_has_its_own_bits_and_decoders(decoders):
+    other = Decoders(tiny_codec(1), {})
     explorer = Explorer({"low": other, "high": decoders}, None, {"first": picture(40, 56)}, [])
     explorer.decoder.value, high = "low_impact", explorer.coded
     explorer.rate.value = "low"

@@ -1,5 +1,3 @@
-"""A patch decode equals the full decode, whatever the decoder and wherever the patch."""
-
 import random
 import warnings
 from functools import partial
@@ -216,7 +214,6 @@ def test_decoder_layers_are_counted_from_the_latents(name):
 
 
 def test_what_precedes_the_first_upsampling_is_the_first_layer():
-    decoder = nn.Sequential(
-        nn.Conv2d(2, 4, 1), nn.ReLU(), subpel_conv3x3(4, 4, 2), nn.ConvTranspose2d(4, 3, 2, 2)
-    )
+    first = nn.Conv2d(2, 4, 1), nn.ReLU(), subpel_conv3x3(4, 4, 2)
+    decoder = nn.Sequential(*first, nn.ConvTranspose2d(4, 3, 2, 2))
     assert [len(layer) for layer in decoder_layers(decoder)] == [3, 1]

@@ -1,6 +1,5 @@
-"""Task networks: no resizing, gradients to the image, given networks stay as they are."""
-
 import copy
+import sys
 
 import pytest
 import torch
@@ -10,6 +9,7 @@ from torch import nn
 from icmlib import tasks
 from icmlib.config import TaskConfig
 from icmlib.io import fingerprint
+from icmlib.tasks.detectron2 import COMMIT, PREFIX
 from icmlib.tasks.torchvision import small_mask_rcnn
 
 
@@ -93,3 +93,12 @@ def test_task_network_by_name(tmp_path, new_run):
         tasks.load(TaskConfig(num_classes=3), path)
     with pytest.raises(ValueError, match=r"network 'yolo'; known: small_mask.* detectron2:<conf"):
         tasks.create(TaskConfig("yolo"))
+
+
+def test_without_detectron2_the_error_says_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "detectron2", None)
+    with pytest.raises(ImportError) as missing:
+        tasks.create(TaskConfig(f"{PREFIX}COCO-Detection/retinanet_R_50_FPN_1x"))
+    for part in (f"detectron2@{COMMIT}", "--no-build-isolation", "setuptools<82"):
+        assert part in str(missing.value)
+    tasks.create(TaskConfig())

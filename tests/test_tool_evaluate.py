@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from compressai.utils.plot.__main__ import matplotlib_plt, parse_json_file
-from conftest import assert_error, done, icm, picture
+from conftest import assert_error, done, icm, picture, tiny_codec
 from test_cli import CONFIG
 from torchvision.utils import save_image
 
@@ -60,8 +60,8 @@ def evaluate(tmp_path, monkeypatch):
     return run
 
 
-def test_tables_are_of_the_images(evaluate, tmp_path, make_codec, others):
-    for name, codec, more in (("low", make_codec(1), {}), ("high", make_codec(), others)):
+def test_tables_are_of_the_images(evaluate, tmp_path, others):
+    for name, codec, more in (("low", tiny_codec(1), {}), ("high", tiny_codec(), others)):
         Decoders.of(codec, more).save(tmp_path / f"{name}.safetensors", CONFIG)
     files = [f"mine={tmp_path}/low.safetensors", f"mine={tmp_path}/high.safetensors:human,machine"]
     done(evaluate(*files, "JPEG:30", "WebP:30", OWN))

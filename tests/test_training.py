@@ -1,5 +1,3 @@
-"""The loops: a stopped run ends where an undisturbed one does; frozen parts stay frozen."""
-
 import copy
 import dataclasses
 import itertools
@@ -7,6 +5,7 @@ import random
 
 import pytest
 import torch
+from conftest import tiny_codec
 from every_training import stopped_after, train_one
 
 from icmlib import device, tasks, training
@@ -30,13 +29,13 @@ CONFIGS = {
 
 
 @pytest.fixture
-def train(make_codec, task, scenes, new_run, tmp_path, monkeypatch):
+def train(task, scenes, new_run, tmp_path, monkeypatch):
     """`train(loop, run, **changes)`: a tiny codec and a machine, trained in a run of this name."""
     monkeypatch.setattr(training.journal, "CHECKPOINT_EVERY", 2)
 
     def train(loop: str, run: str, machine=None, architecture="scale_hyperprior_s8", **changes):
         data, config = scenes("train"), dataclasses.replace(CONFIGS[loop], **changes)
-        codec, machine = make_codec(name=architecture), machine or copy.deepcopy(task)
+        codec, machine = tiny_codec(name=architecture), machine or copy.deepcopy(task)
         train_one(loop, codec, machine, data, config, new_run(run), tmp_path / "latents")
         return codec, machine
 
@@ -76,11 +75,9 @@ def test_stopped_and_resumed(train, new_run, loop, changes):
     ("architecture", "layers"),
     [("scale_hyperprior_s8", 1), ("mbt2018", 2), ("cheng2020_anchor", 2)],
 )
-def test_finetuning_changes_only_the_first_decoder_layers(
-    train, make_codec, scenes, architecture, layers
-):
+def test_finetuning_changes_only_the_first_decoder_layers(train, scenes, architecture, layers):
     """Every parameter of those, and bit for bit nothing else: the same files, other pictures."""
-    before = make_codec(name=architecture)
+    before = tiny_codec(name=architecture)
     after, _ = train("finetune", "run", architecture=architecture, steps=2, layers=layers)
     first = torch.nn.ModuleList(decoder_layers(after.g_s)[:layers])
     trained = {n for n, p in after.named_parameters() if any(p is q for q in first.parameters())}
@@ -95,9 +92,9 @@ def test_finetuning_changes_only_the_first_decoder_layers(
 
 
 @pytest.mark.parametrize("parts", [["encoder", "task"], ["decoder"], ["entropy"], EVERYTHING])
-def test_chain_trains_the_named_parts_alone(train, make_codec, task, scenes, parts):
+def test_chain_trains_the_named_parts_alone(train, task, scenes, parts):
     codec, machine = train("chain", "run", parts=parts, lr=1e-2)
-    before = make_codec()
+    before = tiny_codec()
     for part in ("encoder", "decoder", "entropy"):
         one, other = (torch.nn.ModuleList(each.parts[part]) for each in (before, codec))
         if part not in parts:
@@ -243,9 +240,8 @@ def test_images_move_and_repeat_their_first_edge(place):
     x, (down, right) = torch.arange(48.0).reshape(1, 3, 4, 4), place
     new = moved_images(x, torch.tensor(place))
     assert torch.equal(new[..., down:, right:], x[..., : 4 - down, : 4 - right])
-    assert torch.equal(
-        new[..., : down + 1, right:], x[..., :1, : 4 - right].expand(1, 3, down + 1, -1)
-    )
+    edge = x[..., :1, : 4 - right].expand(1, 3, down + 1, -1)
+    assert torch.equal(new[..., : down + 1, right:], edge)
 
 
 def test_decoded_images_move_with_their_targets():
@@ -265,10 +261,10 @@ def test_decoded_images_move_with_their_targets():
 
 
 @pytest.mark.parametrize(("patch_size", "count"), [(24, 3), (128, 1)])
-def test_patches_and_latents_belong_together(make_codec, scenes, tmp_path, patch_size, count):
+def test_patches_and_latents_belong_together(scenes, tmp_path, patch_size, count):
     """A patch as large as the image is taken once: copies would teach nothing."""
     dataset, config = scenes("train"), FinetuneConfig(patches=3, patch_size=patch_size)
-    latents = cached_latents(make_codec(), dataset, tmp_path)
+    latents = cached_latents(tiny_codec(), dataset, tmp_path)
     batch = [(i, dataset.image(i)) for i in (4, 1)]
     x, y_hat, corners = training.sample_patches(batch, latents, config, step=0)
     side = min(patch_size, 64)
