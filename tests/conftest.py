@@ -249,7 +249,6 @@ class Malicious:
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """An empty cache of torch.hub, and no network."""
-
     no_network = Mock(side_effect=OSError("no route to host"))
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)

@@ -15,8 +15,6 @@ from icmlib.training import train_base_codec
 
 
 class Noise(list):
-    """Images of noise, as a data set."""
-
     image = list.__getitem__
 
 

@@ -242,7 +242,6 @@ def test_every_kind_of_mask(tmp_path, segmentation):
 
 
 def test_image_without_annotations(tmp_path):
-    """Empty tensors of the right shapes."""
     _, target = write_set(tmp_path, [])[1]
     assert target["image_id"] == 9 and target["boxes"].shape == (0, 4)
     assert target["labels"].shape == (0,) and target["labels"].dtype == torch.int64
@@ -274,9 +273,6 @@ def test_plain_folder(tmp_path, monkeypatch):
     assert image.shape == (3, 5, 8) and target["masks"].shape == (0, 5, 8)
     assert folder.sizes() == [(5, 8)] * 3
     assert len(val) == 1 and val.path(0).name == "b.PNG"  # never more than the split has
-    (tmp_path / "all" / "sub" / "c.webp").unlink()
-    with pytest.raises(ValueError, match=r"test: .*leave none"):
-        datasets.check(config)
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "1", "CMYK"])

@@ -217,9 +217,9 @@ def test_predictions_become_coco_results():
     }
     results = to_coco_results(4, prediction, [11, 22])
     assert json.loads(json.dumps(results)) == results
-    assert [r["category_id"] for r in results] == [22, 11]
     assert [r["bbox"] for r in results] == [[3, 2, 6, 4], [5, 10, 1, 10]]
-    assert [(r["image_id"], r["score"]) for r in results] == [(4, 0.75), (4, 0.5)]
+    facts = [(r["image_id"], r["category_id"], r["score"]) for r in results]
+    assert facts == [(4, 22, 0.75), (4, 11, 0.5)]
     for result, mask in zip(results, masks, strict=True):
         assert (rle.decode(result["segmentation"]) == mask.numpy()).all()
         assert rle.toBbox(result["segmentation"]).tolist() == result["bbox"]

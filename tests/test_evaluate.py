@@ -147,7 +147,6 @@ def test_saved_and_loaded(dataset, oracle, new_run):
 
 
 def test_a_codec_in_double_precision_is_measured(dataset):
-    """One of someone's own."""
     decode = lambda bits: PNG.decode(bits).double()  # noqa: E731
     double = SimpleNamespace(encode=PNG.encode, decode=decode)
     ours, theirs = (evaluate(codec, None, dataset).per_image for codec in (PNG, double))

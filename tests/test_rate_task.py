@@ -135,7 +135,6 @@ def test_at_rate_goes_through_the_points_and_no_further():
 
 
 def test_deltas_of_shifted_curves():
-    """Five points of mAP more at every rate; the interval of a paired difference is narrow."""
     better = curve(np.add(BASELINE, 0.05), (19, 21, 23, 25), noise=0.03)
     shifted = {"baseline": curve(BASELINE, noise=0.03), "better": better}
     table = curves.deltas(shifted, "baseline").set_index("what")
@@ -171,7 +170,6 @@ def test_findings_that_do_not_hold(name, other, finding, verdict, reason):
 
 
 def test_findings_without_the_configurations():
-    """Empty tables, but with their columns: what reads them goes on."""
     alone = {"baseline": STUDY["baseline"]}
     assert curves.findings(alone).empty and "finding" in curves.findings(alone)
     assert curves.deltas(alone, "baseline").empty and "what" in curves.deltas(alone, "baseline")

@@ -121,7 +121,6 @@ def test_published_are_tables_pictures_and_answers(root):
 
 
 def test_published_table_stands_in_the_readme(root):
-    """The main rows of profile quick; all around it stays, and again it is the same."""
     (root / "results" / "tiny").rename(root / "results" / "quick")
     publish(load_profile("quick"))
     text = (root / "README.md").read_text()

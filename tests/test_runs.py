@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import Malicious, contents
 from filelock import FileLock, Timeout
+from matplotlib.figure import Figure
 from safetensors.torch import save_file
 from torch import nn
 
@@ -265,8 +266,6 @@ def test_project_root(tmp_path, monkeypatch):
 
 
 def test_figure_is_saved_with_its_table_and_provenance(new_run):
-    from matplotlib.figure import Figure
-
     run, figure = new_run(), Figure()
     run.figure(figure, "rates", pd.DataFrame({"bpp": [0.5]}))
     assert run.path("figures/rates.png").read_bytes()[:4] == b"\x89PNG"

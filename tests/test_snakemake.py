@@ -44,7 +44,6 @@ rule report:
 
 
 def notebook_rules() -> set[str]:
-    """The rules of the Snakefile that run a notebook."""
     text = (ROOT / "Snakefile").read_text()
     return set(re.findall(r"^use rule notebook as (\w+) with:", text, re.M))
 

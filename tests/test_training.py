@@ -205,7 +205,6 @@ def test_flip_moves_image_boxes_and_masks_together():
 
 
 def test_random_crops_are_of_every_place_and_flip():
-    """Each a window of the image as it is, flipped or not; every one of them comes."""
     image = torch.arange(3 * 5 * 6).reshape(3, 5, 6).float()
     windows = {}
     for top, left in itertools.product(range(2), range(3)):

@@ -52,7 +52,6 @@ def test_a_codec_changes_what_study_1_shares(profile):
 
 
 def test_runs_are_read_by_codec_and_row(profile, finished):
-    """Changes in % of the codec's own AP before; a codec that is not finished is named."""
     before, after = row(2.0, 0.0, 2.0, 0), row(1.0, 0.7, 1.0, 0)
     for run, test in (("zoo_base/plain", before), ("zoo/plain", after), ("zoo/rows-b", after)):
         finished(run, test=test, label=run)
