@@ -7,13 +7,11 @@ from icmlib.io import fingerprint
 
 
 def pictures() -> list[torch.Tensor]:
-    """Of two sizes."""
     generator = torch.Generator().manual_seed(0)
     return [torch.rand(3, *size, generator=generator) for size in ((48, 64), (70, 40))]
 
 
 def target(image: torch.Tensor, *labels: int) -> dict:
-    """An instance in the middle for each label."""
     masks = torch.zeros(len(labels), *image.shape[-2:], dtype=torch.uint8)
     masks[:, 8:32, 8:32] = 1
     boxes = torch.tensor([[8.0, 8, 32, 32]]).repeat(len(labels), 1)
@@ -25,7 +23,6 @@ def without_masks(target: dict) -> dict:
 
 
 def assert_loss_reaches(images, terms: dict[str, torch.Tensor], names: set[str]) -> None:
-    """Named finite scalars, and a gradient for every image."""
     assert set(terms) == names
     assert all(term.ndim == 0 and torch.isfinite(term) for term in terms.values())
     gradients = torch.autograd.grad(sum(terms.values()), images)
@@ -33,7 +30,6 @@ def assert_loss_reaches(images, terms: dict[str, torch.Tensor], names: set[str])
 
 
 def assert_trains(network, targets: list[dict]) -> None:
-    """Every weight gets a gradient, batch statistics follow, and the loss falls."""
     optimizer = torch.optim.SGD(network.parameters(), 0.01)
     before = fingerprint(dict(network.named_buffers()))
     history = []

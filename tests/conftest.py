@@ -1,15 +1,27 @@
 import copy
-import functools
 import hashlib
 import json
 import os
 import subprocess
 import sys
+from functools import cache, partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
+
+from icmlib import codecs
+from icmlib.codecs.patches import decoder_layers
+from icmlib.config import CodecConfig
+from icmlib.datasets import CocoDataset, deadleaves
+from icmlib.studies.profile import load_profile
+from icmlib.studies.runs import Run
+from icmlib.tool import cli
+
+torch.set_num_threads(1)  # small tensors: more cost more than they give, and others compute, too
 
 
 @pytest.fixture(scope="session")
@@ -21,12 +33,6 @@ def shared() -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True, scope="session")
-def one_thread():
-    """Small tensors: more threads cost more than they give, and others use the machine."""
-    torch.set_num_threads(1)
-
-
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
@@ -35,20 +41,41 @@ def rng() -> np.random.Generator:
 @pytest.fixture(scope="session")
 def scenes_folder(tmp_path_factory) -> Path:
     """Tiny dead leaves, 64x64 px: 6 training, 2 validation and 4 test scenes."""
-    from icmlib.datasets import deadleaves
-
     root = tmp_path_factory.mktemp("data")
     return deadleaves.generate(root, 64, {"train": 6, "val": 2, "test": 4}, seed=0, workers=0)
+
+
+def scenes_of(folder: Path, split: str) -> CocoDataset:
+    return CocoDataset(folder / split, deadleaves.annotation_file(folder, split))
 
 
 @pytest.fixture
 def scenes(scenes_folder):
     """`scenes("test")`: a split of the tiny dead leaves as a CocoDataset."""
-    from icmlib.datasets import CocoDataset, deadleaves
+    return partial(scenes_of, scenes_folder)
 
-    return lambda split: CocoDataset(
-        scenes_folder / split, deadleaves.annotation_file(scenes_folder, split)
-    )
+
+def icm(*words):
+    """The command line; returns click's result."""
+    return CliRunner().invoke(cli.main, [str(word) for word in words])
+
+
+def icm_process(*words, **variables) -> subprocess.CompletedProcess:
+    """The command line in a process of its own, with these environment variables."""
+    command = [sys.executable, "-m", "icmlib.tool.cli", *map(str, words)]
+    return subprocess.run(command, env=os.environ | variables, capture_output=True, text=True)
+
+
+def done(result) -> str:
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def assert_error(result, text: str) -> None:
+    """One line, no traceback."""
+    assert result.exit_code == 2 and isinstance(result.exception, SystemExit)
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+    assert text in result.stderr
 
 
 def contents(folder: Path, without: set[str] = frozenset()) -> dict[str, bytes]:
@@ -72,11 +99,8 @@ def tiny_codec(seed: int = 0, name: str = "scale_hyperprior_s8"):
     return copy.deepcopy(made_codec(seed, name))
 
 
-@functools.cache
+@cache
 def made_codec(seed: int, name: str):
-    from icmlib import codecs
-    from icmlib.config import CodecConfig
-
     made = codecs.create(CodecConfig(name, N=8, M=12), seed)
     with torch.no_grad():
         for layer in made.model.g_a.modules():
@@ -88,19 +112,12 @@ def made_codec(seed: int, name: str):
 
 
 @pytest.fixture
-def make_codec():
-    return tiny_codec
-
-
-@pytest.fixture
-def codec(make_codec):
-    return make_codec()
+def codec():
+    return tiny_codec()
 
 
 def finetuned(codec, layers: int):
     """A copy whose first decoder layers have other weights."""
-    from icmlib.codecs.patches import decoder_layers
-
     other, generator = copy.deepcopy(codec), torch.Generator().manual_seed(layers)
     with torch.no_grad():
         for weight in torch.nn.ModuleList(decoder_layers(other.g_s)[:layers]).parameters():
@@ -117,9 +134,7 @@ def others(codec):
 @pytest.fixture
 def decoders(codec, others):
     """`machine`, the tiny codec's own, and the others."""
-    from icmlib.codecs import Decoders
-
-    return Decoders.of(codec, others)
+    return codecs.Decoders.of(codec, others)
 
 
 class ToyTask(torch.nn.Module):
@@ -128,9 +143,8 @@ class ToyTask(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.conv = torch.nn.Conv2d(3, 4, 3, stride=2, padding=1)
-        torch.nn.init.constant_(self.conv.bias, 0.1)
-        with torch.no_grad():
-            self.conv.weight.copy_(torch.linspace(-1, 1, 108).sin().reshape(4, 3, 3, 3))
+        weight = torch.linspace(-1, 1, 108).sin().reshape(4, 3, 3, 3)
+        self.conv.load_state_dict({"weight": weight, "bias": torch.full((4,), 0.1)})
 
     def features(self, images) -> dict:
         return {"0": self.conv(torch.stack(list(images)))}
@@ -139,10 +153,8 @@ class ToyTask(torch.nn.Module):
         maps = self.features(images)["0"]
         boxes = torch.cat([target["boxes"] for target in targets])
         noise = torch.rand(maps.shape)
-        return {
-            "noisy": ((maps - noise) ** 2).mean(),
-            "box": (maps.mean() - boxes.mean() / 64) ** 2,
-        }
+        box = (maps.mean() - boxes.mean() / 64) ** 2
+        return {"noisy": ((maps - noise) ** 2).mean(), "box": box}
 
 
 @pytest.fixture
@@ -153,8 +165,6 @@ def task():
 @pytest.fixture
 def new_run(tmp_path):
     """`new_run("name")`: a run folder, the same one each time it is asked for."""
-    from icmlib.studies.runs import Run
-
     return lambda name="run", **parameters: Run(tmp_path / name, parameters, {}, {"profile": "t"})
 
 
@@ -171,6 +181,13 @@ def project(tmp_path, monkeypatch):
         return tmp_path
 
     return write
+
+
+@pytest.fixture
+def profile(project, request):
+    """`tiny`, of the text PROFILE of the test's module."""
+    project(tiny=request.module.PROFILE)
+    return load_profile("tiny")
 
 
 @pytest.fixture
@@ -232,10 +249,7 @@ class Malicious:
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """An empty cache of torch.hub, and no network."""
-
-    def no_network(*_, **__):
-        raise OSError("no route to host")
-
+    no_network = Mock(side_effect=OSError("no route to host"))
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
     folder = tmp_path / "checkpoints"

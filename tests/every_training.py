@@ -1,18 +1,15 @@
-"""Every training loop on tiny networks, each in its run folder, and an evaluation.
-
-Run by test_kill.py, and by test_processes.py as `python every_training.py FOLDER SCENES`, by one
-process or under `accelerate launch`.
-"""
+"""Every training loop on tiny networks, each in its run folder, and an evaluation: in one process,
+or as `python every_training.py FOLDER SCENES` under `accelerate launch`."""
 
 import contextlib
 import sys
 from pathlib import Path
 
 import pytest
+from conftest import scenes_of
 
 from icmlib import codecs, device, tasks, training
 from icmlib.config import BaseTrainingConfig, ChainConfig, CodecConfig, FinetuneConfig, TaskConfig
-from icmlib.datasets import CocoDataset, deadleaves
 from icmlib.evaluate import evaluate, save_evaluation, summarize
 from icmlib.studies.runs import Run
 
@@ -51,10 +48,7 @@ def train(folder: Path, scenes: Path, steps: int = 2, batch: int = 32) -> None:
     def run(name: str) -> Run:
         return Run(folder / name, {"steps": steps}, {}, {"profile": "t"})
 
-    data, val = (
-        CocoDataset(scenes / split, deadleaves.annotation_file(scenes, split))
-        for split in ("train", "val")
-    )
+    data, val = (scenes_of(scenes, split) for split in ("train", "val"))
     shared = {"steps": steps, "batch": batch}
     codec, network = codecs.create(CodecConfig(N=8, M=12)), tasks.create(TaskConfig())
     codec.update()  # the file of an untrained codec has tables, too

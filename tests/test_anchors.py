@@ -72,7 +72,6 @@ def test_bitstreams_of_different_settings_do_not_mix():
     [*((name, True) for name in (*QUALITIES, "PNG")), *((name, False) for name in CONTAINED)],
 )
 def test_damage_is_found(name, container):
-    """Cut short at every byte, or any bit flipped: an error, before a decoder sees it."""
     options = {} if container else {"container": False}
     codec = PillowCodec("PNG") if name == "PNG" else make(name, QUALITIES[name][1], **options)
     good = codec.encode(picture(16, 16))

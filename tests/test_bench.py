@@ -43,7 +43,6 @@ def test_a_step_from_patches_has_the_gradients_of_the_full_decode(size):
 
 @pytest.mark.parametrize("changes", [{}, {"layers": 1, "adversarial": "none", "patch_size": 64}])
 def test_finetuning_is_that_of_the_plain_loop(changes):
-    """The whole loop: the same decoder, and not the one it began with."""
     config = replace(FinetuneConfig(patch_size=32, batch=2, lr=1e-3), changes)
     pair, start = finetuning(config, 64, **MODEL), untrained(**MODEL)
     ours, theirs = pair.ours(2), pair.theirs(2)
@@ -51,7 +50,6 @@ def test_finetuning_is_that_of_the_plain_loop(changes):
 
 
 def test_base_training_is_that_of_compressais_loop():
-    """Step for step the same losses."""
     pair = bench.base_training(64, batch=2, **MODEL)
     assert pair.ours(3) == pytest.approx(pair.theirs(3), rel=1e-4)
 
@@ -67,8 +65,7 @@ def test_ratios_are_of_turns():
 
 
 def test_memory_layout_is_restored_and_layers_that_would_crash_are_left_alone(codec):
-    """After an error, too. Cheng's encoder begins with a strided 1x1 convolution of 3 channels: the
-    gradient of its weights is that of the plain layout."""
+    """After an error, too. Cheng's encoder begins with a strided 1x1 convolution of 3 channels."""
     with pytest.raises(RuntimeError), device.channels_last(codec):
         assert codec.g_s[0].weight.is_contiguous(memory_format=torch.channels_last)
         raise RuntimeError
@@ -85,7 +82,6 @@ def test_memory_layout_is_restored_and_layers_that_would_crash_are_left_alone(co
 
 
 def test_likelihoods_are_float32_under_autocast(codec):
-    """In bf16 the transforms run in bf16, the entropy model does not."""
     x, seen, bits = torch.rand(1, 3, 64, 64), [], []
     codec.g_s[0].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
     for precision in ("float32", "bf16"):
@@ -100,7 +96,6 @@ def test_likelihoods_are_float32_under_autocast(codec):
 
 @pytest.mark.slow
 def test_the_cost_of_a_profile_is_that_of_all_its_stages(project):
-    """As many images as its trainings see and its evaluations measure; none is left out."""
     project(tiny=COSTED)
     table = bench.cost(load_profile("tiny"), size=64, tflops=30.0)
     assert table["images"].to_dict() == {

@@ -1,5 +1,3 @@
-"""The file format: what is written is read back, and any damage is found."""
-
 import dataclasses
 import struct
 import zlib
@@ -33,7 +31,6 @@ def sealed(body: bytes) -> bytes:
 @settings(deadline=None)
 @given(bitstreams)
 def test_round_trip(bitstream):
-    """Also with no strings, and with empty ones."""
     assert Bitstream.from_bytes(bytes(bitstream)) == bitstream
 
 

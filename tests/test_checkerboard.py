@@ -65,9 +65,7 @@ def test_spectrum_is_scipys_welch_along_an_axis(rng):
     # Rows that are all alike have power only on one axis, where a 1-D Welch says how much.
     row = rng.random(256)
     P = welch_spectrum(np.tile(row, (256, 1)), 128)
-    _, expected = scipy.signal.welch(
-        row, window="hann", nperseg=128, noverlap=64, return_onesided=False, scaling="density"
-    )
+    _, expected = scipy.signal.welch(row, window="hann", nperseg=128, return_onesided=False)
     # The Hann window across the rows gathers a constant's power: N * 4/6 of it at its bin.
     assert np.allclose(P[0], expected * 128 * 2 / 3)
 
@@ -161,8 +159,6 @@ def test_published_crops_read_as_published(published, variant):
 
 
 def test_excess():
-    assert excess_prms(5.0, 4.0) == 3.0
-    assert excess_prms(1.0, 2.0) == 0.0
     assert np.allclose(excess_prms(np.array([5.0, 1.0]), np.array([4.0, 2.0])), [3, 0])
 
 

@@ -1,40 +1,35 @@
-"""The command line: pictures to bits and back, folders, what a file holds, decoders side by side.
-
-`run`, `report` and `openimages` are in test_notebooks.py and test_openimages.py.
-"""
-
 import os
 import subprocess
 import sys
 
+import conftest
 import numpy as np
 import pandas as pd
 import pytest
-from click.testing import CliRunner, Result
+from conftest import assert_error, contents, done, tiny_codec
 from PIL import Image
 
 from icmlib.codecs import Bitstream, Decoders
 from icmlib.config import CodecConfig
 from icmlib.io import read_image
-from icmlib.tool import cli
 
 CONFIG = CodecConfig(N=8, M=12)
-CODED = ["a.icm", "b.icm", "sub/a.icm"]  # what encoding the album makes
+CODED = {"a.icm", "b.icm", "sub/a.icm"}  # what encoding the album makes
 
 
 @pytest.fixture
-def other_weights(make_codec, tmp_path):
+def other_weights(tmp_path):
     path = tmp_path / "weights" / "other.safetensors"
-    Decoders(make_codec(seed=1), {}).save(path, CONFIG)
+    Decoders(tiny_codec(seed=1), {}).save(path, CONFIG)
     return path
 
 
 @pytest.fixture
 def icm(decoders, tmp_path, monkeypatch):
-    """`icm("encode", ...)`: the command line, its shipped codec the tiny one."""
+    """The command line, its shipped codec the tiny one."""
     decoders.save(tmp_path / "weights" / "tiny.safetensors", CONFIG)
     monkeypatch.setattr("icmlib.codecs.SHIPPED", tmp_path / "weights" / "tiny.safetensors")
-    return lambda *words: CliRunner().invoke(cli.main, [str(word) for word in words])
+    return conftest.icm
 
 
 def pixels(height: int = 24, width: int = 40, seed: int = 0) -> np.ndarray:
@@ -66,26 +61,9 @@ def album(tmp_path):
     return tmp_path / "album"
 
 
-def done(result: Result) -> str:
-    assert result.exit_code == 0, result.output
-    return result.stdout
-
-
-def assert_error(result: Result, text: str) -> None:
-    """One line, no traceback."""
-    assert result.exit_code == 2 and isinstance(result.exception, SystemExit)
-    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
-    assert text in result.stderr
-
-
-def below(folder) -> list[str]:
-    return sorted(str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file())
-
-
 @pytest.mark.parametrize("decoder", ["human", "machine", 0.3, "low_impact"])
 def test_there_and_back(icm, decoders, photo, file, tmp_path, decoder):
-    """The very bits and pictures of the library, in the format of the name; by default the picture
-    for people."""
+    """The library's bits and pictures, in the format of the name; by default for people."""
     bitstream = decoders.codec.encode(read_image(photo))
     assert file.read_bytes() == bytes(bitstream)
     words = () if decoder == "human" else ("--decoder", decoder)
@@ -157,9 +135,9 @@ def test_what_cannot_be_done_is_one_line_and_changes_no_file(
     (tmp_path / "twice").mkdir()
     for name in ("a.png", "a.bmp"):
         (tmp_path / "twice" / name).write_bytes((album / "a.png").read_bytes())
-    before = {name: (tmp_path / name).read_bytes() for name in below(tmp_path)}
+    before = contents(tmp_path)
     assert_error(icm(*words.split()), WRONG[words])
-    assert {name: (tmp_path / name).read_bytes() for name in below(tmp_path)} == before
+    assert contents(tmp_path) == before
 
 
 def test_full_disk(icm, file, tmp_path):
@@ -180,14 +158,14 @@ def test_folders_there_and_back(icm, decoders, album, tmp_path):
     """Sub-folders stay, and every file is that of the image by itself, upright."""
     coded, back = tmp_path / "coded", tmp_path / "back"
     out = done(icm("encode", album, coded))
-    assert below(coded) == CODED
+    assert contents(coded).keys() == CODED
     size = sum(f.stat().st_size for f in coded.rglob("*.icm"))
     assert out == f"{coded}: 3 images, {size:,} bytes, {8 * size / (3 * 960):.3f} bpp\n"
     for source in ("a.png", "b.JPG", "sub/a.webp"):
         bits = bytes(decoders.codec.encode(read_image(album / source, upright=True)))
         assert (coded / source).with_suffix(".icm").read_bytes() == bits
     done(icm("decode", coded, back, "--decoder", "machine"))
-    assert below(back) == ["a.png", "b.png", "sub/a.png"]
+    assert contents(back).keys() == {"a.png", "b.png", "sub/a.png"}
     bits = Bitstream.from_bytes((coded / "sub" / "a.icm").read_bytes())
     expected = decoders.turn("machine").decode(bits)
     assert read_image(back / "sub" / "a.png").equal((expected * 255).round() / 255)
@@ -200,7 +178,8 @@ def test_what_is_there_already_is_left(icm, album, tmp_path):
     (coded / "b.icm").unlink()
     (coded / "a.icm").write_text("mine")
     assert "24x40 px" in (out := done(icm(*words)))
-    assert "2 were there already (--force codes them again)" in out and below(coded) == CODED
+    assert "2 were there already (--force codes them again)" in out
+    assert contents(coded).keys() == CODED
     assert (coded / "a.icm").read_text() == "mine"
     assert "0 images, 0 bytes\n3 were there already" in done(icm(*words))
     assert "were there already" not in done(icm(*words, "--force"))
@@ -215,7 +194,7 @@ def test_broken_files_are_named_and_the_others_go_on(icm, album, tmp_path):
     assert result.exit_code == 1 and "coded: 3 images" in result.stdout
     errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 2 and "broken.png cannot be read" in errors[0]
-    assert "small.png: image is 3x5 px" in errors[1] and below(coded) == CODED
+    assert "small.png: image is 3x5 px" in errors[1] and contents(coded).keys() == CODED
 
 
 def test_info(icm, decoders, file, other_weights):

@@ -1,12 +1,10 @@
-"""Codecs: real bytes, any image size, and never a garbage picture."""
-
 import dataclasses
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from conftest import picture
+from conftest import picture, tiny_codec
 
 from icmlib import codecs
 from icmlib.codecs import FILTERS, Bitstream, BitstreamError, PillowCodec, cached_latents
@@ -17,14 +15,11 @@ from icmlib.training import train_base_codec
 
 
 class Noise(list):
-    """Images of noise, as a data set."""
-
     image = list.__getitem__
 
 
 @pytest.mark.parametrize("size", [(64, 64), (8, 8), (33, 50)])
 def test_decoded_is_what_the_latents_synthesize(codec, size):
-    """For any size, through real bytes."""
     x = picture(*size)
     bitstream = Bitstream.from_bytes(bytes(codec.encode(x)))
     x_hat = codec.decode(bitstream)
@@ -56,9 +51,9 @@ def test_what_is_no_image_is_refused(codec, change, message):
 
 
 @pytest.mark.parametrize("name", codecs.MODELS)
-def test_bits_and_picture_are_those_of_compressai(make_codec, name):
+def test_bits_and_picture_are_those_of_compressai(name):
     """Whose means are float32's; and no picture is made of wrong symbols."""
-    codec, plain = (make_codec(name=name) for _ in range(2))
+    codec, plain = (tiny_codec(name=name) for _ in range(2))
     x = picture(64, 128)
     with torch.no_grad():
         coded = plain.model.compress(x[None])
@@ -72,9 +67,8 @@ def test_bits_and_picture_are_those_of_compressai(make_codec, name):
 
 
 @pytest.mark.parametrize("name", ["scale_hyperprior_s8", "mbt2018"])
-def test_two_threads_code_at_once(make_codec, name):
-    """With one codec, and with two that share their weights."""
-    codec, pictures = make_codec(name=name), [picture(64, 64, seed) for seed in range(4)]
+def test_two_threads_code_at_once(name):
+    codec, pictures = tiny_codec(name=name), [picture(64, 64, seed) for seed in range(4)]
     other = codec.with_decoder({n: 1.1 * w for n, w in codec.g_s.state_dict().items()})
     jobs = [(each, x) for x in pictures for each in (codec, other, codec)]
 
@@ -103,8 +97,8 @@ def test_real_bytes_are_those_of_the_rate_estimate(new_run, task):
     assert 0.97 * sum(bits) / 8 <= total <= 1.03 * sum(bits) / 8 + headers
 
 
-def test_bitstream_of_another_codec_is_refused(codec, make_codec):
-    other = make_codec(seed=1)
+def test_bitstream_of_another_codec_is_refused(codec):
+    other = tiny_codec(seed=1)
     assert other.fingerprint != codec.fingerprint
     bitstream = codec.encode(picture())
     message = f"{codec.fingerprint}, this one is {other.fingerprint}"
@@ -112,7 +106,7 @@ def test_bitstream_of_another_codec_is_refused(codec, make_codec):
         other.decode(bitstream)
     with pytest.raises(BitstreamError, match="holds 1 strings"):
         codec.decode(dataclasses.replace(bitstream, strings=bitstream.strings[:1]))
-    other = make_codec()
+    other = tiny_codec()
     assert other.fingerprint == codec.fingerprint
     with torch.no_grad():  # a machine that computes slightly other probabilities
         other.model.h_s[-2].bias += 3.0
@@ -142,7 +136,6 @@ def test_saved_or_pickled_codec_writes_the_same_bytes(codec, new_run):
 
 
 def test_codec_by_name():
-    """Seeded, without a trace in the global generator; unknown names are listed."""
     state = torch.get_rng_state()
     one, same, other = (codecs.create(CodecConfig(N=8, M=12), seed) for seed in (0, 0, 1))
     assert torch.equal(torch.get_rng_state(), state)
@@ -156,9 +149,9 @@ def test_codec_by_name():
 
 
 @pytest.mark.parametrize("name", codecs.MODELS)
-def test_cached_latents_are_what_the_decoder_sees(make_codec, scenes, tmp_path, name):
+def test_cached_latents_are_what_the_decoder_sees(scenes, tmp_path, name):
     """Of real bits, to the last one, with means and medians. Integers take half the space."""
-    codec, dataset = make_codec(name=name), scenes("val")
+    codec, dataset = tiny_codec(name=name), scenes("val")
     latents = cached_latents(codec, dataset, tmp_path)
     assert len(latents) == len(dataset) == 2
     integers = "_s8" in name or name == "bmshj2018_hyperprior"
@@ -177,9 +170,9 @@ def test_latents_too_large_for_int16_are_kept_whole(codec, scenes, tmp_path):
     assert torch.equal(latents[0], codec.latents(scenes("val").image(0)[None])[0])
 
 
-def test_latents_are_computed_once_for_each_codec_and_images(make_codec, tmp_path, monkeypatch):
+def test_latents_are_computed_once_for_each_codec_and_images(tmp_path, monkeypatch):
     """Dead leaves of another seed, or another split, have the very same file names and sizes."""
-    counts, made = {"train": 1, "val": 1, "test": 1}, [make_codec(seed) for seed in (0, 1)]
+    counts, made = {"train": 1, "val": 1, "test": 1}, [tiny_codec(seed) for seed in (0, 1)]
     folders = [deadleaves.generate(tmp_path, 64, counts, seed, workers=0) for seed in (0, 1)]
     sets = [CocoDataset(folder / split) for folder in folders for split in ("train", "val")]
     cases = [(codec, data, tmp_path / "latents") for data in sets for codec in made]

@@ -1,5 +1,3 @@
-"""Profiles: what is mistyped is refused, with the nearest right name."""
-
 import pytest
 
 from icmlib.config import BaseTrainingConfig, ChainConfig, FinetuneConfig, replace
@@ -16,7 +14,6 @@ main_rows: [b]
 
 @pytest.fixture
 def profile(tmp_path):
-    """Write a profile and load it."""
 
     def load(text: str | bytes) -> Profile:
         path = tmp_path / "quick.yaml"
@@ -27,7 +24,6 @@ def profile(tmp_path):
 
 
 def test_profile_holds_what_the_file_says(profile):
-    """The file's name, defaults for the rest; a whole number serves for a float."""
     loaded = profile("data: {size: 64}\nfinetune: {steps: 7}\nrows: {long: {steps: 9}}\n")
     assert (loaded.name, loaded.data.size, loaded.finetune.steps) == ("quick", 64, 7)
     assert loaded.base == BaseTrainingConfig()
@@ -59,11 +55,7 @@ def test_profile_holds_what_the_file_says(profile):
         # what would fail hours later
         ("task: null", "task: null leaves base without a machine; give it proxy: vgg16"),
         ("{task: , base: {proxy: vgg16}, rows: {a: {lambda_task: 1}}}", "task: null.*: a"),
-        (
-            "{task: , base: {proxy: vgg16}, evaluation: {vgg_images: 0}}",
-            "not without a task network",
-        ),
-        ("task: {stesp: 1}", "task.stesp: unknown key .did you mean 'steps'"),
+        ("{task: , base: {proxy: vgg16}, evaluation: {vgg_images: 0}}", "not without a task"),
         ("rows: {base: {}}", "names of other rows: base"),
         ("{main_rows: [a], rows: {b: }}", "main_rows that are no rows .there are: b.: a"),
         ("{human: nothere, rows: {b: }}", "human that are no rows .there are: b.: nothere"),
@@ -82,8 +74,6 @@ def test_profile_holds_what_the_file_says(profile):
     ],
 )
 def test_what_is_wrong_is_named_with_its_path(profile, text, message):
-    """At the top, in a stage, and in what a row, a point or a codec of the zoo changes; all at
-    once."""
     with pytest.raises(ValueError, match=f"(?s)quick.yaml.*{message}"):
         profile(text)
 
@@ -116,8 +106,7 @@ def test_from_scratch_trains_what_it_would_be_given(named):
 
 
 def test_another_seed_trains_the_base_codec_too(named):
-    """The given one is of seed 0; the task network, which judges all seeds, is the same. Rows with
-    a seed of their own are left out: they repeat another row."""
+    """But the same task network judges all. Rows with a seed of their own are left out."""
     seeded = named("given-seed2")
     assert (seeded.name, seeded.seed, seeded.base_weights) == ("given-seed2", 2, None)
     assert seeded.task == named("given").task and [*seeded.rows] == ["a", "b"]

@@ -1,12 +1,12 @@
-"""Several decoders of the same bits: turning from one to another, one file of all, and the runs
-of notebooks 02 and 03."""
+"""Several decoders of the same bits: turned, in a file, from runs; the knob beside its rivals."""
 
 import re
 
+import pandas as pd
 import pytest
 import skimage.data
 import torch
-from conftest import picture
+from conftest import picture, tiny_codec
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -14,15 +14,16 @@ from icmlib import codecs
 from icmlib.codecs import Decoders
 from icmlib.config import CodecConfig
 from icmlib.datasets import deadleaves
+from icmlib.evaluate import Evaluation
 from icmlib.io import save_weights
 from icmlib.metrics import fidelity
+from icmlib.studies import knob
 from icmlib.studies.trained import load_decoders
 
 CONFIG, IMAGE = CodecConfig(N=8, M=12), picture(40, 56)
 
 
 def test_every_decoder_reads_the_same_bits(codec, others, decoders):
-    """By name or by the ends of the knob: the pictures of the whole codecs, of the same bits."""
     bitstream = codec.encode(IMAGE)
     pictures = {name: each.decode(bitstream) for name, each in {"machine": codec, **others}.items()}
     assert decoders.names == list(pictures) and not pictures["machine"].equal(pictures["human"])
@@ -48,9 +49,9 @@ def test_unknown_decoders_are_named(decoders, to):
         Decoders(decoders.codec, {}).turn(0.5)
 
 
-def test_a_decoder_of_another_codec_is_refused(codec, make_codec):
+def test_a_decoder_of_another_codec_is_refused(codec):
     with pytest.raises(ValueError, match="decoder human is of another codec"):
-        Decoders.of(codec, {"human": make_codec(seed=1)})
+        Decoders.of(codec, {"human": tiny_codec(seed=1)})
 
 
 @pytest.fixture
@@ -60,13 +61,9 @@ def file(decoders, tmp_path):
     return path
 
 
-def test_one_file_holds_them_all(codec, others, file):
-    """As small as may be: the codec once, and of the others what differs."""
-    bitstream = codec.encode(IMAGE)
+def test_a_file_holds_the_codec_once_and_of_the_others_what_differs(codec, file):
     read = load_decoders(file)
-    assert read.codec.encode(IMAGE) == bitstream
-    for name, each in {"machine": codec, **others}.items():
-        assert read.turn(name).decode(bitstream).equal(each.decode(bitstream))
+    assert read.names == ["machine", "human", "low_impact"]
     assert len(load_file(file)) == len(codec.state_dict()) + sum(map(len, read.finetuned.values()))
 
 
@@ -108,7 +105,6 @@ def test_shipped_weights_are_those_of_their_card(file):
 
 @pytest.fixture
 def results(codec, others, project):
-    """Runs of notebooks 02 and 03 in a project of its own."""
     results = project(tiny="codec: {N: 8, M: 12}") / "results" / "tiny"
     save_weights(results / "base_codec" / "base" / "final.safetensors", codec)
     save_weights(results / "finetune" / "mine" / "final.safetensors", others["human"])
@@ -117,14 +113,13 @@ def results(codec, others, project):
 
 
 def test_a_run_by_its_name_or_folder(results, decoders, monkeypatch):
-    for name in ("tiny/finetune/mine", results / "finetune" / "mine"):
+    monkeypatch.chdir(results / "finetune" / "mine")
+    for name in ("tiny/finetune/mine", results / "finetune" / "mine", "."):
         read = load_decoders(name)
         assert read.names == ["machine", "human"]
         for to in read.names:
             assert read.turn(to).g_s[0].weight.equal(decoders.turn(to).g_s[0].weight)
     assert load_decoders("tiny/base_codec/base").names == ["machine"]
-    monkeypatch.chdir(results / "finetune" / "mine")
-    assert load_decoders(".").names == ["machine", "human"]
 
 
 def test_runs_that_hold_no_decoders(results):
@@ -134,3 +129,40 @@ def test_runs_that_hold_no_decoders(results):
         load_decoders("none.safetensors")
     with pytest.raises(ValueError, match=r"q1 is no run of notebooks 02 .* or 03"):
         load_decoders("tiny/chain/q1")
+
+
+@pytest.mark.parametrize("target, place", [(-0.1, 1.0), (0.3, 0.703125), (0.5, 0.5), (1.0, 0.0)])
+def test_the_first_place_that_leaves_no_more_of_the_pattern(monkeypatch, target, place):
+    """Of 64, where the pattern falls from 1 to 0 in proportion."""
+    monkeypatch.setattr(knob, "evaluate", lambda codec, task, data, progress: codec)
+    monkeypatch.setattr(knob, "summarize", lambda at, resamples: {"excess_prms": 1 - at})
+    assert knob.same_pattern(lambda at: at, target, None) == place
+
+
+def evaluation(psnr: list[float], feature: list[float], **more) -> Evaluation:
+    columns = {"image_id": range(len(psnr)), "psnr": psnr, "feature": feature, **more}
+    return Evaluation(pd.DataFrame(columns), {}, {}, {})
+
+
+def test_better_is_up_or_down_as_the_measure_has_it():
+    """Of the feature distance less is better; an interval around zero decides nothing."""
+    reference = evaluation([20.0] * 8, [0.5] * 8, ssim=[0.5] * 8)
+    up_and_down = evaluation([21.0] * 8, [0.4] * 8, ssim=[0.4, 0.6] * 4)
+    down_and_up = evaluation([19.0] * 8, [0.6] * 8, ssim=[0.5] * 8)
+    found = knob.against(reference, {"a": up_and_down, "b": down_and_up}, resamples=200)
+    verdicts = found.pivot(index="row", columns="measure", values="verdict")
+    verdicts = verdicts[["psnr", "feature", "ssim"]]
+    assert verdicts.loc["a"].tolist() == ["holds", "holds", "undecided"]
+    # SSIM is the same: an interval that touches zero proves nothing
+    assert verdicts.loc["b"].tolist() == ["does not hold", "does not hold", "undecided"]
+    first = found.iloc[0]
+    assert first["finding"] == "a: PSNR not worse"
+    assert first[["value", "low", "high"]].tolist() == [1, 1, 1]
+
+
+def test_a_blend_mixes_the_pictures(codec, decoders):
+    bitstream = codec.encode(picture())
+    machine, human = (decoders.turn(to).decode(bitstream) for to in ("machine", "human"))
+    mixed = knob.Blend(decoders, 0.25)
+    assert mixed.encode(picture()) == bitstream
+    assert mixed.decode(bitstream).equal(machine.lerp(human, 0.25)) and not machine.equal(human)

@@ -1,5 +1,3 @@
-"""torchvision's detectors: losses and predictions in our labels; weights as they are published."""
-
 import adapters
 import pytest
 import torch
@@ -34,8 +32,7 @@ def network():
     "name", [pytest.param(name, marks=[pytest.mark.slow] * ("resnet" in name)) for name in NAMES]
 )
 def test_every_detector_has_a_loss_that_reaches_the_image(name):
-    """Sizes mixed, one image without objects, then both, with nothing to regress; no masks are
-    asked for where none are predicted."""
+    """Sizes mixed, one image without objects, then both; masks only where they are predicted."""
     network = tasks.create(TaskConfig(name, num_classes=3, min_size=32))
     network.model.rpn._post_nms_top_n["training"] = 20  # the boxes are what takes the time
     images = [image.requires_grad_() for image in pictures()]
@@ -57,7 +54,6 @@ def test_an_untrained_network_trains():
 
 
 def test_box_only_predictions(network):
-    """In the image's own pixels, whatever it was resized to; given maps serve as well."""
     images = pictures()
     predictions = network.predict(images)
     adapters.assert_predictions(images, predictions, 3, masks=False)
@@ -127,7 +123,6 @@ def test_batch_norm_of_v2_is_constant_too(published):
 
 @pytest.mark.parametrize("name", [RESNET, COCO.name])
 def test_network_is_torchvisions_own(published, monkeypatch, name):
-    """Module by module, with frozen batch norm of the right epsilon, and the same maps."""
     state = published(name)
     config = replace(COCO, {"name": name})
     ours = tasks.create(config).model.eval()

@@ -1,10 +1,6 @@
-"""detectron2's detectors: without it a clear error; with it losses, predictions, weights, mAP."""
-
 import copy
-import importlib.util
 import json
 import pickle
-import sys
 from hashlib import md5
 
 import adapters
@@ -17,7 +13,9 @@ from icmlib import datasets, tasks
 from icmlib.config import TaskConfig, replace
 from icmlib.io import fingerprint
 from icmlib.metrics import detection
-from icmlib.tasks.detectron2 import COMMIT, PREFIX
+from icmlib.tasks.detectron2 import PREFIX
+
+pytest.importorskip("detectron2")
 
 MASK = TaskConfig(f"{PREFIX}COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml", 3, min_size=64)
 RETINA = replace(MASK, {"name": f"{PREFIX}COCO-Detection/retinanet_R_50_FPN_1x.yaml"})
@@ -29,9 +27,6 @@ TERMS = {
     C4: {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg"},
     RETINA: {"loss_cls", "loss_box_reg"},
 }
-needs_detectron2 = pytest.mark.skipif(
-    importlib.util.find_spec("detectron2") is None, reason="detectron2 is not installed"
-)
 
 
 @pytest.fixture(scope="module")
@@ -53,16 +48,6 @@ def network(given):
     return copy.deepcopy(given)
 
 
-def test_without_detectron2_the_error_says_how_to_install_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "detectron2", None)
-    with pytest.raises(ImportError) as missing:
-        tasks.create(MASK)
-    for part in (f"detectron2@{COMMIT}", "--no-build-isolation", "setuptools<82"):
-        assert part in str(missing.value)
-    tasks.create(TaskConfig())
-
-
-@needs_detectron2
 @pytest.mark.parametrize("config", TERMS, ids=lambda config: config.name)
 def test_losses_reach_the_image(config):
     """Untrained, sizes mixed, one image without objects, then both; masks only where asked for."""
@@ -78,7 +63,6 @@ def test_losses_reach_the_image(config):
     assert all(torch.isfinite(term) for term in empty.values()) and empty["loss_box_reg"] == 0
 
 
-@needs_detectron2
 def test_a_loss_does_not_depend_on_the_one_before():
     network = tasks.create(RETINA).requires_grad_(False)
     image = pictures()[0]
@@ -88,14 +72,12 @@ def test_a_loss_does_not_depend_on_the_one_before():
     assert all(torch.equal(one[name], again[name]) for name in one)
 
 
-@needs_detectron2
 def test_gradient_to_the_image_is_that_of_finite_differences(network):
     """One image is reduced and one enlarged."""
     network.double().sides = (44, 1333)
     adapters.assert_gradient(network, pictures(), 1e-8)
 
 
-@needs_detectron2
 def test_an_untrained_network_trains():
     network = tasks.create(MASK)
     network.model.roi_heads.batch_size_per_image = 8
@@ -103,7 +85,6 @@ def test_an_untrained_network_trains():
     adapters.assert_trains(network, [target(image, 1) for image in pictures()])
 
 
-@needs_detectron2
 def test_bf16(network):
     """Under autocast: the same within its digits, maps handed over in float32, finite gradients."""
     images = [image.requires_grad_() for image in pictures()]
@@ -124,9 +105,7 @@ def test_bf16(network):
     assert all(g.dtype == torch.float32 and g.isfinite().all() and g.any() for g in gradients)
 
 
-@needs_detectron2
 def test_predictions_are_as_documented(network):
-    """Also of none found; given maps serve as well."""
     images = pictures()
     network.train()
     predictions = network.predict(images)
@@ -142,7 +121,6 @@ def test_predictions_are_as_documented(network):
     assert not any(len(each["scores"]) for each in empty)
 
 
-@needs_detectron2
 def test_predictions_of_a_dense_detector():
     network = tasks.create(RETINA)
     network.model.test_score_thresh = 0.0
@@ -151,7 +129,6 @@ def test_predictions_of_a_dense_detector():
     adapters.assert_same(predictions, network.predict(pictures(), network.features(pictures())))
 
 
-@needs_detectron2
 def test_images_are_resized_as_detectron2_does_it(network):
     """Its own transform reads and rounds 8 bits, so up to a grey level lies between the two."""
     from detectron2.data.transforms import AugInput, ResizeShortestEdge
@@ -166,7 +143,6 @@ def test_images_are_resized_as_detectron2_does_it(network):
         assert np.abs(ours - data.image).max() <= 1.01
 
 
-@needs_detectron2
 def test_labels_are_detectron2s_and_one_more(network):
     """Its classes are the categories by rising id, counted from 0; its background is the last."""
     from detectron2.data import MetadataCatalog
@@ -205,7 +181,6 @@ def perturbed(images, results: list[dict]) -> dict:
     }
 
 
-@needs_detectron2
 def test_average_precision_is_that_of_detectron2s_evaluator(network, tmp_path):
     """detectron2 runs its own inference and its own evaluator over the same weights."""
     from detectron2.data import DatasetCatalog
@@ -237,9 +212,7 @@ def test_average_precision_is_that_of_detectron2s_evaluator(network, tmp_path):
             assert 100 * value == pytest.approx(theirs[kind][name]), name
 
 
-@needs_detectron2
 def test_by_name():
-    """Seeded, without a trace in the global generator."""
     state = torch.get_rng_state()
     one, other = tasks.create(RETINA), tasks.create(RETINA)
     assert torch.equal(torch.get_rng_state(), state) and fingerprint(one) == fingerprint(other)
@@ -247,7 +220,6 @@ def test_by_name():
     assert tasks.create(replace(RETINA, {"min_size": None})).sides == (800, 1333)
 
 
-@needs_detectron2
 @pytest.mark.parametrize(
     "name, changes, message",
     [
@@ -285,7 +257,6 @@ def published(hub, monkeypatch):
     return state
 
 
-@needs_detectron2
 def test_published_weights_are_loaded_whole(published, hub, new_run):
     """As detectron2's checkpointer does it; trained further, the published file is not needed."""
     from detectron2.checkpoint import DetectionCheckpointer

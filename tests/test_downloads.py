@@ -1,14 +1,17 @@
-"""Pickles of arrays: what numpy wrote comes back, what would run code never does."""
+"""Published weights: whole or not at all, and never unpickled; pickles of arrays come back."""
 
+import hashlib
 import os
 import pickle
+import re
 from collections import OrderedDict
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from compressai.zoo import image as zoo
-from conftest import Malicious
+from conftest import Malicious, picture
 
 from icmlib import codecs, downloads, tasks
 from icmlib.config import BaseTrainingConfig, CodecConfig, TaskConfig
@@ -18,6 +21,7 @@ from icmlib.tasks import proxies
 
 MODELS = "https://download.pytorch.org/models/"
 ZOO, PAPER = CodecConfig("mbt2018_mean"), BaseTrainingConfig(proxy="vgg16")
+TINY = CodecConfig("mbt2018_mean", N=8, M=12)
 FASTER_RCNN = TaskConfig("fasterrcnn_mobilenet_v3_large_fpn", weights="COCO_V1", num_classes=80)
 CHECKPOINT = {
     "model": OrderedDict(
@@ -98,10 +102,8 @@ def test_what_is_no_pickle_of_arrays_is_refused(tmp_path, content, message):
 
 
 def test_a_file_in_the_cache_is_read(hub):
-    path = hub / "model_final_f10217.pkl"
-    url = f"https://nowhere.invalid/detectron2/{path.name}"
-    path.write_bytes(WHOLE)
-    found = read_state(url, "these")
+    (hub / "made.pkl").write_bytes(WHOLE)
+    found = read_state("https://nowhere.invalid/made.pkl", "these")
     np.testing.assert_array_equal(found["model"]["weight"], CHECKPOINT["model"]["weight"])
 
 
@@ -131,3 +133,50 @@ def test_no_network_says_what_to_put_where(hub, load, url, monkeypatch):
     with pytest.raises(WeightsUnavailable, match="no route to host") as offline:
         load()
     assert url in str(offline.value) and str(hub / url.rsplit("/", 1)[1]) in str(offline.value)
+
+
+def test_published_weights_make_the_same_bits(publish, monkeypatch, new_run):
+    """Named as in CompressAI 1.1, from DataParallel, with old tables; with their own N and M."""
+    published = codecs.create(TINY, seed=5).eval()
+    published.update()
+    published.model.entropy_bottleneck.quantiles.data.mul_(0.5)
+    old = partial(re.sub, r"bottleneck\.(matrices|biases|factors)\.", r"bottleneck._\1.")
+    state = {f"module.{old(name)}": value for name, value in published.model.state_dict().items()}
+    monkeypatch.setitem(zoo.model_urls["mbt2018-mean"], "mse", {3: publish(OrderedDict(state))})
+    monkeypatch.setitem(zoo.cfgs, "mbt2018-mean", {3: (8, 12)})
+    published.update()
+    codec, run, bitstream = codecs.pretrained(ZOO, 3), new_run(), published.encode(picture())
+    run.save_weights(codec)
+    assert codecs.zoo_config(ZOO, 3) == TINY
+    widths = CodecConfig("bmshj2018_factorized", N=192, M=320)
+    assert codecs.zoo_config(CodecConfig(widths.name), 8) == widths
+    for made in (codec, codecs.load(TINY, run.path("final.safetensors"))):
+        assert made.encode(picture()) == bitstream and not made.training
+        assert torch.equal(made.decode(bitstream), published.decode(bitstream))
+
+
+@pytest.mark.parametrize(
+    ("name", "quality", "message"),
+    [
+        ("cheng2020_anchor", 7, "no weights of quality 7; there are: 1, 2, 3, 4, 5, 6"),
+        ("scale_hyperprior_s8", 1, "scale_hyperprior_s8 has no weights of quality 1; .* none"),
+    ],
+)
+def test_weights_that_do_not_exist_are_an_error(name, quality, message):
+    for call in (codecs.pretrained, codecs.zoo_config):
+        with pytest.raises(ValueError, match=message):
+            call(CodecConfig(name), quality)
+
+
+def test_a_download_is_kept_if_it_is_what_its_name_says(tmp_path, monkeypatch):
+    """An address of the disk, in place of the network's."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "new"))
+    torch.save({"weight": torch.ones(3)}, tmp_path / "made")
+    digest = hashlib.sha256((tmp_path / "made").read_bytes()).hexdigest()[:8]
+    for name in (f"right-{digest}.pth", "wrong-01234567.pth"):
+        (tmp_path / name).write_bytes((tmp_path / "made").read_bytes())
+    found = read_state((tmp_path / f"right-{digest}.pth").as_uri(), "these")
+    assert torch.equal(found["weight"], torch.ones(3))
+    with pytest.raises(WeightsUnavailable, match="invalid hash value"):
+        read_state((tmp_path / "wrong-01234567.pth").as_uri(), "these")
+    assert [path.name for path in tmp_path.rglob("new/**/*.pth")] == [f"right-{digest}.pth"]

@@ -1,5 +1,3 @@
-"""Files of any kind: pictures, folders of them, numbers as JSON."""
-
 import json
 import os
 

@@ -1,18 +1,18 @@
-"""SIGKILL at any moment of a run: the one that goes on ends as one that nobody disturbed.
-
-Each run is a process of its own, forked from a server that has PyTorch loaded already.
-"""
+"""Killed at any moment, a run that goes on ends as one that nobody disturbed; and two processes
+that share a training (`accelerate launch`) do what one does."""
 
 import itertools
 import multiprocessing
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import every_training
+import pandas as pd
 import pytest
 import torch
 from conftest import contents
@@ -22,6 +22,8 @@ from icmlib.datasets import deadleaves
 
 pytestmark = pytest.mark.slow
 OWN = {".lock", "run.json", "last.pt"}  # hold times and process numbers
+# with --cpu in place of --multi_gpu, Accelerate starts one, whatever the number
+LAUNCH = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["icmlib.training", "icmlib.evaluate", "torchvision", "pytest"])
 
@@ -67,7 +69,6 @@ def assert_same(folder: Path, undisturbed: Path) -> None:
 
 @pytest.fixture(scope="module")
 def whole(ended, tmp_path_factory) -> Path:
-    """The folder of the undisturbed run."""
     folder = tmp_path_factory.mktemp("whole")
     assert ended(folder).exitcode == 0
     return folder
@@ -129,3 +130,30 @@ def test_killed_notebook(notebook, tmp_path):
     assert notebook("killed").wait() == 0 and whole.wait() == 0
     assert (folder / "last.pt").stat().st_mtime_ns == trained
     assert_same(folder, tmp_path / "whole" / folder.relative_to(tmp_path / "killed"))
+
+
+def train(folder: Path, scenes: Path, *launch) -> Path:
+    words = [sys.executable, *launch, every_training.__file__, folder, scenes]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run(list(map(str, words)), env=environment, check=True, timeout=600)
+    return folder
+
+
+def test_two_processes_train_as_one_does(scenes_folder, tmp_path):
+    """The same global batches: losses within a percent, though each draws its own noise."""
+    one = train(tmp_path / "one", scenes_folder)
+    two = train(tmp_path / "two", scenes_folder, *LAUNCH)
+    assert [(each / "processes.txt").read_text() for each in (one, two)] == ["1", "2"]
+    for run in ("task", "finetune", "base", "chain"):
+        logs = [pd.read_csv(folder / run / "log.csv") for folder in (one, two)]
+        assert len(logs[0]) == 2 and logs[0].columns.equals(logs[1].columns)
+        assert logs[1]["loss"].to_list() == pytest.approx(logs[0]["loss"].to_list(), rel=0.01), run
+
+
+def test_two_processes_share_a_notebook(notebook, tmp_path):
+    """Both run it to its end, in one run folder; the copy of the first is kept."""
+    assert notebook("shared", *LAUNCH).wait(timeout=600) == 0
+    copies = {str(file.parent) for file in tmp_path.rglob("shared.ipynb")}
+    assert len(copies) == 2 and str(tmp_path) in copies
+    (log,) = tmp_path.rglob("log.csv")
+    assert pd.read_csv(log)["step"].to_list() == list(range(7))

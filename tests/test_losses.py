@@ -1,5 +1,3 @@
-"""Loss terms and the discriminator, against numbers worked by hand."""
-
 import math
 
 import pytest

@@ -7,11 +7,11 @@ import sys
 
 import nbformat
 import pytest
-from click.testing import CliRunner
+from conftest import icm, icm_process
 from PIL import Image
 
 from icmlib.io import InputError
-from icmlib.tool import cli, notebooks
+from icmlib.tool import notebooks
 
 KILLED = "import os, signal\nos.kill(os.getpid(), 9)"
 
@@ -37,8 +37,7 @@ def notebook(tmp_path):
 
 def test_parameters_reach_the_notebook(notebook, tmp_path):
     executed = tmp_path / "out" / "executed.ipynb"
-    words = ["run", str(notebook), str(executed), "steps=2", "name=xy"]
-    done = CliRunner().invoke(cli.main, words)
+    done = icm("run", notebook, executed, "steps=2", "name=xy")
     assert done.exit_code == 0
     assert done.stdout.startswith("small steps=2 name=xy: started\nsmall steps=2 name=xy: done in ")
     outputs = nbformat.read(executed, as_version=4).cells[-1].outputs
@@ -57,8 +56,7 @@ def test_parameters_reach_the_notebook(notebook, tmp_path):
     ],
 )
 def test_parameters_that_cannot_be_are_told_in_one_line(notebook, tmp_path, word, message):
-    words = ["run", str(notebook), str(tmp_path / "out.ipynb"), word]
-    done = CliRunner().invoke(cli.main, words)
+    done = icm("run", notebook, tmp_path / "out.ipynb", word)
     assert done.exit_code == 2 and message in done.stderr
     assert not list(tmp_path.glob("out*"))
 
@@ -69,7 +67,7 @@ def test_a_notebook_that_is_none_is_named_in_one_line(tmp_path, text, message):
     if text:
         book.write_text(text)
     for words in (("run", book, out), ("report", out, book)):
-        done = CliRunner().invoke(cli.main, [str(word) for word in words])
+        done = icm(*words)
         assert done.exit_code == 2 and not out.exists()
         assert f"{book} {message}" in done.stderr and done.stderr.count("\n") == 1
 
@@ -95,17 +93,11 @@ def test_failed_run_is_said_with_its_cell(notebook, tmp_path, cell, message):
     nbformat.write(book, notebook)
     executed, unfinished = tmp_path / "out.ipynb", tmp_path / "out.unfinished.ipynb"
     executed.write_text("before")
-    done = CliRunner().invoke(cli.main, ["run", str(notebook), str(executed)])
+    done = icm("run", notebook, executed)
     assert done.exit_code == 2 and "Traceback" not in done.output
     assert f"{message}{unfinished if 'traceback' in message else ''}" in done.stderr
     assert cell == KILLED or "ZeroDivisionError" in unfinished.read_text()
     assert executed.read_text() == "before"
-
-
-def icm(*words, **variables) -> subprocess.CompletedProcess:
-    """The command line in a process of its own."""
-    command = [sys.executable, "-m", "icmlib.tool.cli", *map(str, words)]
-    return subprocess.run(command, env=os.environ | variables, capture_output=True, text=True)
 
 
 @pytest.mark.slow
@@ -115,7 +107,7 @@ def test_the_kernel_is_of_this_environment(notebook, tmp_path):
     kernel.parent.mkdir(parents=True)
     spec = {"argv": ["false", "{connection_file}"], "display_name": "other", "language": "python"}
     kernel.write_text(json.dumps(spec))
-    done = icm("run", notebook, tmp_path / "out.ipynb", JUPYTER_DATA_DIR=str(tmp_path))
+    done = icm_process("run", notebook, tmp_path / "out.ipynb", JUPYTER_DATA_DIR=str(tmp_path))
     assert done.returncode == 0, done.stderr
 
 
@@ -143,7 +135,7 @@ def test_variables_that_another_launcher_left_are_ignored(tmp_path):
     """A process that waited for others would never end."""
     left = dict.fromkeys(("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE"), "2") | {"RANK": "1"}
     Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
-    done = icm("encode", tmp_path / "a.png", tmp_path / "a.icm", **left)
+    done = icm_process("encode", tmp_path / "a.png", tmp_path / "a.icm", **left)
     assert done.returncode == 0, done.stderr
 
 

@@ -1,6 +1,3 @@
-"""Open Images to COCO: files made in the official format, whole, broken, and stopped halfway; and
-the check of what is missing of a data set."""
-
 import json
 import re
 from pathlib import Path
@@ -8,16 +5,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from click.testing import CliRunner
+from conftest import done, icm
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from icmlib import datasets
 from icmlib.config import DataConfig
-from icmlib.datasets import CocoDataset, openimages
+from icmlib.datasets import CocoDataset
 from icmlib.datasets.coco import coco_categories
-from icmlib.tool import cli
+from icmlib.tool import openimages
 
 ROOT = Path(__file__).parent.parent
 TABLE = "validation-annotations-object-segmentation.csv"
@@ -74,12 +71,6 @@ class Official:
         return CocoDataset(self.root / "validation", self.target)
 
 
-@pytest.fixture(autouse=True)
-def project(monkeypatch):
-    """The table of the project, wherever the tests are started."""
-    monkeypatch.setenv("ICM_ROOT", str(ROOT))
-
-
 @pytest.fixture
 def official(tmp_path) -> Official:
     return Official(tmp_path / "openimages")
@@ -92,7 +83,6 @@ def left_out(report: dict) -> dict:
 
 
 def test_result_is_coco_instances(official):
-    """As pycocotools reads it; ids ascend; no crowds; person is 1, cat 16, toothbrush 80."""
     report = official.convert()
     assert (report["images"], report["annotations"], left_out(report)) == (2, 3, {})
     assert json.loads(official.target.with_suffix(".report.json").read_text()) == report
@@ -101,10 +91,9 @@ def test_result_is_coco_instances(official):
     for number, image in enumerate(official.read()["images"], 1):
         name = image_id(number)
         assert image == {"id": number, "file_name": f"{name}.jpg", "open_images_id": name, **size}
-    assert [annotation["id"] for annotation in official.read()["annotations"]] == [1, 2, 3]
-    for annotation in official.read()["annotations"]:
+    for number, annotation in enumerate(official.read()["annotations"], 1):
         assert annotation["area"] == reference.annToMask(annotation).sum()
-        assert annotation["iscrowd"] == 0
+        assert (annotation["id"], annotation["iscrowd"]) == (number, 0)
     cat = dataset[1][1]
     np.testing.assert_array_equal(cat["masks"][0], MASK)
     assert cat["boxes"].tolist() == [[6, 4, 18, 12]] and cat["labels"].tolist() == [16]
@@ -146,11 +135,9 @@ def test_only_the_listed_images(official, tmp_path, text):
 
 
 def test_command_line(official):
-    done, refused = (
-        CliRunner().invoke(cli.main, ["openimages", str(official.root), split])
-        for split in ("validation", "test")
-    )
-    assert done.exit_code == 0 and json.loads(done.stdout)["annotations"] == 3
+    printed = done(icm("openimages", official.root, "validation"))
+    assert json.loads(printed)["annotations"] == 3
+    refused = icm("openimages", official.root, "test")
     assert refused.exit_code == 2 and "no " in refused.stderr
 
 
@@ -227,7 +214,6 @@ def test_wrong_file_is_named(official, name, content, message):
 
 
 def test_no_usable_mask_says_why(official):
-    """A JSON that is there stays."""
     official.convert()
     first = official.target.read_bytes()
     for mask in (official.root / "validation-masks").iterdir():
@@ -238,7 +224,6 @@ def test_no_usable_mask_says_why(official):
 
 
 def test_check_names_everything_that_is_missing(official):
-    """Splits, images, folders and files, in one message."""
     official.convert()
     official.image(1).unlink()
     official.image(2).write_bytes(b"")

@@ -1,13 +1,15 @@
-"""A codec, a task network and a data set from outside of the library, as notebooks/README.md shows
-them: its very lines."""
+"""A codec, a task network and a data set of one's own: the lines of notebooks/README.md."""
 
 import re
 import shutil
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
+from conftest import picture
+from torchvision.utils import save_image
 
 import icmlib as icm
 from icmlib import codecs, datasets, tasks, training
@@ -16,9 +18,27 @@ from icmlib.config import CodecConfig, DataConfig
 from icmlib.datasets import deadleaves
 from icmlib.io import imported, save_weights
 from icmlib.tasks.torchvision import TorchvisionTask
+from icmlib.tool.notebooks import run_notebook
 
-TEXT = (Path(__file__).parents[1] / "notebooks" / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "notebooks" / "README.md").read_text()
 PROFILE = "base: {steps: 2, batch: 2, crop: 64}\n"
+PHOTOGRAPHS = """
+data:
+  name: mine
+  root: data
+  splits:
+    train: {images: train, limit: 3}
+    val: {images: train, skip: 3}
+    test: {images: test}
+task: null
+codec: {N: 8, M: 12}
+base: {proxy: vgg16, steps: 2, batch: 2, crop: 32}
+finetune: {steps: 2, batch: 2, patch_size: 96, lr: 0.05}
+evaluation: {resamples: 20, resamples_val: 20}
+rows: {p3x64: {lambda_feature: 1.0}}
+"""
+BOOKS = ("00_data", "01_task_network", "02_base_codec", "03_patchgan_finetuning", "04_ablations")
 
 
 @pytest.fixture
@@ -42,7 +62,6 @@ def own(project, scenes_folder, monkeypatch):
 
 
 def test_the_lines_of_the_readme_train_and_are_measured(own):
-    """Two steps of base training for the network's features, then rate, fidelity and AP."""
     profile = icm.load_profile("mine")
     build = imported(profile.task.name, "task network")
     save_weights(own / profile.task.weights, build(profile.task))
@@ -99,3 +118,23 @@ def test_a_codec_is_a_compressai_model(own):
     (own / "other.py").write_text("def build(*_):\n    return 1\n")
     with pytest.raises(ValueError, match="codec 'other:build' returns int; need a CompressAI mod"):
         codecs.create(CodecConfig("other:build"))
+
+
+@pytest.mark.slow
+def test_table_1_of_a_folder_of_photographs(project, tmp_path):
+    """One row; some photographs are smaller than a patch. The machine is scored by VGG distance."""
+    project(tiny=PHOTOGRAPHS)
+    for folder, sides in (("train", (64, 80, 128, 96)), ("test", (96, 120))):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+        for side in sides:
+            save_image(picture(side, 160 - side // 2), tmp_path / "data" / folder / f"{side}.jpg")
+    shutil.copy(ROOT / "data/le2022_table1.csv", tmp_path / "data")
+    for name in BOOKS:
+        book = f"{name}.ipynb"
+        run_notebook(ROOT / "notebooks" / book, tmp_path / book, {"profile": "tiny"})
+    results = tmp_path / "results" / "tiny"
+    table = pd.read_csv(results / "table1.csv", index_col="row")
+    assert (table["vgg"] > 0).all() and not [name for name in table if "AP" in name]
+    assert table.loc["p3x64", "vgg_change"] != 0 and table.loc["base", "vgg_change"] == 0
+    claims = pd.read_csv(results / "claims.csv", index_col="finding")["verdict"]
+    assert claims["p3x64: VGG distance not up"] != "cannot be said"

@@ -1,5 +1,3 @@
-"""A patch decode equals the full decode, whatever the decoder and wherever the patch."""
-
 import random
 import warnings
 from functools import partial
@@ -82,10 +80,8 @@ def random_case(seed: int):
     decoder = randomize(nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), *parts), generator)
     height, width = rng.randint(3, 8), rng.randint(3, 8)
     sizes = (height, width), (height, width), (height + rng.randint(0, 2), width + 1)
-    latents = [
-        torch.randn(4, *size, generator=generator, dtype=torch.float64).mul(3).round()
-        for size in sizes
-    ]
+    given = {"generator": generator, "dtype": torch.float64}
+    latents = [torch.randn(4, *size, **given).mul(3).round() for size in sizes]
     with torch.no_grad():
         extents = [decoder(y_hat[None].clone()).shape[-2:] for y_hat in latents]
     patch = [rng.choice([side, rng.randint(1, side)]) for side in map(min, *extents)]
@@ -96,7 +92,6 @@ def random_case(seed: int):
 
 
 def full_decode(decoder, latents, corners, size) -> torch.Tensor:
-    """Decode the whole image of each patch, then cut."""
     images = [decoder(y_hat[None].clone())[0] for y_hat in latents]
     places = zip(images, corners.tolist())
     return torch.stack([x[:, r : r + size[0], c : c + size[1]] for x, (r, c) in places])
@@ -134,13 +129,11 @@ def assert_equals_full_decode(decoder, latents, corners, size) -> None:
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 @pytest.mark.parametrize("seed", range(100))
 def test_patches_and_gradients_equal_the_full_decode(seed):
-    """The heart of finetuning: nothing is lost by decoding only the patches."""
     assert_equals_full_decode(*random_case(seed))
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_patches_of_the_real_decoders(name):
-    """CompressAI's and the study's: corners, borders, an odd place."""
     generator = torch.Generator().manual_seed(0)
     decoder = randomize(zoo_decoder(name), generator)
     y_hat = torch.randn(6, 5, 7, generator=generator, dtype=torch.float64).mul(4).round()
@@ -211,7 +204,6 @@ def test_patch_outside_the_image_is_an_error(corner):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_decoder_layers_are_counted_from_the_latents(name):
-    """Each up-samples by two; together they are the decoder, in its order."""
     decoder = zoo_decoder(name)
     layers, x = decoder_layers(decoder), torch.randn(1, 6, 3, 5)
     assert len(layers) == (3 if "_s8" in name else 4)
@@ -222,7 +214,6 @@ def test_decoder_layers_are_counted_from_the_latents(name):
 
 
 def test_what_precedes_the_first_upsampling_is_the_first_layer():
-    decoder = nn.Sequential(
-        nn.Conv2d(2, 4, 1), nn.ReLU(), subpel_conv3x3(4, 4, 2), nn.ConvTranspose2d(4, 3, 2, 2)
-    )
+    first = nn.Conv2d(2, 4, 1), nn.ReLU(), subpel_conv3x3(4, 4, 2)
+    decoder = nn.Sequential(*first, nn.ConvTranspose2d(4, 3, 2, 2))
     assert [len(layer) for layer in decoder_layers(decoder)] == [3, 1]

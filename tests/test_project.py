@@ -1,5 +1,3 @@
-"""The project's own files: versions that agree, notebooks that are clean, profiles that load."""
-
 import re
 import tomllib
 from pathlib import Path

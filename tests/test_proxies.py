@@ -4,6 +4,7 @@ import functools
 
 import pytest
 import torch
+from conftest import tiny_codec
 from torchvision.models import VGG16_Weights, vgg16
 
 from icmlib import downloads, training
@@ -46,8 +47,7 @@ def pair():
 
 
 def test_maps_are_those_of_torchvision(state, pair):
-    """Every layer by name, of images normalised as torchvision's preset does it; asked for few, in
-    whatever order, it stops at the last."""
+    """Of images as torchvision normalises them; asked for few, it stops at the last."""
     with torch.device("meta"):
         theirs = vgg16(weights=None)
     theirs.load_state_dict(state, assign=True)
@@ -77,15 +77,15 @@ def test_gradients_reach_the_decoded_image_alone(state, pair):
     assert x.grad is None and (x_hat.grad.flatten(1).abs().sum(1) > 0).all()
 
 
-def test_the_proxy_is_frozen_and_trains_the_codec(state, make_codec, scenes, new_run):
+def test_the_proxy_is_frozen_and_trains_the_codec(state, scenes, new_run):
     """It has the say, not the task network; its weights stay, bit for bit."""
     proxy = proxies.create(PAPER, None)
-    before, codec = fingerprint(proxy), make_codec(seed=2)
+    before, codec = fingerprint(proxy), tiny_codec(seed=2)
     assert not proxy.training and not any(p.requires_grad for p in proxy.parameters())
     assert proxies.create(BaseTrainingConfig(), codec) is codec  # by default the given network
     training.train_base_codec(codec, proxy, scenes("train"), PAPER, new_run())
     log = new_run().logged()
     assert (log["feature"] > 0).all() and fingerprint(proxy) == before
-    assert fingerprint(codec) != fingerprint(make_codec(seed=2))
+    assert fingerprint(codec) != fingerprint(tiny_codec(seed=2))
     with pytest.raises(ValueError, match="lambda_task is on the task network's own loss"):
         training.patchgan.set_up(codec, proxy, FinetuneConfig(lambda_task=1.0))

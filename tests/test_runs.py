@@ -1,5 +1,3 @@
-"""Run folders: resuming, whole files, and errors that say what to do."""
-
 import json
 import os
 import pickle
@@ -11,18 +9,12 @@ import pytest
 import torch
 from conftest import Malicious, contents
 from filelock import FileLock, Timeout
+from matplotlib.figure import Figure
 from safetensors.torch import save_file
 from torch import nn
 
 from icmlib import io
-from icmlib.io import (
-    PACKAGED,
-    fingerprint,
-    load_weights,
-    project_root,
-    save_weights,
-    written,
-)
+from icmlib.io import PACKAGED, fingerprint, load_weights, project_root, save_weights, written
 from icmlib.studies import figures
 from icmlib.studies.profile import load_profile
 from icmlib.studies.runs import UNFINISHED, Run, git_state, open_run
@@ -49,8 +41,7 @@ def filled(folder, **inputs) -> Run:
 
 @pytest.mark.filterwarnings("error::UserWarning")
 def test_same_parameters_and_inputs_resume(tmp_path):
-    """Nothing is lost by opening a run again, and it keeps its start. What it runs on is recorded,
-    and decides nothing."""
+    """Nothing is lost by opening a run again; what it runs on is recorded, and decides nothing."""
     file = filled(tmp_path / "a", data="x").path("run.json")
     old = json.loads(file.read_text())
     facts = {key: old[key] for key in ("threads", "versions", "provenance")}
@@ -71,7 +62,6 @@ def test_same_parameters_and_inputs_resume(tmp_path):
     ],
 )
 def test_a_run_of_other_parameters_or_inputs_is_moved_aside(tmp_path, parameters, seed, difference):
-    """The warning says what differs; all of the old run is kept, nothing of it stays behind."""
     folder = filled(tmp_path / "a", data={"seed": 0, "size": 64}).folder
     if "cannot be read" in difference:
         (folder / "run.json").write_text('{"parameters": {"l')
@@ -96,7 +86,6 @@ def test_other_annotations_are_another_input(project, finished):
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_every_run_moved_aside_is_kept(tmp_path):
-    """Each by the next number; the one of the first parameters is not taken back."""
     for seed in (0, 1, 0):
         run = Run(tmp_path / "a", {"seed": seed}, {}, {})
         assert run.resume(net=layer()) == 0
@@ -108,7 +97,6 @@ def test_every_run_moved_aside_is_kept(tmp_path):
 
 
 def test_a_folder_is_of_one_process(tmp_path):
-    """Also that of a new run, after the old one was moved aside."""
     busy = pytest.raises(io.UserError, match="another process is at work")
     with FileLock(tmp_path / ".lock"), busy:
         Run(tmp_path, {}, {}, {})
@@ -135,7 +123,6 @@ def test_the_notebook_that_opens_a_run_stays_with_it(tmp_path):
 
 
 def test_run_file_tells_where_a_number_comes_from(tmp_path):
-    """Versions, git commit, parameters, start; the end once finished."""
     run = Run(tmp_path / "a", {"size": np.int64(7)}, {"data": "x"}, {"profile": "t", "seed": 3})
     facts = json.loads(run.path("run.json").read_text())
     assert facts["parameters"] == {"size": 7} and facts["inputs"] == {"data": "x"}
@@ -232,7 +219,6 @@ def test_weights_come_back(tmp_path):
 
 
 def test_weights_that_do_not_serve_are_named(tmp_path):
-    """Missing, of another architecture (with the tensor), truncated."""
     path = tmp_path / "w.safetensors"
     with pytest.raises(FileNotFoundError, match=r"w\.safetensors do not exist"):
         load_weights(layer(), path)
@@ -250,7 +236,6 @@ def test_weights_that_do_not_serve_are_named(tmp_path):
 
 
 def test_fingerprint_changes_with_what_it_is_of(tmp_path):
-    """Weights, their names, plain values, files, and where one thing ends and the next begins."""
     file = tmp_path / "f"
     file.write_bytes(b"a")
     before = fingerprint(file)
@@ -269,7 +254,6 @@ def test_a_clone_states_its_commit():
 
 
 def test_project_root(tmp_path, monkeypatch):
-    """From a folder inside the project, from ICM_ROOT, and the folder itself outside of any."""
     inside = tmp_path / "project" / "notebooks"
     (inside / "profiles").mkdir(parents=True)
     monkeypatch.delenv("ICM_ROOT", raising=False)
@@ -282,8 +266,6 @@ def test_project_root(tmp_path, monkeypatch):
 
 
 def test_figure_is_saved_with_its_table_and_provenance(new_run):
-    from matplotlib.figure import Figure
-
     run, figure = new_run(), Figure()
     run.figure(figure, "rates", pd.DataFrame({"bpp": [0.5]}))
     assert run.path("figures/rates.png").read_bytes()[:4] == b"\x89PNG"
@@ -300,8 +282,8 @@ def test_for_a_paper_figures_are_also_pdf_and_tables_also_latex(new_run, monkeyp
     data = run.path("figures/crops.pdf").read_bytes()
     box = re.search(rb"/MediaBox \[ 0 0 ([\d.]+) ([\d.]+) \]", data)
     assert 6.5 < float(box[1]) / 72 <= 7.1 and b"/Type0" in data and b"/Type3" not in data
-    values = {"value": [0.12345], "value_low": [-0.5], "value_high": [np.nan]}
-    run.save_table(pd.DataFrame({"row": ["p_3 & 4 %"], **values}), "scores")
+    values = {"row": ["p_3 & 4 %"], "value": 0.12345, "value_low": -0.5, "value_high": np.nan}
+    run.save_table(pd.DataFrame(values), "scores")
     text = run.path("scores.tex").read_text()
     assert r"p\_3 \& 4 \% & 0.123 [$-$0.5, nan] \\" in text and r"\toprule" in text
     assert all(f"{name} {value}" in text for name, value in run.provenance.items())

@@ -1,17 +1,13 @@
 """Decoded with other settings than it was encoded with: the same symbols, or an error."""
 
 import contextlib
-import os
-import subprocess
-import sys
 
 import pytest
 import skimage.data
 import torch
-from conftest import picture, tiny_codec
+from conftest import icm_process, picture, tiny_codec
 
 from icmlib.codecs import BitstreamError
-from icmlib.device import on_all_cores
 from icmlib.studies.trained import load_decoders
 
 NAMES = ["scale_hyperprior_s8", "mbt2018_mean", "mbt2018"]
@@ -42,28 +38,16 @@ SETTINGS = {
 
 
 def test_bits_do_not_depend_on_the_number_of_threads(monkeypatch):
-    """The encoder computes with one: several add in another order, and a latent may then round to
-    another integer."""
+    """The encoder computes with one: several add in another order, which may round otherwise."""
     codec, seen = load_decoders().codec, set()
     compress = codec._compress
-    monkeypatch.setattr(
-        codec, "_compress", lambda x: seen.add(torch.get_num_threads()) or compress(x)
-    )
+    watched = lambda x: seen.add(torch.get_num_threads()) or compress(x)  # noqa: E731
+    monkeypatch.setattr(codec, "_compress", watched)
     for count in (1, 2, 3):
         with threads(count):
             codec.encode(torch.rand(3, 64, 64))
             assert torch.get_num_threads() == count
     assert seen == {1}
-
-
-READ = """
-import sys
-from pathlib import Path
-from icmlib.codecs import Bitstream
-from icmlib.studies.trained import load_decoders
-for name in sys.argv[1:]:
-    load_decoders().codec.decode_latents(Bitstream.from_bytes(Path(name).read_bytes()))
-"""
 
 
 @pytest.mark.slow
@@ -73,16 +57,15 @@ def test_older_processors_read_what_newer_ones_wrote(tmp_path, oldest):
     codec = load_decoders().codec
     for name in ("astronaut", "chelsea"):
         x = torch.from_numpy(getattr(skimage.data, name)()).permute(2, 0, 1) / 255
-        (tmp_path / name).write_bytes(bytes(codec.encode(x)))
+        (tmp_path / f"{name}.icm").write_bytes(bytes(codec.encode(x)))
     limits = dict(zip(("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY"), oldest))
-    command = [sys.executable, "-c", READ, *map(str, tmp_path.iterdir())]
-    subprocess.run(command, env=os.environ | limits, check=True)
+    done = icm_process("decode", tmp_path, tmp_path / "decoded", **limits)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("name", NAMES)
 def test_settings_decode_alike_or_not_at_all(name, setting):
-    """Encoded plainly and decoded so, and the other way round."""
     codec, x = tiny_codec(name=name), picture(64, 80)
     changed, exactly = SETTINGS[setting]
     plain = codec.encode(x)
@@ -99,10 +82,3 @@ def test_settings_decode_alike_or_not_at_all(name, setting):
         else:
             torch.testing.assert_close(decoded, expected, atol=0 if exactly else 1e-4, rtol=0)
     assert bytes(other) == bytes(plain) or not exactly
-
-
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
-def test_alone_and_in_other_processes(workers):
-    codec, images = tiny_codec(), [picture(64, side) for side in (64, 96, 80)]
-    alone = [codec.encode(image) for image in images]
-    assert [*on_all_cores(type(codec).encode, codec, images, workers)] == alone

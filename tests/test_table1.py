@@ -1,5 +1,3 @@
-"""Table 1's logic on made tables that a person can check by hand, and the words of the answers."""
-
 import numpy as np
 import pandas as pd
 import pytest

@@ -1,6 +1,5 @@
-"""Task networks: no resizing, gradients to the image, given networks stay as they are."""
-
 import copy
+import sys
 
 import pytest
 import torch
@@ -10,6 +9,7 @@ from torch import nn
 from icmlib import tasks
 from icmlib.config import TaskConfig
 from icmlib.io import fingerprint
+from icmlib.tasks.detectron2 import COMMIT, PREFIX
 from icmlib.tasks.torchvision import small_mask_rcnn
 
 
@@ -27,7 +27,6 @@ def batch():
 
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_images_are_not_resized(network, batch, mode):
-    """Maps at strides 4, 8, 16 and 32 of the image itself, in training as in evaluation."""
     getattr(network, mode)()
     shapes = [tuple(m.shape) for m in network.features(batch[0]).values()]
     assert shapes == [(2, 64, 64 // s, 96 // s) for s in (4, 8, 16, 32)]
@@ -64,7 +63,6 @@ def test_batch_norm_is_trained_with_the_network_and_only_then(batch):
 
 
 def test_predictions_are_as_documented(network):
-    """Of images of different sizes, and of none found; given maps serve as well."""
     network.model.roi_heads.score_thresh = 0.0
     network.train()
     images = [torch.rand(3, 64, 96), torch.rand(3, 80, 32)]
@@ -82,7 +80,6 @@ def test_predictions_are_as_documented(network):
 
 
 def test_task_network_by_name(tmp_path, new_run):
-    """Seeded, without a trace in the global generator; with its weights; unknown names listed."""
     state = torch.get_rng_state()
     one = tasks.create(TaskConfig(num_classes=2, seed=3))
     assert torch.equal(torch.get_rng_state(), state)
@@ -96,3 +93,12 @@ def test_task_network_by_name(tmp_path, new_run):
         tasks.load(TaskConfig(num_classes=3), path)
     with pytest.raises(ValueError, match=r"network 'yolo'; known: small_mask.* detectron2:<conf"):
         tasks.create(TaskConfig("yolo"))
+
+
+def test_without_detectron2_the_error_says_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "detectron2", None)
+    with pytest.raises(ImportError) as missing:
+        tasks.create(TaskConfig(f"{PREFIX}COCO-Detection/retinanet_R_50_FPN_1x"))
+    for part in (f"detectron2@{COMMIT}", "--no-build-isolation", "setuptools<82"):
+        assert part in str(missing.value)
+    tasks.create(TaskConfig())

@@ -8,17 +8,16 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from click.testing import CliRunner
 from compressai.utils.plot.__main__ import matplotlib_plt, parse_json_file
-from conftest import picture
-from test_cli import CONFIG, assert_error, done
+from conftest import assert_error, done, icm, picture, tiny_codec
+from test_cli import CONFIG
 from torchvision.utils import save_image
 
 from icmlib.codecs import SHIPPED, Decoders, anchor
 from icmlib.datasets import deadleaves
 from icmlib.evaluate import summarize
 from icmlib.metrics import bd, fidelity
-from icmlib.tool import cli, rate_distortion
+from icmlib.tool import rate_distortion
 
 
 @dataclass
@@ -56,13 +55,13 @@ def evaluate(tmp_path, monkeypatch):
         words = ["evaluate", tmp_path / photos, "--out", tmp_path / "out", "--vgg-images", 0]
         words += [f"--codec={codec}" for codec in codecs]
         words += [word for name, value in options.items() for word in (f"--{name}", value)]
-        return CliRunner().invoke(cli.main, [str(word) for word in words if word is not True])
+        return icm(*(word for word in words if word is not True))
 
     return run
 
 
-def test_tables_are_of_the_images(evaluate, tmp_path, make_codec, others):
-    for name, codec, more in (("low", make_codec(1), {}), ("high", make_codec(), others)):
+def test_tables_are_of_the_images(evaluate, tmp_path, others):
+    for name, codec, more in (("low", tiny_codec(1), {}), ("high", tiny_codec(), others)):
         Decoders.of(codec, more).save(tmp_path / f"{name}.safetensors", CONFIG)
     files = [f"mine={tmp_path}/low.safetensors", f"mine={tmp_path}/high.safetensors:human,machine"]
     done(evaluate(*files, "JPEG:30", "WebP:30", OWN))

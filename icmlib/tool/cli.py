@@ -279,9 +279,7 @@ def openimages(root: Path, split: str, images: Path) -> None:
 
     ROOT is the folder of the official files; see data/README.md.
     """
-    from icmlib.datasets import openimages
-
-    click.echo(json.dumps(openimages.convert(root, split, images), indent=2))
+    click.echo(json.dumps(tool.openimages.convert(root, split, images), indent=2))
 
 
 @main.command()

@@ -1,6 +1,8 @@
-"""What Snakemake would run: on a cluster, by default, and after an edit. Nothing is submitted."""
+"""What Snakemake would run: on a cluster, by default, after an edit; nothing is submitted. And what
+`icm reproduce` says while it works, on a study whose notebooks cost nothing."""
 
 import importlib.util
+import logging
 import os
 import re
 import shutil
@@ -10,8 +12,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import icm_process
 
 from icmlib.studies.profile import load_profile
+from icmlib.tool.reproduce import Progress
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "notebooks/profiles/slurm"
@@ -19,10 +23,27 @@ PROFILE = yaml.safe_load((FOLDER / "config.yaml").read_text())
 STUDY1 = {"base_codec", "finetune", "post_filter", "ablations", "figures"}
 STUDY2 = {"mse_codec", "chain", "anchor", "bridge", "rate_task"}
 ALWAYS = {"data", "task_network", "report", "all"}
+# as the project's own: a notebook's output is its executed copy, its log the unfinished one
+SNAKEFILE = """
+OUT = f"results/{config['profile']}"
+rule all:
+    input: f"{OUT}/report.html"
+rule data:
+    input: notebook="notebooks/00_data.ipynb"
+    output: f"{OUT}/data/scenes/notebook.ipynb"
+    shell: "cp {input.notebook} {output}"
+rule finetune:
+    input: rules.data.output, notebook="notebooks/03_finetuning.ipynb"
+    output: f"{OUT}/finetune/{{row}}/notebook.ipynb"
+    shell: "test {wildcards.row} != broken && cp {input.notebook} {output}"
+rule report:
+    input: expand(rules.finetune.output, row=config["study"].split("+"))
+    output: f"{OUT}/report.html"
+    shell: "touch {output}"
+"""
 
 
 def notebook_rules() -> set[str]:
-    """The rules of the Snakefile that run a notebook."""
     text = (ROOT / "Snakefile").read_text()
     return set(re.findall(r"^use rule notebook as (\w+) with:", text, re.M))
 
@@ -114,3 +135,64 @@ def test_an_edit_runs_again_what_depends_on_it(finished, edited, again, stay):
     rules = {name for name, _ in dry_run("smoke", "all", "--cores", "1", root=finished)}
     os.utime(finished / "icmlib" / edited, (1e9, 1e9))
     assert again <= rules and not stay & rules
+
+
+@pytest.fixture
+def reproduce(tmp_path):
+    """`reproduce("a+b")`: the command for these rows, in a project of its own."""
+    (tmp_path / "notebooks").mkdir()
+    for name in ("00_data", "03_finetuning"):
+        (tmp_path / "notebooks" / f"{name}.ipynb").write_text("{}")
+    (tmp_path / "Snakefile").write_text(SNAKEFILE)
+    reference = tmp_path / "results" / "reference" / "tiny"
+    reference.mkdir(parents=True)
+    times = "rule,run,minutes,threads\ndata,scenes,2,1\nfinetune,a,20,1\nreport,tiny,0,1\n"
+    (reference / "times.csv").write_text(times)
+
+    def run(rows: str):
+        words = ("reproduce", "tiny", "--study", rows, "--cores", 1)
+        return icm_process(*words, ICM_ROOT=str(tmp_path))
+
+    return run
+
+
+@pytest.mark.slow
+def test_a_line_for_each_notebook_that_ends(reproduce, tmp_path):
+    """How long all takes is known from the reference; a second call does nothing."""
+    done = reproduce("a+b")
+    assert done.returncode == 0, done.stderr
+    first, *lines = done.stdout.splitlines()
+    assert first.startswith("4 to run, about 42 min left")
+    ended = ["1/4] 00_data", "2/4] 03_finetuning", "3/4] 03_finetuning", "4/4] report"]
+    assert [line.split("  ")[0] for line in lines] == [f"[{each}" for each in ended]
+    assert {line.split("  ")[1] for line in lines[1:3]} == {"a", "b"}
+    times = (tmp_path / "results" / "tiny" / "times.csv").read_text().splitlines()
+    assert [line.split(",")[:2] for line in times[:2]] == [["rule", "run"], ["data", "scenes"]]
+    again = reproduce("a+b")
+    assert again.returncode == 0 and "to run" not in again.stdout and "[1/" not in again.stdout
+
+
+@pytest.mark.slow
+def test_a_notebook_that_fails_is_named_and_the_rest_is_kept(reproduce, tmp_path):
+    done = reproduce("broken")
+    assert done.returncode != 0
+    assert "failed: 03_finetuning  broken: see " in done.stderr
+    assert f"{tmp_path}/results/tiny/finetune/broken/notebook.unfinished.ipynb" in done.stderr
+    assert "snakemake.log" in done.stderr
+    assert (tmp_path / "results/tiny/data/scenes/notebook.ipynb").exists()
+    assert "2 to run" in reproduce("a").stdout  # the data are there
+
+
+def test_what_is_left_is_estimated_from_what_it_took_before(tmp_path, capsys):
+    """Once every kind of notebook has run; work is in minutes of one core."""
+    stats = {"data": 1, "finetune": 4, "total": 5, "all": 1}
+    started = logging.makeLogRecord({"event": "run_info", "stats": stats})
+    folder = tmp_path / "results" / "tiny"
+    folder.mkdir(parents=True)
+    Progress(folder, 2).emit(started)
+    times = "rule,run,minutes,threads\ndata,scenes,10,2\nfinetune,a,6,1\n"
+    (folder / "times.csv").write_text(times)
+    for cores in (1, 2):
+        Progress(folder, cores).emit(started)
+    said = [line.split(";")[0] for line in capsys.readouterr().out.splitlines()]
+    assert said == ["5 to run", "5 to run, about 44 min left", "5 to run, about 22 min left"]
