@@ -36,9 +36,14 @@ FORCE = click.option("--force", is_flag=True, help="Write files anew that alread
 
 
 class Commands(click.Group):
-    """Errors that a user can mend are one line, exit code 2; all others keep their traceback."""
+    """Errors that a user can mend are one line, exit code 2; all others keep their traceback. Names
+    of files, and what is printed, are UTF-8 in any locale."""
 
     def __call__(self, *args, **kwargs):
+        if sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode:
+            # of other processes, too; Python 3.11 reads its .pth files as the locale says
+            os.environ |= {"PYTHONUTF8": "1", "LC_ALL": "C.UTF-8"}
+            os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
         own = any(word.startswith("--weights") for word in sys.argv)
         for name in UNUSED if sys.argv[1:2] and sys.argv[1] in LIGHT and not own else ():
             sys.modules[name] = types.ModuleType(name)
