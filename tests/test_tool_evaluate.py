@@ -144,6 +144,7 @@ def test_ap_of_annotated_images(evaluate, scenes_folder, tmp_path, project):
 WRONG = [  # codec, options, message
     ("Jpeg", {}, "unknown codec 'Jpeg'; need an anchor (JPEG, "),
     (f"{__name__}:cropped", {}, "decode returns (3, 8, 48); the image is (3, 32, 48)"),
+    ("builtins:dict", {}, "builtins:dict returns dict, without encode and decode"),
     ("JPEG", {"task": "quick"}, "give both or none"),
     ("JPEG", {"beside": __file__}, ".py holds no results"),
     ("JPEG", {"against": "none"}, "unknown curve 'none'; there are: JPEG"),

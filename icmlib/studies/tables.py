@@ -17,6 +17,8 @@ TABLES = {  # in the order of a report
     "better_for_both": "A decoder that is better for both: findings",
     "aims_seeds": "Aims of study 1 by seed",
     "photographs": "Photographs",
+    "rate_distortion": "Beside conventional codecs, over the rate",
+    "bd": "Beside conventional codecs: Bjøntegaard deltas",
     "knob_findings": "One bitstream, two decoders: beside the low-impact model",
     "rate_task_anchors": "Conventional codecs: encoder, preset, chroma format",
     "zoo": "Other codecs",
@@ -37,6 +39,7 @@ _CHANGES = "mask_AP_change box_AP_change vgg_change psnr_difference ssim_differe
 COLUMNS = {  # of tables that have more than a page is wide
     "table1": "row label {ap} {ap}_change psnr ssim vgg lpp prms removed bpp",
     "photographs": "row bpp psnr ssim lpp prms removed",
+    "rate_distortion": "curve point bpp psnr ssim vgg lpp prms",
     "zoo": f"codec label bpp {_CHANGES} peak prms_before prms removed",
     "depth": "steps rate row mask_AP mask_AP_change box_AP psnr peak prms removed bpp given",
     "knob": "row way place mask_AP box_AP vgg psnr ssim lpp prms excess_prms",

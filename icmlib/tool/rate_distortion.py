@@ -57,7 +57,7 @@ def evaluate_codecs(
     others = [read_curve(path) for path in beside]
     table = measure_points(points, load_images(photos, annotations, task), out, vgg_images, force)
     write_curves(table, others, against, out)
-    return table[[name for name in SHOWN if name in table]]
+    return table[[name for name in SHOWN if name in table]].dropna(axis=1, how="all")
 
 
 def read_points(text: str) -> list[Point]:
@@ -79,6 +79,10 @@ def read_points(text: str) -> list[Point]:
     if which:
         made = imported(rest, "codec")()
         made = made if isinstance(made, list) else [made]
+        if unfit := [
+            each for each in made if not (hasattr(each, "encode") and hasattr(each, "decode"))
+        ]:
+            raise InputError(f"{rest} returns {type(unfit[0]).__name__}, without encode and decode")
         return [Point(given or which, f"{which} {i}", own, None) for i, own in enumerate(made, 1)]
     known = f"an anchor ({', '.join(ANCHORS)}), a file of decoders, a run, or module:function"
     raise InputError(f"unknown codec {text!r}; need {known}")

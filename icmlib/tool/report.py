@@ -27,6 +27,7 @@ PICTURES = {  # of a study -> caption
     "knob": "One bitstream, two decoders, and the way from the machine's to the human one.",
     "origin": "Where the pattern comes from: base codecs by grid and decoder, not finetuned.",
     "depth": "Base codecs trained ever longer, and what rows of Table 1 make of each.",
+    "curves": "Photographs by the given codecs and by conventional ones, over the rate.",
     "rate_task": "Rate against task: every curve of study 2.",
     "rate_task_pictures": "A test image by the codecs of study 2; below, the same crop enlarged.",
 }
@@ -37,6 +38,7 @@ ANSWERED = (  # runs whose answers are published
     "speed/side_by_side", "depth/all",
 )  # fmt: skip
 MAIN_ROWS = ("base", "p3x64", "low_impact", "l2", "bilateral")  # in README.md, with the chosen one
+BESIDE = ("rate_distortion.csv", "bd.csv", "curves.png")  # of `icm evaluate`, in folder evaluate
 MARKED = re.compile(r"(<!-- table1:.*?-->\n).*?(\n<!-- /table1 -->)", re.DOTALL)  # in README.md
 HEAD = """# Results
 
@@ -137,6 +139,8 @@ def publish(profile: Profile) -> list[Path]:
     if profile.meaningless:
         raise InputError(f"profile {profile.name} is a trial: its numbers mean nothing")
     files = sorted([*source.glob("*.csv"), *source.glob("*.png")])
+    beside = (source / "evaluate" / name for name in BESIDE)
+    files += [file for file in beside if file.exists()]
     if not files:
         raise FileNotFoundError(f"no tables in {source}; run make reproduce PROFILE={profile.name}")
     target.mkdir(parents=True, exist_ok=True)
@@ -157,7 +161,7 @@ def write_pages(root: Path) -> list[Path]:
     for folder in sorted(path for path in reference.iterdir() if path.is_dir()):
         index.append(f"\n## [Profile {folder.name}](reference/{folder.name}/REPORT.md)\n")
         for file in sorted(folder.glob("*.csv")):
-            title = TABLES.get(file.stem, file.stem)
+            title = TABLES.get(file.stem, f"`{file.name}`")
             index.append(f"- [{title}](reference/{folder.name}/{file.name})")
         pages.append(folder / "REPORT.md")
         pages[-1].write_text(first_page(folder, read_json(folder / ANSWERS)), "utf-8")
