@@ -112,8 +112,8 @@ use rule notebook as ablations with:
 
 use rule notebook as zoo_codec with:
     input: CODEC, METRICS, PATCHGAN, loop("base_codec"), lambda w: profile.codecs[w.codec].weights or [], rules.task_network.output, notebook="notebooks/04b_codec_zoo.ipynb"
-    output: update(book("zoo/{codec}"))
-    log: book("zoo/{codec}", ".unfinished")
+    output: update(book("zoo_base/{codec}"))
+    log: book("zoo_base/{codec}", ".unfinished")
     params: common, section(profile.base, profile.finetune), lambda w: section(profile.codecs[w.codec], [profile.rows[row] for row in profile.codecs[w.codec].rows])
 
 use rule notebook as codec_table with:

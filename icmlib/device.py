@@ -54,10 +54,10 @@ def cores() -> int:
     return len(affinity(0)) if affinity else os.cpu_count()
 
 
-def on_all_cores(function: Callable, codec, items: Sequence, workers: int | None = None):
-    """Iterates over `function(codec, item)` of each item, in order; the codec is on the CPU.
-    `workers` are processes, by default as many as PyTorch has threads; 0: none but this one."""
-    workers = min(torch.get_num_threads() if workers is None else workers, len(items))
+def on_all_cores(function: Callable, codec, items: Sequence):
+    """Iterates over `function(codec, item)` of each item, in order, in as many processes as PyTorch
+    has threads; the codec is on the CPU."""
+    workers = min(torch.get_num_threads(), len(items))
     call = functools.partial(function, codec)
     return iter(DataLoader(items, batch_size=None, num_workers=workers, collate_fn=call))
 

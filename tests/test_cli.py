@@ -6,6 +6,7 @@ import conftest
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import assert_error, contents, done, tiny_codec
 from PIL import Image
 
@@ -154,8 +155,9 @@ def test_an_error_of_the_program_keeps_its_traceback(icm, photo, tmp_path, monke
         assert isinstance(result.exception, ValueError) and "a bug" in str(result.exception)
 
 
-def test_folders_there_and_back(icm, decoders, album, tmp_path):
+def test_folders_there_and_back(icm, decoders, album, tmp_path, monkeypatch):
     """Sub-folders stay, and every file is that of the image by itself, upright."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)  # processes
     coded, back = tmp_path / "coded", tmp_path / "back"
     out = done(icm("encode", album, coded))
     assert contents(coded).keys() == CODED

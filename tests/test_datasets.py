@@ -256,7 +256,8 @@ def test_crowds_and_boxes_without_area_are_judged_but_not_learned(tmp_path, chan
 
 
 def test_plain_folder(tmp_path, monkeypatch):
-    """Every image below, in order of name, unlabelled: a split of any name for the data."""
+    """Every image below, in order of name, unlabelled: a split of any name for the data. What is
+    missing or broken is said at once."""
     monkeypatch.setenv("ICM_ROOT", str(tmp_path))
     (tmp_path / "all" / "sub").mkdir(parents=True)
     for name in ("b.PNG", "a.jpg", "sub/c.webp"):
@@ -273,6 +274,12 @@ def test_plain_folder(tmp_path, monkeypatch):
     assert image.shape == (3, 5, 8) and target["masks"].shape == (0, 5, 8)
     assert folder.sizes() == [(5, 8)] * 3
     assert len(val) == 1 and val.path(0).name == "b.PNG"  # never more than the split has
+    splits["train"]["images"] = "nowhere"
+    (tmp_path / "all" / "b.PNG").write_bytes(b"none")
+    (tmp_path / "all" / "sub" / "c.webp").unlink()
+    message = "train: .*nowhere does not exist\n.*1 of 1 images are missing, .*test: .*leave none"
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        datasets.check(config)
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "1", "CMYK"])

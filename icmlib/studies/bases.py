@@ -35,7 +35,8 @@ def read_runs(profile: Profile, names: Iterable[str]) -> pd.DataFrame:
     was trained here. Raises FileNotFoundError: a run is not finished."""
     tables = {}
     for name in names:
-        codec, found = profile.codecs[name], {"base": read_summary(profile, "zoo_base", name)}
+        codec = lookup("codec", name, profile.codecs)
+        found = {"base": read_summary(profile, "zoo_base", name)}
         found |= {row: read_summary(profile, "zoo", f"{name}-{row}") for row in codec.rows}
         given = codec.weights or "trained here"
         tables[name] = table1.from_summaries(found, "test").assign(given=given)

@@ -87,8 +87,9 @@ def aims(test: pd.DataFrame, *rows: str | None, **limits: float) -> pd.DataFrame
     not grow); at least `removed` % of the excess pattern goes; no lattice peak is above `peak` dB;
     the distance `feature` or `vgg` grows by no more."""
     ap, found = task_measure(test), []
-    if ap == "vgg" and limits.pop("change", None) is not None:
+    if ap == "vgg" and "change" in limits:
         limits["vgg"] = 0.0
+        del limits["change"]
     down = "at most {:g} % down" if limits.get("change") else "not down"
     machine = MACHINE[ap]
     checks = {  # aim, of what, column

@@ -39,7 +39,7 @@ _CHANGES = "mask_AP_change box_AP_change vgg_change psnr_difference ssim_differe
 COLUMNS = {  # of tables that have more than a page is wide
     "table1": "row label {ap} {ap}_change psnr ssim vgg lpp prms removed bpp",
     "photographs": "row bpp psnr ssim lpp prms removed",
-    "rate_distortion": "curve point bpp psnr ssim vgg lpp prms",
+    "rate_distortion": "curve point bpp psnr ssim vgg mask_AP box_AP lpp prms",
     "zoo": f"codec label bpp {_CHANGES} peak prms_before prms removed",
     "depth": "steps rate row mask_AP mask_AP_change box_AP psnr peak prms removed bpp given",
     "knob": "row way place mask_AP box_AP vgg psnr ssim lpp prms excess_prms",

@@ -79,10 +79,9 @@ def read_points(text: str) -> list[Point]:
     if which:
         made = imported(rest, "codec")()
         made = made if isinstance(made, list) else [made]
-        if unfit := [
-            each for each in made if not (hasattr(each, "encode") and hasattr(each, "decode"))
-        ]:
-            raise InputError(f"{rest} returns {type(unfit[0]).__name__}, without encode and decode")
+        for own in made:
+            if not (hasattr(own, "encode") and hasattr(own, "decode")):
+                raise InputError(f"{rest} returns {type(own).__name__}, without encode and decode")
         return [Point(given or which, f"{which} {i}", own, None) for i, own in enumerate(made, 1)]
     known = f"an anchor ({', '.join(ANCHORS)}), a file of decoders, a run, or module:function"
     raise InputError(f"unknown codec {text!r}; need {known}")

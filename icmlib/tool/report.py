@@ -131,9 +131,9 @@ def first_page(folder: Path, answers: dict[str, dict]) -> str:
 
 
 def publish(profile: Profile) -> list[Path]:
-    """Copy tables and pictures of `results/<profile>` to `results/reference/<profile>`, and write
-    the pages, and nothing else. Raises FileNotFoundError: the profile has no results; ValueError:
-    its numbers mean nothing."""
+    """Copy tables and pictures of `results/<profile>`, and those that `icm evaluate` wrote to its
+    folder `evaluate`, to `results/reference/<profile>`; write the pages, and nothing else. Raises
+    FileNotFoundError: the profile has no results; ValueError: its numbers mean nothing."""
     root = project_root()
     source, target = root / "results" / profile.name, root / "results" / "reference" / profile.name
     if profile.meaningless:
@@ -149,7 +149,7 @@ def publish(profile: Profile) -> list[Path]:
     found = answers([source / run / "notebook.ipynb" for run in runs])
     found = {run: each | {"date": date.today().isoformat()} for run, each in found.items()}
     kept = {run: each for run, each in read_json(target / ANSWERS).items() if run in runs}
-    (target / ANSWERS).write_text(json.dumps(kept | found, indent=1), "utf-8")
+    _write(target / ANSWERS, json.dumps(kept | found, indent=1))
     return [*copies, target / ANSWERS, *write_pages(root)]
 
 
@@ -164,13 +164,18 @@ def write_pages(root: Path) -> list[Path]:
             title = TABLES.get(file.stem, f"`{file.name}`")
             index.append(f"- [{title}](reference/{folder.name}/{file.name})")
         pages.append(folder / "REPORT.md")
-        pages[-1].write_text(first_page(folder, read_json(folder / ANSWERS)), "utf-8")
-    pages[0].write_text("\n".join(index) + "\n", "utf-8")
+        _write(pages[-1], first_page(folder, read_json(folder / ANSWERS)))
+    _write(pages[0], "\n".join(index) + "\n")
     if (file := reference / "quick" / "table1.csv").exists():
         pages.append(root / "README.md")
         rows = pd.read_csv(file, dtype={"row": str})
         main = rows["row"].isin(MAIN_ROWS) | rows["chosen"]
         table = f"{markdown(readable(file)[main])}\n\n{LEGEND}"
-        page = MARKED.sub(lambda marks: marks[1] + table + marks[2], pages[-1].read_text("utf-8"))
-        pages[-1].write_text(page, "utf-8")
+        page = pages[-1].read_text("utf-8")
+        _write(pages[-1], MARKED.sub(lambda marks: marks[1] + table + marks[2], page))
     return pages
+
+
+def _write(path: Path, text: str) -> None:
+    with written(path) as half:
+        half.write_text(text, "utf-8")

@@ -91,7 +91,7 @@ class Progress(logging.Handler):
         row = {"rule": job.rule_name, "run": _run(job).name}
         row |= {"minutes": f"{minutes:.2f}", "threads": job.threads}
         pd.DataFrame([row]).to_csv(file, mode="a", header=not file.exists(), index=False)
-        now = ", ".join(_run(each).name for each in self.running.values())
+        now = ", ".join(map(_name, self.running.values()))
         now = f"   now {now}" if now else ""
         progress = f"[{self.total - self.left.total()}/{self.total}]"
         click.echo(f"{progress} {_what(job)}  {minutes:.1f} min{now}{self._estimate()}")
@@ -124,7 +124,13 @@ def _what(job: logging.LogRecord) -> str:
     """`03_patchgan_finetuning  p3x64`: a job's notebook and run."""
     books = [Path(each).stem for each in job.input if each.endswith(".ipynb")]
     book = next((each for each in books if each != "notebook"), job.rule_name)
-    return f"{book}  {_run(job).name}"
+    return f"{book}  {_name(job)}"
+
+
+def _name(job: logging.LogRecord) -> str:
+    """Of a job's run; of one over `all` runs that of its stage."""
+    run = _run(job)
+    return run.parent.name if run.name == "all" else run.name
 
 
 def _minutes(job: logging.LogRecord) -> float:
