@@ -89,7 +89,7 @@ def test_what_is_no_file_of_decoders(file, header, name, change, message):
 
 @pytest.mark.parametrize("file", ["quick_codec", "photograph_codec"])
 def test_shipped_weights_are_those_of_their_card(file):
-    """And they do what it says: people's picture is the better one, of low impact in between."""
+    """And they do what it says: both finetunings make the picture better than the machine's."""
     path = codecs.SHIPPED.with_name(f"{file}.safetensors")
     read, card = load_decoders(path), path.with_suffix(".md").read_text()
     assert dict(re.findall(r"^\| (\w+) \| `([0-9a-f]{16})` \|$", card, re.M)) == read.fingerprints()
@@ -100,7 +100,7 @@ def test_shipped_weights_are_those_of_their_card(file):
     bitstream, ssim = read.codec.encode(x), {}
     for name in read.names:
         ssim[name] = float(fidelity.ssim(x[None], read.turn(name).decode(bitstream)[None]))
-    assert 0.5 < ssim["machine"] < ssim["low_impact"] < ssim["human"] < 0.9
+    assert 0.5 < ssim["machine"] < min(ssim["low_impact"], ssim["human"]) < 0.9
 
 
 @pytest.fixture
