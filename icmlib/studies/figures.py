@@ -128,7 +128,7 @@ def crops(
     for (above, below), (name, image) in zip(axes.T, variants.items()):
         _show(above, image)
         above.add_patch(plt.Rectangle((left - 0.5, top - 0.5), size, size, fill=False, ec="w"))
-        above.set_title(name, weight="bold")
+        above.set_title(filled(name, 0.8 * width), weight="bold")
         above.set_xlabel(texts[0][name])
         _show(below, image[:, top : top + size, left : left + size], zoom=True)
         below.set_xlabel(texts[1][name])
