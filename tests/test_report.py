@@ -101,10 +101,14 @@ def test_only_a_trial_is_called_one(chapters, root):
 
 
 def test_published_are_tables_pictures_and_answers(root):
+    evaluated = root / "results" / "tiny" / "evaluate" / "bd.csv"
+    evaluated.parent.mkdir()
+    evaluated.write_text("curve,against\nmine,JPEG\n")
     publish(load_profile("tiny"))
     reference = root / "results" / "reference" / "tiny"
     names = sorted(file.name for file in reference.iterdir())
-    assert names == ["REPORT.md", "answers.json", "headline.png", "table1.csv"]
+    assert names == ["REPORT.md", "answers.json", "bd.csv", "headline.png", "table1.csv"]
+    assert "mine,JPEG,tiny,0," in (reference / "bd.csv").read_text()  # and the data
     assert (reference / "headline.png").read_bytes() == b"a picture"
     pd.testing.assert_frame_equal(pd.read_csv(reference / "table1.csv", index_col=0), table1())
     answers = json.loads((reference / "answers.json").read_text())

@@ -139,12 +139,15 @@ def publish(profile: Profile) -> list[Path]:
     if profile.meaningless:
         raise InputError(f"profile {profile.name} is a trial: its numbers mean nothing")
     files = sorted([*source.glob("*.csv"), *source.glob("*.png")])
-    beside = (source / "evaluate" / name for name in BESIDE)
-    files += [file for file in beside if file.exists()]
+    beside = [name for name in BESIDE if (source / "evaluate" / name).exists()]
+    files += [source / "evaluate" / name for name in beside]
     if not files:
         raise FileNotFoundError(f"no tables in {source}; run make reproduce PROFILE={profile.name}")
     target.mkdir(parents=True, exist_ok=True)
     copies = [Path(shutil.copyfile(file, target / file.name)) for file in files]
+    for table in (target / name for name in beside if name.endswith(".csv")):
+        text = pd.read_csv(table, dtype=str, keep_default_na=False)  # which knows no profile
+        text.assign(**profile.provenance).to_csv(table, index=False)
     runs = (*ANSWERED, f"knob/{profile.human}")
     found = answers([source / run / "notebook.ipynb" for run in runs])
     found = {run: each | {"date": date.today().isoformat()} for run, each in found.items()}
