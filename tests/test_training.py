@@ -125,7 +125,7 @@ def test_chain_terms_of_mixed_sizes(codec, task):
     expected = sum(each["rate"] * n for each, n in zip(alone, pixels)) / sum(pixels)
     assert float(terms["rate"]) == pytest.approx(float(expected), rel=1e-5)
     assert [x.shape for x in seen[:3]] == [x.shape for x in images]
-    assert torch.equal(seen[2], seen[5])
+    torch.testing.assert_close(seen[2], seen[5], atol=1e-5, rtol=0)  # another batch, other kernels
 
 
 def test_the_machine_is_not_trained(train, task):
