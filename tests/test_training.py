@@ -274,6 +274,17 @@ def test_patches_and_latents_belong_together(scenes, tmp_path, patch_size, count
         assert y.equal(latents[index].float())
 
 
+def test_patches_see_every_border(scenes, tmp_path):
+    """Patches of 16 px in images of 64: an eighth of them at each border, not one in 49."""
+    dataset, config = scenes("train"), FinetuneConfig(patches=3, patch_size=16)
+    latents = cached_latents(tiny_codec(), dataset, tmp_path)
+    batch = [(0, dataset.image(0))]
+    drawn = [training.sample_patches(batch, latents, config, step)[2] for step in range(400)]
+    corners = torch.cat(drawn)
+    at_border = torch.stack([corners == 0, corners == 48]).double().mean(1)
+    assert 0.09 < at_border.min() and at_border.max() < 0.16
+
+
 def test_schedules():
     """Cosine: 1, 1/2, 0. Late decay: 1 until half way, then to a hundredth, without a jump."""
     cosine = [learning_rate("cosine", p) for p in (0, 0.5, 1)]

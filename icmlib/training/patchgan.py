@@ -115,21 +115,22 @@ def sample_patches(
     batch: list[tuple[int, torch.Tensor]], latents: Latents, config: FinetuneConfig, step: int
 ) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:
     """Random patches of images (3, H, W), at different places: originals (P, 3, s, s), y_hat
-    (M, h, w) of the image of each, corners (P, 2): top and left in px."""
+    (M, h, w) of the image of each, corners (P, 2): top and left in px. Their centres are anywhere
+    in the image; a patch that reaches beyond is moved inside, or borders would hardly be seen."""
     here, patches, y_hat, corners = device.current(), [], [], []
     extents = zip(*(image.shape[-2:] for _, image in batch))
-    height, width = (min(config.patch_size, *each) for each in extents)  # of the smallest image
+    size = torch.tensor([min(config.patch_size, *each) for each in extents])  # the smallest image's
     for index, image in batch:
-        y = latents[index].to(here, torch.float32)
-        rows, columns = image.shape[-2] - height + 1, image.shape[-1] - width + 1
-        places = range(rows * columns)
-        rng = item_rng(config.seed, step, index)
-        for place in rng.sample(places, min(config.patches, len(places))):
-            top, left = divmod(place, columns)
-            patches.append(image[:, top : top + height, left : left + width])
-            y_hat.append(y)
-            corners.append((top, left))
-    return torch.stack(patches).to(here), y_hat, torch.tensor(corners)
+        height, width = image.shape[-2:]
+        sampled = item_rng(config.seed, step, index).sample(range(height * width), config.patches)
+        centres = torch.tensor([divmod(each, width) for each in sampled])
+        highest = torch.tensor([height, width]) - size
+        places = torch.minimum((centres - size // 2).clamp_min(0), highest).unique(dim=0)
+        for top, left in places.tolist():
+            patches.append(image[:, top : top + size[0], left : left + size[1]])
+        y_hat += [latents[index].to(here, torch.float32)] * len(places)
+        corners.append(places)
+    return torch.stack(patches).to(here), y_hat, torch.cat(corners)
 
 
 def task_loss(
