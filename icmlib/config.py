@@ -124,7 +124,7 @@ class FinetuneConfig:
     lambda_mse: float = 100.0
     lambda_adversarial: float = 0.1
     lambda_feature: float = 0.0  # task-feature distance of the patches
-    lambda_lattice: float = 0.0  # power of the residual at the lattice frequencies
+    lambda_lattice: float = 0.0  # prominence of the pattern in six colour planes, in dB
     lambda_task: float = 0.0  # the task network's own loss, on whole images
     precision: Precision = field(default_factory=_precision)
     seed: int = 0

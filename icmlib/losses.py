@@ -5,6 +5,10 @@ import math
 import torch
 import torch.nn.functional as F
 
+from icmlib.metrics.checkerboard import FROM_RGB
+
+NOISE = 4.0  # power of white noise of 2 grey levels: fainter patterns are not fought
+
 
 def rate(likelihoods: dict[str, torch.Tensor], pixels: int) -> torch.Tensor:
     """Bits per pixel that an ideal entropy coder would spend: the sum of -log2 of all latents'
@@ -32,18 +36,26 @@ def generator_loss(kind: str, fake: torch.Tensor) -> torch.Tensor:
     return F.softplus(-fake).mean()
 
 
-def lattice_power(x: torch.Tensor, x_hat: torch.Tensor) -> torch.Tensor:
-    """Power of the residual at the frequencies where a decoder's checkerboard lives: the
-    Hann-windowed residual of patches (P, 3, s, s) in [0, 1], at the multiples of 1/8 cycles per
-    pixel without DC, scaled as `icmlib.metrics.checkerboard` scales spectra, the mean over patches
-    and over R, G and B, in squared grey levels (of 255). Raises ValueError: s is no multiple of 8.
+def lattice_prominence(x_hat: torch.Tensor) -> torch.Tensor:
+    """How far a decoder's pattern stands out of decoded patches (P, 3, s, s) in [0, 1], in dB: the
+    LPP of `icmlib.metrics.checkerboard` with a gradient. Of R, G, B, Y, Cb and Cr, and of the
+    multiples of 1/8 cycles per pixel without DC, the mean of 10 log10(P / B) where that is above 0.
+    P is the Hann-windowed power of all patches together. B, which gets no gradient, is that of the
+    two neighbours on a row or on a column, whichever is more, as pictures have most of their power
+    on the axes. NOISE is added to both. Raises ValueError: s is under 32 or no multiple of 8.
     """
-    size = x.shape[-1]
-    if size % 8:
-        raise ValueError(f"patches of {size} px are not a multiple of the period 8")
-    residual = 255 * (x_hat - x)
-    window = torch.hann_window(size, periodic=True, dtype=x.dtype, device=x.device)
+    size = x_hat.shape[-1]
+    if size % 8 or size < 32:
+        raise ValueError(f"patches of {size} px: the lattice needs a multiple of 8, at least 32")
+    planes = torch.einsum("pc,ncij->npij", torch.tensor(FROM_RGB).to(x_hat), 255 * x_hat)
+    window = torch.hann_window(size, dtype=x_hat.dtype, device=x_hat.device)
     window = window[:, None] * window
-    spectrum = torch.fft.fft2(residual * window).abs() ** 2 / (window**2).sum() / size**2
-    lattice = spectrum[..., :: size // 8, :: size // 8]
-    return (lattice.sum((-2, -1)) - lattice[..., 0, 0]).mean()
+    power = torch.fft.fft2(planes * window).abs().square().mean(0) / window.square().sum() + NOISE
+
+    def beside(*by: int) -> torch.Tensor:  # the power `by` bins from the lattice, (6, 8, 8)
+        return power.roll(by, (-2, -1))[..., :: size // 8, :: size // 8]
+
+    rows, columns = beside(0, 2) + beside(0, -2), beside(2, 0) + beside(-2, 0)
+    around = torch.maximum(rows, columns).detach() / 2
+    prominence = (10 * torch.log10(beside(0, 0) / around)).relu()
+    return prominence.flatten(1)[:, 1:].mean()

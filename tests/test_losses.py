@@ -45,36 +45,51 @@ def pattern(amplitude: float, fy: float, fx: float, size: int = 64) -> torch.Ten
 
 
 @pytest.mark.parametrize(
-    ("place", "power"),
+    ("place", "seen"),
     [
-        ((0, 1 / 8), 9 / 2),
-        ((1 / 4, 3 / 8), 9 / 2),
-        ((0, 1 / 2), (3 * math.cos(0.4)) ** 2),  # phase 0.4, and all of it in one line
-        ((0, 0), 0),  # a change of brightness
-        ((5 / 64, 12 / 64), 0),  # between the lattice lines
+        ((0, 1 / 8), True),
+        ((1 / 4, 3 / 8), True),
+        ((0, 1 / 2), True),
+        ((0, 0), False),  # a change of brightness
+        ((5 / 64, 12 / 64), False),  # between the lattice lines
     ],
 )
-def test_lattice_power_of_a_known_pattern(place, power):
-    """A^2 / 2 on the lattice, of which the peak of a Hann window holds 1 / 2.25."""
+def test_lattice_prominence_of_a_known_pattern(place, seen):
+    """Of one sinusoid of 3 grey levels at f and -f, by hand: 10 log10(1 + peak / noise), the mean
+    over 63 frequencies; of a green one in all planes but R and B, of its share in each."""
     wave = pattern(3.0, *place)
-    measured = losses.lattice_power(FLAT, FLAT + wave)
-    assert float(measured) == pytest.approx(power / 2.25, rel=1e-3, abs=1e-9)
-    for colour in torch.eye(3)[..., None, None]:  # the mean over R, G and B
-        one = losses.lattice_power(FLAT, FLAT + colour * wave)
-        assert float(one) == pytest.approx(power / 2.25 / 3, rel=1e-3, abs=1e-9)
+    window = torch.hann_window(64, dtype=torch.float64).outer(torch.hann_window(64)).square().sum()
+    amplitude = 3 * math.cos(0.4) if place == (0, 1 / 2) else 3 / 2  # f and -f: one line, or two
+    peak = (amplitude * 32**2) ** 2 / float(window) * seen  # the window's mean is 1/4
+    lines = 1 if place == (0, 1 / 2) else 2
+
+    def decibels(*shares: float) -> float:
+        levels = [10 * math.log10(1 + share**2 * peak / losses.NOISE) for share in shares]
+        return lines * sum(levels) / 6 / 63
+
+    grey = float(losses.lattice_prominence(FLAT + wave))
+    assert grey == pytest.approx(decibels(1, 1, 1, 1), rel=1e-3, abs=1e-9)
+    green = float(losses.lattice_prominence(FLAT + torch.eye(3)[1, :, None, None] * wave))
+    shares = (1, 0.587, 0.587 / 1.772, 0.587 / 1.402)
+    assert green == pytest.approx(decibels(*shares), rel=1e-3, abs=1e-9)
 
 
-def test_lattice_power_is_of_the_residual():
-    """A pattern that the original has itself costs nothing; the mean is over patches."""
-    one, two = pattern(3.0, 0, 1 / 8), pattern(3.0, 0, 1 / 8)
-    assert float(losses.lattice_power(FLAT + one, FLAT + two)) < 1e-20
-    both = losses.lattice_power(FLAT.expand(2, -1, -1, -1), torch.cat([FLAT, FLAT + two]))
-    assert float(both) == pytest.approx(1.0, rel=1e-3)
+def test_lattice_prominence_spares_what_is_no_peak():
+    """Noise has little prominence, an edge none, though it has much power at the frequencies."""
+    torch.manual_seed(0)
+    edge = FLAT.clone()
+    edge[..., :, 30:] = 0.9
+    assert float(losses.lattice_prominence(edge)) < 0.01
+    noise = 0.5 + 0.05 * torch.randn(48, 3, 64, 64)
+    assert float(losses.lattice_prominence(noise)) < 0.5
+    grid = noise + pattern(12.0, 1 / 8, 1 / 4)
+    assert float(losses.lattice_prominence(grid)) > float(losses.lattice_prominence(noise)) + 0.2
 
 
-def test_lattice_power_needs_whole_periods():
-    with pytest.raises(ValueError, match="patches of 60 px are not a multiple of the period 8"):
-        losses.lattice_power(FLAT[..., :60, :60], FLAT[..., :60, :60])
+@pytest.mark.parametrize("size", [24, 60])
+def test_lattice_prominence_needs_whole_periods(size):
+    with pytest.raises(ValueError, match=f"patches of {size} px: the lattice needs a multiple"):
+        losses.lattice_prominence(FLAT[..., :size, :size])
 
 
 def test_discriminator_scores_many_places():

@@ -22,7 +22,7 @@ CONFIGS = {
     "task": TaskConfig(steps=5, batch=2),
     "base": BaseTrainingConfig(steps=5, batch=2, crop=48),
     "finetune": FinetuneConfig(
-        steps=5, batch=2, patches=2, patch_size=24, lambda_feature=0.1, lambda_lattice=0.01
+        steps=5, batch=2, patches=2, patch_size=32, lambda_feature=0.1, lambda_lattice=0.01
     ),
     "chain": ChainConfig(EVERYTHING, steps=5, batch=2, lr=1e-3, lr_task=1e-3),
 }

@@ -43,13 +43,13 @@ HEADLINE = ("lpp2", "lpp4", "lpp8", "prms")  # of the RGB picture
 # Far under the power of 8-bit rounding (1.3e-6): keeps a flat tile at 0 dB, changes no picture.
 POWER_FLOOR = 1e-12
 _Y, (_R, _, _B) = np.array([0.299, 0.587, 0.114]), np.eye(3)
-_FROM_RGB = np.array([*np.eye(3), _Y, (_B - _Y) / 1.772, (_R - _Y) / 1.402])  # (6, 3)
+FROM_RGB = np.array([*np.eye(3), _Y, (_B - _Y) / 1.772, (_R - _Y) / 1.402])  # (6, 3)
 
 
 def planes(image: Tensor) -> np.ndarray:
     """`PLANES` of an RGB image (3, H, W) in [0, 1]: (6, H, W) float64; Cb, Cr are 0 for grey."""
     check_range("image", image)
-    return np.tensordot(_FROM_RGB, image.detach().cpu().double().numpy(), axes=1)
+    return np.tensordot(FROM_RGB, image.detach().cpu().double().numpy(), axes=1)
 
 
 def tile_size(shapes: Iterable[tuple[int, int]]) -> int:

@@ -71,7 +71,7 @@ def finetune_decoder(
             if config.lambda_feature:
                 feature = task_feature_distance(task, x, x_hat, config.precision)
             if config.lambda_lattice:
-                lattice = losses.lattice_power(x, x_hat)
+                lattice = losses.lattice_prominence(x_hat)
             if config.lambda_task:
                 task_term = task_loss(codec, task, latents, dataset, batch)
             loss = (
