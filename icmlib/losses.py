@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from icmlib.metrics.checkerboard import FROM_RGB
 
-NOISE = 4.0  # power of white noise of 2 grey levels: fainter patterns are not fought
+NOISE = 1 / 12  # power of the rounding to 8 bits, in squared grey levels
 
 
 def rate(likelihoods: dict[str, torch.Tensor], pixels: int) -> torch.Tensor:
