@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from icmlib.metrics.checkerboard import FROM_RGB
 
-NOISE = 1 / 12  # power of the rounding to 8 bits, in squared grey levels
+NOISE = 4.0  # power of white noise of 2 grey levels
 
 
 def rate(likelihoods: dict[str, torch.Tensor], pixels: int) -> torch.Tensor:
@@ -42,7 +42,8 @@ def lattice_prominence(x_hat: torch.Tensor) -> torch.Tensor:
     multiples of 1/8 cycles per pixel without DC, the mean of 10 log10(P / B) where that is above 0.
     P is the Hann-windowed power of all patches together. B, which gets no gradient, is that of the
     two neighbours on a row or on a column, whichever is more, as pictures have most of their power
-    on the axes. NOISE is added to both. Raises ValueError: s is under 32 or no multiple of 8.
+    on the axes. NOISE is added to both: it hides what is too faint to be seen.
+    Raises ValueError: s is under 32 or no multiple of 8.
     """
     size = x_hat.shape[-1]
     if size % 8 or size < 32:
