@@ -28,15 +28,10 @@ def current() -> torch.device:
     return state().device
 
 
-def main() -> bool:
-    """Whether this process is the one that writes files and shows progress."""
-    return state().is_main_process
-
-
 def main_only(method: Callable) -> Callable:
     """The method; in processes other than the main one it does nothing."""
     return functools.wraps(method)(
-        lambda *args, **kwargs: method(*args, **kwargs) if main() else None
+        lambda *args, **kwargs: state().on_main_process(method)(*args, **kwargs)
     )
 
 
@@ -54,12 +49,12 @@ def cores() -> int:
     return len(affinity(0)) if affinity else os.cpu_count()
 
 
-def on_all_cores(function: Callable, codec, items: Sequence):
-    """Iterates over `function(codec, item)` of each item, in order, in as many processes as PyTorch
-    has threads; the codec is on the CPU."""
-    workers = min(torch.get_num_threads(), len(items))
-    call = functools.partial(function, codec)
-    return iter(DataLoader(items, batch_size=None, num_workers=workers, collate_fn=call))
+def in_processes(function: Callable, items: Sequence, workers: int | None = None) -> Iterator:
+    """`function(item)` of each item, in order, in so many processes, by default as many as PyTorch
+    has threads; 0: in this one."""
+    workers = min(torch.get_num_threads(), len(items)) if workers is None else workers
+    own = {"generator": torch.Generator()}  # else it draws from the global one
+    return iter(DataLoader(items, batch_size=None, num_workers=workers, collate_fn=function, **own))
 
 
 def keep_freed_memory(large: bool = True) -> None:

@@ -73,15 +73,12 @@ class Decoders:
         tensors = self.codec.state_dict()
         for decoder, weights in self.finetuned.items():
             tensors |= {f"{decoder}/{name}": weight for name, weight in weights.items()}
-        tensors = {name: _narrowed(tensor.cpu().contiguous()) for name, tensor in tensors.items()}
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        halves = {name: t.half() for name, t in tensors.items() if t.dtype == torch.float32}
+        tensors |= {name: h for name, h in halves.items() if h.float().equal(tensors[name])}
         header = {"codec": dataclasses.asdict(config), "fingerprints": self.fingerprints()}
         with written(Path(path)) as half:
             save_file(tensors, half, {name: json.dumps(value) for name, value in header.items()})
-
-
-def _narrowed(tensor: torch.Tensor) -> torch.Tensor:
-    half = tensor.half()
-    return half if tensor.dtype == torch.float32 and half.float().equal(tensor) else tensor
 
 
 def read_decoders(path: str | Path = SHIPPED) -> Decoders:

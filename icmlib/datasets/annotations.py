@@ -83,9 +83,8 @@ def _problems(coco: dict) -> Iterator[tuple[str, object]]:
     sizes = {image["id"]: _size(image) for image in images if type(image.get("id")) is int}
     known = {each["id"] for each in categories if type(each.get("id")) is int}
     for row in rows:
-        yield from (
-            (f"annotation {what}", row.get("id")) for what in _annotation(row, sizes, known)
-        )
+        for what in _annotation(row, sizes, known):
+            yield f"annotation {what}", row.get("id")
 
 
 def _size(image: dict) -> tuple[int, int] | None:

@@ -149,7 +149,7 @@ class Run(Journal):
         end = datetime.now(UTC).isoformat(timespec="seconds")
         self._write("run.json", self._facts | {"end": end})
         self._write("summary.json", summary)
-        if device.main():
+        if device.state().is_main_process:
             self._lock.release()
 
 

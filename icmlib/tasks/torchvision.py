@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torchvision.models import get_model, get_model_weights
 from torchvision.models.detection import anchor_utils, faster_rcnn, mask_rcnn, transform
-from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork, MultiScaleRoIAlign
+from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from icmlib.config import TaskConfig
@@ -146,7 +146,7 @@ class SmallBackbone(nn.Module):
 def small_mask_rcnn(num_classes: int, scale: int = 1) -> TorchvisionTask:
     """A Mask R-CNN of 2.0 M parameters for scenes of about 128x128; of 6.1 M for those of 256x256
     with a `scale` of 2, on channels and anchors. `num_classes` is without the background."""
-    levels, wide = ["0", "1", "2"], 64 * scale
+    wide = 64 * scale
     anchors = tuple((side * scale,) for side in (14, 28, 48, 72))
     model = mask_rcnn.MaskRCNN(
         SmallBackbone(tuple(width * scale for width in (32, 64, 128, 192)), wide),
@@ -156,14 +156,12 @@ def small_mask_rcnn(num_classes: int, scale: int = 1) -> TorchvisionTask:
         rpn_post_nms_top_n_train=200,
         rpn_post_nms_top_n_test=100,
         rpn_batch_size_per_image=64,
-        box_roi_pool=MultiScaleRoIAlign(levels, 7, 2),
         box_head=nn.Sequential(
             nn.Flatten(), nn.Linear(wide * 7 * 7, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU()
         ),
         box_predictor=faster_rcnn.FastRCNNPredictor(256, num_classes + 1),
         box_batch_size_per_image=32,
         box_detections_per_img=30,
-        mask_roi_pool=MultiScaleRoIAlign(levels, 14, 2),
         mask_head=mask_rcnn.MaskRCNNHeads(wide, (wide, wide), 1),
         mask_predictor=mask_rcnn.MaskRCNNPredictor(wide, wide, num_classes + 1),
     )

@@ -97,7 +97,7 @@ def pairs(source: Path, target: Path, suffixes: set[str], suffix: str) -> list[t
 def code_folder(code: Callable, codec, jobs: list[tuple]) -> Iterator[Bitstream | Exception]:
     """What `encode_file` or `decode_file` returns for each pair, or the error of a file that cannot
     be coded. Raises OSError: a file cannot be written; the others could not be, either."""
-    for result in icm.device.on_all_cores(partial(_attempt, code), codec, jobs):
+    for result in icm.device.in_processes(partial(_attempt, code, codec), jobs):
         if isinstance(result, OSError) and not isinstance(result, FileNotFoundError):
             raise result
         yield result

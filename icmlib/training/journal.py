@@ -101,6 +101,5 @@ class Journal:
 
     def save_weights(self, module: torch.nn.Module, name: str = "final") -> None:
         """Weights to `<name>.safetensors`; no process goes on before they are there."""
-        if device.main():
-            save_weights(self.path(f"{name}.safetensors"), module)
+        device.main_only(save_weights)(self.path(f"{name}.safetensors"), module)
         device.state().wait_for_everyone()

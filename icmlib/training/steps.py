@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from icmlib import device
@@ -43,9 +42,8 @@ def batches(
 
     left = range(start, config.steps)
     workers = min(8, device.cores()) if state.device.type == "cuda" else 0
-    own = {"generator": torch.Generator()}  # else it draws from the global one
-    loader = DataLoader(left, batch_size=None, num_workers=workers, collate_fn=items, **own)
-    return zip(tqdm(left, what, disable=not device.main()), loader)
+    progress = tqdm(left, what, disable=not state.is_main_process)
+    return zip(progress, device.in_processes(items, left, workers))
 
 
 def item_rng(seed: int, step: int, index: int) -> random.Random:
