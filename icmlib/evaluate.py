@@ -58,12 +58,14 @@ def evaluate(
     for indices in tqdm(_batches(sizes), "evaluate", disable=not progress):
         x = torch.stack([dataset.image(i) for i in indices])
         rows = [images[i] for i in indices]
-        bitstreams = [_sent(_named(row, codec.encode, image)) for row, image in zip(rows, x)]
-        decoded = [_named(row, codec.decode, each) for row, each in zip(rows, bitstreams)]
+        coded = [_named(row, codec.encode, image) for row, image in zip(rows, x)]
+        # ours are read from their bytes
+        sent = [Bitstream.from_bytes(bytes(b)) if isinstance(b, Bitstream) else b for b in coded]
+        decoded = [_named(row, codec.decode, each) for row, each in zip(rows, sent)]
         if wrong := [each.shape for each in decoded if each.shape != x.shape[1:]]:
             raise InputError(f"decode returns {(*wrong[0],)}; the image is {(*x.shape[1:],)}")
         x_hat = fidelity.to_8bit(torch.stack(decoded).cpu().float().clamp(0, 1))
-        table = _table(rows, bitstreams, x.to(where), x_hat.to(where))
+        table = _table(rows, coded, x.to(where), x_hat.to(where))
         if vgg and (vgg_images is None or indices[0] < vgg_images):
             table["vgg"] = vgg(x.to(where), x_hat.to(where)).tolist()
         if task is not None:
@@ -90,12 +92,6 @@ def matched(ground_truth: dict, detections: list[dict]) -> dict[str, detection.M
     if has_masks(ground_truth) and all("segmentation" in each for each in detections):
         kinds = {"mask": "segm", **kinds}
     return {name: detection.match(ground_truth, detections, kind) for name, kind in kinds.items()}
-
-
-def _sent(bitstream):
-    """What the decoder gets: our bitstreams are read from their bytes."""
-    ours = isinstance(bitstream, Bitstream)
-    return Bitstream.from_bytes(bytes(bitstream)) if ours else bitstream
 
 
 def _named(row: dict, call: Callable, *arguments):
