@@ -6,18 +6,15 @@ import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-if TYPE_CHECKING:
-    from accelerate import PartialState
 
-
-def state() -> "PartialState":
-    """Which process of a training this is. One that makes data for all has up to ten days."""
+def state():
+    """Accelerate's PartialState: which process of a training this is. One that makes data for all
+    has up to ten days."""
     from accelerate import PartialState  # here: `icm encode` does without
 
     return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=10))

@@ -108,10 +108,7 @@ def written(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(f".{path.name}.{os.getpid()}.half")
     try:
-        half.touch()
-        mode = half.stat().st_mode
         yield half
-        half.chmod(mode)  # safetensors puts a file in its place that only its owner can read
         half.replace(path)
     except BaseException as error:  # Ctrl-C, too
         half.unlink(missing_ok=True)
@@ -136,10 +133,11 @@ def read_header(path: str | Path) -> dict:
 
 def save_weights(path: str | Path, module: nn.Module) -> None:
     """A module's weights as safetensors."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
+    tensors = {name: value.contiguous() for name, value in module.state_dict().items()}
     with written(Path(path)) as half:
-        save_file({name: value.contiguous() for name, value in module.state_dict().items()}, half)
+        half.write_bytes(save(tensors))
 
 
 def load_weights(module: nn.Module, path: str | Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from tqdm.auto import tqdm
 
 from icmlib import device
@@ -41,5 +41,5 @@ def cached_latents(codec: LearnedCodec, dataset, folder: str | Path) -> Latents:
                 lossless = torch.equal(integers.to(y_hat.dtype), y_hat)
                 tensors[str(index)] = integers if lossless else y_hat
             with written(path) as half:
-                save_file(tensors, half)
+                half.write_bytes(save(tensors))
     return Latents(path)

@@ -74,9 +74,8 @@ def check(config: DataConfig, num_classes: int | None = None) -> None:
     annotations say, and splits that have not the `num_classes` of the task network."""
     if config.name == "deadleaves":
         return
-    splits = ("train", "val", "test")
-    problems = [f"{s}: {each}" for s in splits for each in _problems(config, s, num_classes)]
-    if problems:
+    splits = deadleaves.SPLITS
+    if problems := [f"{s}: {each}" for s in splits for each in _problems(config, s, num_classes)]:
         where = "data/README.md says where each file comes from and goes"
         raise InputError("\n- ".join([f"the data set is not whole; {where}", *problems]))
 
