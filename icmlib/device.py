@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 
 import torch
-from torch import nn
 from torch.utils.data import DataLoader
 
 
@@ -94,7 +93,7 @@ def one_thread() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def channels_last(*modules: nn.Module) -> Iterator[None]:
+def channels_last(*modules: torch.nn.Module) -> Iterator[None]:
     """Inside, the modules convolve channels-last maps, which is faster; after, their weights lie in
     memory as before. Modules with a layer that `_overruns` are left alone."""
     for module in modules:
@@ -107,9 +106,9 @@ def channels_last(*modules: nn.Module) -> Iterator[None]:
             module.to(memory_format=torch.contiguous_format)
 
 
-def _overruns(layer: nn.Module) -> bool:
+def _overruns(layer: torch.nn.Module) -> bool:
     """Whether oneDNN writes past its memory in this layer's gradient if maps are channels-last
     (github.com/uxlfoundation/oneDNN/issues/6035; cheng2020 has one). On a GPU too, so that a
     checkpoint's moments have the layout of their weights wherever it is resumed."""
-    strided = isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and max(layer.stride) > 1
-    return strided and layer.in_channels < 16
+    pointwise = isinstance(layer, torch.nn.Conv2d) and layer.kernel_size == (1, 1)
+    return pointwise and max(layer.stride) > 1 and layer.in_channels < 16

@@ -25,9 +25,8 @@ def has_masks(coco: dict) -> bool:
 def instance(category_id: int, mask: np.ndarray) -> dict:
     """A mask (H, W) bool as a COCO annotation, but for its ids."""
     encoded = encode_mask(mask)
-    box = [float(v) for v in rle.toBbox(encoded)]  # xywh, px
     facts = {"category_id": category_id, "segmentation": encoded, "area": int(mask.sum())}
-    return facts | {"bbox": box, "iscrowd": 0}
+    return facts | {"bbox": rle.toBbox(encoded).tolist(), "iscrowd": 0}  # xywh, px
 
 
 def read_ids(ids: list[int] | str | None, root: Path) -> list[int] | None:
@@ -35,8 +34,7 @@ def read_ids(ids: list[int] | str | None, root: Path) -> list[int] | None:
     if not isinstance(ids, str):
         return ids
     entries = (root / ids).read_text(encoding="utf-8-sig", errors="replace").split()
-    wrong = [entry for entry in entries if not entry.isdecimal()]
-    if wrong:
+    if wrong := [entry for entry in entries if not entry.isdecimal()]:
         raise InputError(f"{root / ids}: {wrong[0][:60]!r} is no image id; one is like 139")
     return [int(entry) for entry in entries]
 

@@ -228,7 +228,11 @@ class Profile:
     @property
     def provenance(self) -> dict[str, str | int]:
         """What every figure and table of it states."""
-        facts = {"profile": self.name, "seed": self.seed, "data": self.data.label}
+        data, label = self.data, f"{self.data.name} in {self.data.root}"
+        if data.name == "deadleaves":
+            sizes = f"{data.train}/{data.val}/{data.test} scenes of {data.size} px"
+            label = f"dead leaves {sizes}, data seed {data.seed}"
+        facts = {"profile": self.name, "seed": self.seed, "data": label}
         return facts | ({"numbers": "mean nothing: a trial"} if self.meaningless else {})
 
 

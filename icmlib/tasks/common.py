@@ -2,7 +2,6 @@
 
 import torch
 from torch import nn
-from torchvision.ops import FrozenBatchNorm2d
 
 from icmlib.config import TaskConfig
 from icmlib.io import InputError
@@ -33,12 +32,3 @@ def training_mode(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.train(any(p.requires_grad for p in module.parameters()))
-
-
-def freeze_batch_norm(module: nn.Module, eps: float) -> None:
-    """Batch norm below a module becomes constant; `eps` is what its weights were trained with."""
-    for name, child in module.named_children():
-        if isinstance(child, nn.BatchNorm2d):
-            setattr(module, name, FrozenBatchNorm2d(child.num_features, eps))
-        else:
-            freeze_batch_norm(child, eps)

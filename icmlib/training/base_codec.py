@@ -6,7 +6,6 @@ from functools import partial
 import torch
 from torch import nn, optim
 from torch.nn.functional import interpolate, mse_loss, pad
-from torch.utils.data import Dataset
 
 from icmlib import device, losses
 from icmlib.codecs import LearnedCodec
@@ -20,7 +19,7 @@ from icmlib.training.steps import Recorded, average_gradients, batches, item_rng
 def train_base_codec(
     codec: LearnedCodec,
     task: TaskNetwork | None,
-    dataset: Dataset,
+    dataset,
     config: BaseTrainingConfig,
     journal: Journal,
 ) -> None:

@@ -5,7 +5,6 @@ from torch import nn
 from torch.nn.functional import pad
 from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import Dataset
 
 from icmlib import device, losses
 from icmlib.codecs import LearnedCodec
@@ -18,7 +17,7 @@ from icmlib.training.task_network import flipped
 
 
 def finetune_chain(
-    codec: LearnedCodec, task: TaskNetwork, dataset: Dataset, config: ChainConfig, journal: Journal
+    codec: LearnedCodec, task: TaskNetwork, dataset, config: ChainConfig, journal: Journal
 ) -> None:
     """Finetune codec and task network together, or parts of them (Chamain et al. 2020). Without the
     parts "encoder" and "entropy" the bits stay; without "decoder" and "entropy" decoders that are

@@ -7,7 +7,6 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
-from torch import nn
 from tqdm.auto import tqdm
 
 from icmlib import device
@@ -94,7 +93,7 @@ class Recorded:
         return dict(self.terms)
 
 
-def average_gradients(weights: Iterable[nn.Parameter]) -> None:
+def average_gradients(weights: Iterable[torch.nn.Parameter]) -> None:
     """Each gradient becomes its mean over all processes."""
     if device.state().num_processes > 1:
         for weight in weights:
