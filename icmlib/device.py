@@ -12,8 +12,7 @@ from torch.utils.data import DataLoader
 
 
 def state():
-    """Accelerate's PartialState: which process of a training this is. One that makes data for all
-    has up to ten days."""
+    """Which process of a training this is. One that makes data for all has up to ten days."""
     from accelerate import PartialState  # here: `icm encode` does without
 
     return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=10))

@@ -120,8 +120,7 @@ def read_json(path: Path) -> dict:
 
 
 def read_header(path: str | Path) -> dict:
-    """What a safetensors file of ours states beside its tensors, which are not read. Raises
-    OSError, SafetensorError."""
+    """What the header of a safetensors file of ours states. Raises OSError, SafetensorError."""
     with safe_open(path, framework="numpy") as file:
         return {name: json.loads(text) for name, text in (file.metadata() or {}).items()}
 

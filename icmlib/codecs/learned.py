@@ -43,8 +43,7 @@ class LearnedCodec(nn.Module):
     makes the means, too; in mbt2018 and cheng2020 they also depend on the y_hat before them.
 
     The fingerprint in the bitstream is of the entropy model: codecs that share it read each
-    other's bits, each with its own encoder and decoder.
-    """
+    other's bits, each with its own encoder and decoder."""
 
     def __init__(self, model: models.CompressionModel):
         super().__init__()
@@ -251,8 +250,7 @@ def _entropy_models(model: models.CompressionModel) -> list[EntropyModel]:
 
 
 def _bottleneck_forward(coder: EntropyBottleneck, z: Tensor) -> tuple[Tensor, Tensor]:
-    """As CompressAI's, z (B, N, h, w) -> z_hat, likelihoods; that one waits for a GPU at each
-    permutation."""
+    """As CompressAI's, z (B, N, h, w) -> z_hat, likelihoods; that one often waits for the GPU."""
     by_channel = z.transpose(0, 1).contiguous()
     mode = "noise" if coder.training else "dequantize"
     z_hat = coder.quantize(by_channel.flatten(1)[:, None], mode, coder._get_medians())

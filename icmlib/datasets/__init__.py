@@ -33,8 +33,7 @@ def create(config: DataConfig, split: str, limit: int | None = None) -> CocoData
 
     A name `module:create` is a function of yours, `create(config, split, limit)`. It returns a
     CocoDataset, or what has of one `len()`, items, `image`, `path`, `sizes`, `turned`, `misfits`,
-    `folder`, `ground_truth`, `categories`, `category_ids`, `with_masks` and `left_out`.
-    """
+    `folder`, `ground_truth`, `categories`, `category_ids`, `with_masks` and `left_out`."""
     if ":" in config.name:
         return imported(config.name, "data set")(config, split, limit)
     root = project_root() / config.root

@@ -101,8 +101,7 @@ class CocoDataset(Dataset):
     `category_ids`) and, if the data set is `with_masks`, `masks` (N, H, W) uint8. One box without a
     mask makes it a data set of boxes alone. Crowd regions, objects without area and those outside
     their image are in `ground_truth`, which evaluation reads, but not in the target, which training
-    reads; `left_out` counts them. Raises as `read_annotations`, `by_class` and `select` do.
-    """
+    reads; `left_out` counts them. Raises as `read_annotations`, `by_class` and `select` do."""
 
     def __init__(
         self,

@@ -51,8 +51,7 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
 
 
 def ms_ssim(x: Tensor, y: Tensor) -> Tensor:
-    """Multi-scale SSIM of each image, (B,), at most 1 (Wang et al. 2003): five scales, the windows
-    of `ssim`; at least 161x161 px."""
+    """SSIM at five scales, (B,), at most 1 (Wang et al. 2003); images of at least 161x161 px."""
     _check_pair(x, y, smallest=MS_SSIM_SIDE)
     return pytorch_msssim.ms_ssim(x.float(), y.float(), data_range=1.0, size_average=False)
 

@@ -32,9 +32,8 @@ class Journal:
         return self.folder / name
 
     def step(self, step: int, steps: int, terms: dict, parts: dict) -> None:
-        """A step is done: its terms go to the log (of several processes their means; those that are
-        no tensors are off), at times `parts` to the checkpoint. Raises FloatingPointError: names
-        the terms that are not finite."""
+        """A step's terms go to the log (means over processes; those that are no tensors are off),
+        at times `parts` to the checkpoint. FloatingPointError names terms that are not finite."""
         terms = {name: value.detach() for name, value in terms.items() if torch.is_tensor(value)}
         values = torch.stack([value.float() for value in terms.values()])
         device.average(values)
