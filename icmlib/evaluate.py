@@ -15,7 +15,7 @@ from icmlib import device, losses
 from icmlib.codecs import Bitstream, LearnedCodec
 from icmlib.datasets import has_masks
 from icmlib.downloads import WeightsUnavailable
-from icmlib.io import InputError, written
+from icmlib.io import InputError, write, written
 from icmlib.metrics import bootstrap, checkerboard, detection, fidelity
 from icmlib.tasks import TaskNetwork
 
@@ -215,8 +215,7 @@ def _interval(name: str, draws: np.ndarray) -> dict:
 def save_evaluation(evaluation: Evaluation, folder: str | Path, split: str) -> None:
     """Per-image table, matches and pooled spectra into a folder."""
     folder = Path(folder)
-    with written(folder / f"{split}_per_image.csv") as half:
-        evaluation.per_image.to_csv(half, index=False)
+    write(folder / f"{split}_per_image.csv", evaluation.per_image.to_csv(index=False))
     matches = {}
     for kind, each in evaluation.matches.items():
         matches |= {f"{kind} {name}": array for name, array in vars(each).items()}

@@ -112,6 +112,12 @@ def written(path: Path) -> Iterator[Path]:
         raise
 
 
+def write(path: Path, content: str | bytes) -> None:
+    """A file, whole or not at all; text is UTF-8."""
+    with written(path) as half:
+        half.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
 def read_json(path: Path) -> dict:
     """What the file holds; an empty dict if it is missing or broken."""
     with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
@@ -130,8 +136,7 @@ def save_weights(path: str | Path, module) -> None:
     from safetensors.torch import save
 
     tensors = {name: value.contiguous() for name, value in module.state_dict().items()}
-    with written(Path(path)) as half:
-        half.write_bytes(save(tensors))
+    write(Path(path), save(tensors))
 
 
 def load_weights(module, path: str | Path) -> None:

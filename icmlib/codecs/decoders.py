@@ -19,7 +19,7 @@ from icmlib.codecs import SHIPPED
 from icmlib.codecs.learned import LearnedCodec
 from icmlib.codecs.zoo import create
 from icmlib.config import CodecConfig, from_dict
-from icmlib.io import InputError, fingerprint, load_state, read_header, written
+from icmlib.io import InputError, fingerprint, load_state, read_header, write
 
 MACHINE, HUMAN = "machine", "human"
 
@@ -78,8 +78,7 @@ class Decoders:
         tensors |= {name: h for name, h in halves.items() if h.float().equal(tensors[name])}
         header = {"codec": dataclasses.asdict(config), "fingerprints": self.fingerprints()}
         header = {name: json.dumps(value) for name, value in header.items()}
-        with written(Path(path)) as half:
-            half.write_bytes(save(tensors, header))
+        write(Path(path), save(tensors, header))
 
 
 def read_decoders(path: str | Path = SHIPPED) -> Decoders:

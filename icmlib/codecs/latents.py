@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 
 from icmlib import device
 from icmlib.codecs.learned import LearnedCodec
-from icmlib.io import fingerprint, written
+from icmlib.io import fingerprint, write
 
 
 class Latents:
@@ -40,6 +40,5 @@ def cached_latents(codec: LearnedCodec, dataset, folder: str | Path) -> Latents:
                 integers = y_hat.to(torch.int16)  # half the space
                 lossless = torch.equal(integers.to(y_hat.dtype), y_hat)
                 tensors[str(index)] = integers if lossless else y_hat
-            with written(path) as half:
-                half.write_bytes(save(tensors))
+            write(path, save(tensors))
     return Latents(path)

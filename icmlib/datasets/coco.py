@@ -1,5 +1,6 @@
 """One data set class for everything in COCO layout: a folder of images and an instances JSON."""
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -157,12 +158,10 @@ class CocoDataset(Dataset):
         paths = []
         for index, image in enumerate(self.ground_truth["images"]):
             path, stated = self.path(index), (image.get("width"), image.get("height"))
-            try:
-                with Image.open(path) as file:
-                    fits = stated in ((None, None), file.size)
-            except UNREADABLE:
-                fits = False
-            paths += [] if fits else [str(path)]
+            with contextlib.suppress(*UNREADABLE), Image.open(path) as file:
+                if stated in ((None, None), file.size):
+                    continue
+            paths.append(str(path))
         return paths
 
     def _size(self, index: int) -> tuple[int, int]:

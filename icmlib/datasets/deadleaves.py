@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from icmlib import device
 from icmlib.datasets.coco import instance
-from icmlib.io import written
+from icmlib.io import write
 
 CATEGORIES = ("disk", "square", "triangle", "star")
 SPLITS = ("train", "val", "test")
@@ -163,8 +163,8 @@ def generate(
         if annotation_file(folder, split).exists():
             continue
         (folder / split).mkdir(parents=True, exist_ok=True)
-        write, images = partial(_write_scene, folder, seed, split, size), range(counts[split])
-        scenes = device.in_processes(write, images, device.cores() if workers is None else workers)
+        paint, images = partial(_write_scene, folder, seed, split, size), range(counts[split])
+        scenes = device.in_processes(paint, images, device.cores() if workers is None else workers)
         annotations = [a for each in tqdm(scenes, split) for a in each]
         sides = {"height": size, "width": size}
         coco = {
@@ -173,6 +173,5 @@ def generate(
             "annotations": [{"id": i, **a} for i, a in enumerate(annotations, 1)],
             "categories": [{"id": i, "name": name} for i, name in enumerate(CATEGORIES, 1)],
         }
-        with written(annotation_file(folder, split)) as half:  # its presence: the split is whole
-            half.write_text(json.dumps(coco), "utf-8")
+        write(annotation_file(folder, split), json.dumps(coco))  # its presence: the split is whole
     return folder

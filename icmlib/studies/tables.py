@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from icmlib.io import written
+from icmlib.io import write
 
 # what the machine is scored by: the first that there is; of the VGG distance, less is better
 MACHINE = {"mask_AP": "mask AP", "box_AP": "box AP", "vgg": "VGG distance"}
@@ -108,5 +108,4 @@ def write_latex(file: Path, provenance: dict) -> None:
     text = text.replace(r"\end{tabular}", r"\end{tabular}}")
     if len(table.columns) > 6:  # of a page's width
         text = text.replace("{table}", "{table*}")
-    with written(file.with_suffix(".tex")) as half:
-        half.write_text(text, "utf-8")
+    write(file.with_suffix(".tex"), text)

@@ -1,7 +1,6 @@
 """What the adapters of both libraries share."""
 
 import torch
-from torch import nn
 
 from icmlib.config import TaskConfig
 from icmlib.io import InputError
@@ -26,9 +25,9 @@ def check_classes(config: TaskConfig, known: int) -> None:
         )
 
 
-def training_mode(model: nn.Module) -> None:
+def training_mode(model: torch.nn.Module) -> None:
     """Training mode; batch norm follows the batches only where its own weights are trained."""
     model.train()
     for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             module.train(any(p.requires_grad for p in module.parameters()))

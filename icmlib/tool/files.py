@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 
 import icmlib as icm
 from icmlib.codecs.bitstream import Bitstream
-from icmlib.io import IMAGE_SUFFIXES, InputError, UserError, read_image, written
+from icmlib.io import IMAGE_SUFFIXES, InputError, UserError, read_image, write, written
 
 SUFFIX = ".icm"
 QUALITY = 95  # of decoded pictures that are written as JPEG or WebP
@@ -27,8 +27,7 @@ def encode_file(codec, source: Path, target: Path) -> Bitstream:
     image = read_image(source, upright=True)
     with _about(source):
         bitstream = replace(codec.encode(image), grey=image.min(0)[0].equal(image.max(0)[0]))
-    with written(target) as half:
-        half.write_bytes(bytes(bitstream))
+    write(target, bytes(bitstream))
     return bitstream
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from icmlib import device
-from icmlib.io import InputError, save_weights, written
+from icmlib.io import InputError, save_weights, write
 
 CHECKPOINT_EVERY = 250  # steps
 
@@ -62,10 +62,9 @@ class Journal:
         now = time.perf_counter()
         self.seconds, self._clock = self.seconds + now - self._clock, now
         state = {name: part.state_dict() for name, part in parts.items()}
-        with written(self.path("last.pt")) as half:
-            buffer = io.BytesIO()  # torch.save to a file hides a full disk behind a RuntimeError
-            torch.save({"step": step, "seconds": self.seconds, **state}, buffer)
-            half.write_bytes(buffer.getbuffer())
+        buffer = io.BytesIO()  # torch.save to a file hides a full disk behind a RuntimeError
+        torch.save({"step": step, "seconds": self.seconds, **state}, buffer)
+        write(self.path("last.pt"), buffer.getbuffer())
 
     def resume(self, **parts) -> int:
         """Restore parts from the checkpoint; returns the steps already done (0 without one). Raises
@@ -95,8 +94,7 @@ class Journal:
             log.unlink(missing_ok=True)
         elif log.exists():
             kept = log.read_text("utf-8").splitlines(keepends=True)[: 1 + step]  # one row a step
-            with written(log) as half:
-                half.write_text("".join(kept), "utf-8")
+            write(log, "".join(kept))
 
     def save_weights(self, module: torch.nn.Module, name: str = "final") -> None:
         """Weights to `<name>.safetensors`; no process goes on before they are there."""
