@@ -1,7 +1,6 @@
 """Measure a codec: encode, decode and detect once per image, then one row of a table."""
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -15,7 +14,7 @@ from icmlib import device, losses
 from icmlib.codecs import Bitstream, LearnedCodec
 from icmlib.datasets import has_masks
 from icmlib.downloads import WeightsUnavailable
-from icmlib.io import InputError, write, written
+from icmlib.io import InputError, about, write, written
 from icmlib.metrics import bootstrap, checkerboard, detection, fidelity
 from icmlib.tasks import TaskNetwork
 
@@ -52,16 +51,17 @@ def evaluate(
         if hasattr(network, "to"):  # conventional codecs are no networks
             network.to(where)
     images, sizes = dataset.ground_truth["images"], dataset.sizes()
-    tile = min(_named(row, checkerboard.tile_size, [size]) for row, size in zip(images, sizes))
+    named = [about(image["file_name"]) for image in images]  # errors begin so
+    tile = min(each(checkerboard.tile_size)([size]) for each, size in zip(named, sizes))
     tables, detections = [], []
     spectra, pooled = {"decoded": [], "original": []}, {"decoded": 0.0, "original": 0.0}
     for indices in tqdm(_batches(sizes), "evaluate", disable=not progress):
         x = torch.stack([dataset.image(i) for i in indices])
         rows = [images[i] for i in indices]
-        coded = [_named(row, codec.encode, image) for row, image in zip(rows, x)]
+        coded = [named[i](codec.encode)(image) for i, image in zip(indices, x)]
         # ours are read from their bytes
         sent = [Bitstream.from_bytes(bytes(b)) if isinstance(b, Bitstream) else b for b in coded]
-        decoded = [_named(row, codec.decode, each) for row, each in zip(rows, sent)]
+        decoded = [named[i](codec.decode)(each) for i, each in zip(indices, sent)]
         if wrong := [each.shape for each in decoded if each.shape != x.shape[1:]]:
             raise InputError(f"decode returns {(*wrong[0],)}; the image is {(*x.shape[1:],)}")
         x_hat = fidelity.to_8bit(torch.stack(decoded).cpu().float().clamp(0, 1))
@@ -92,14 +92,6 @@ def matched(ground_truth: dict, detections: list[dict]) -> dict[str, detection.M
     if has_masks(ground_truth) and all("segmentation" in each for each in detections):
         kinds = {"mask": "segm", **kinds}
     return {name: detection.match(ground_truth, detections, kind) for name, kind in kinds.items()}
-
-
-def _named(row: dict, call: Callable, *arguments):
-    """`call(*arguments)`; its errors name the file."""
-    try:
-        return call(*arguments)
-    except InputError as error:
-        raise InputError(f"{row['file_name']}: {error}") from error
 
 
 def _batches(sizes: list[tuple[int, int]]) -> list[list[int]]:

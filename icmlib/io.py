@@ -112,6 +112,15 @@ def written(path: Path) -> Iterator[Path]:
         raise
 
 
+@contextlib.contextmanager
+def about(name: str | Path, kind: type[Exception] = InputError) -> Iterator[None]:
+    """Errors of this kind, inside or of a function so decorated, begin with the file's name."""
+    try:
+        yield
+    except kind as error:
+        raise InputError(f"{name}: {error}") from error
+
+
 def write(path: Path, content: str | bytes) -> None:
     """A file, whole or not at all; text is UTF-8."""
     with written(path) as half:

@@ -124,9 +124,8 @@ class LearnedCodec(nn.Module):
         check_image(image)
         x = self.pad(image[None].to(self.device, torch.float32))
         symbols, indexes, _ = self._compress(x)
-        strings = [table.encode(*each) for table, *each in zip(self._tables, symbols, indexes)]
-        strings = tuple(strings[::-1])  # CompressAI's order: y, z
-        return Bitstream(self.fingerprint, *image.shape[-2:], _crc(symbols), strings)
+        strings = tuple(table.encode(*each) for table, *each in zip(self._tables, symbols, indexes))
+        return Bitstream(self.fingerprint, *image.shape[-2:], _crc(symbols), strings[::-1])  # y, z
 
     @exact()
     def decode_latents(self, bitstream: Bitstream) -> Tensor:

@@ -116,8 +116,7 @@ class OriginConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class DepthConfig:
-    """How much is training, how much the method: base codecs trained ever longer, and what some
-    rows of Table 1 make of each."""
+    """Base codecs trained ever longer, and what some rows of Table 1 make of each."""
 
     codec: CodecConfig = field(default_factory=CodecConfig)
     steps: list[int] = field(default_factory=list)  # of base training, from the fewest

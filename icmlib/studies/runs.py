@@ -185,8 +185,7 @@ def open_run(
 
 
 def read_summary(profile: Profile, stage: str, name: str) -> dict:
-    """summary.json of a finished run, where null among measures is nan. Raises FileNotFoundError:
-    that run is not finished."""
+    """summary.json of a run, null among measures as nan. FileNotFoundError: not finished."""
     path = run_folder(profile, stage, name) / "summary.json"
     if not path.exists():
         raise FileNotFoundError(f"run {stage}/{name} is not finished ({path}); run its notebook")

@@ -1,5 +1,4 @@
-"""Tables for readers, from the CSV files of a study alone: the columns that answer its question,
-with an interval beside its value."""
+"""Tables for readers, from a study's CSV files alone: the columns that answer its question."""
 
 import re
 from pathlib import Path
@@ -62,8 +61,7 @@ LEGEND = (
 
 
 def task_measure(scores) -> str:
-    """What the machine is scored by: `mask_AP`, or `box_AP` where network or data have no masks, or
-    `vgg` where there is no network."""
+    """What the machine is scored by: `mask_AP`, without masks `box_AP`, without network `vgg`."""
     return next(name for name in MACHINE if name in scores)
 
 

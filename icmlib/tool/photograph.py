@@ -24,8 +24,7 @@ PICTURES = {".png", ".jpg", ".pdf", ".svg"}
 
 
 def try_decoders(photo: Path, out: Path, decoders: Decoders) -> pd.DataFrame:
-    """The table, written as CSV beside the picture `out`. Raises OSError, ValueError: something
-    cannot be read, used or written; says what."""
+    """The table, written as CSV beside the picture `out`. Raises OSError, ValueError."""
     check_suffix(out, PICTURES, "a figure")
     if out.resolve() == photo.resolve():
         raise InputError(f"{photo} would be overwritten; name another picture with --out")

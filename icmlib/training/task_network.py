@@ -44,8 +44,7 @@ def flipped(batch: list, seed: int, step: int) -> tuple[list[torch.Tensor], list
 
 def flip(image: torch.Tensor, target: dict, rng: random.Random) -> tuple[torch.Tensor, dict]:
     """Image, boxes and masks, if any, mirrored left-right and top-bottom, each in half of cases."""
-    boxes = target["boxes"].clone()
-    axes = []
+    boxes, axes = target["boxes"].clone(), []
     for axis, sides in ((-1, [0, 2]), (-2, [1, 3])):
         if rng.random() < 0.5:
             axes.append(axis)
