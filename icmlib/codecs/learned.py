@@ -137,11 +137,9 @@ class LearnedCodec(nn.Module):
             raise BitstreamError(f"bitstream holds {held} strings; this codec writes {own}")
         symbols, y_hat = self._decompress(bitstream)
         if _crc(symbols) != bitstream.symbols_crc:
-            raise BitstreamError(
-                "the decoded symbols differ from the encoded ones; the payload was changed, or "
-                "this device computes other probabilities: transfer it again, or decode on a "
-                "device like the encoder's"
-            )
+            what = "the decoded symbols differ from the encoded ones; the payload was changed, or"
+            how = "transfer it again, or decode on a device like the encoder's"
+            raise BitstreamError(f"{what} this device computes other probabilities: {how}")
         return y_hat
 
     @exact()

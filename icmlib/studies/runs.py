@@ -219,9 +219,8 @@ def given(weights: str | None) -> dict[str, str]:
 def base_codec(
     run: Run, architecture: CodecConfig, config: BaseTrainingConfig, task, data, weights: str | None
 ) -> tuple[LearnedCodec, pd.DataFrame | None]:
-    """A base codec and its training's log: of a file of decoders, from the project's root, with a
-    log beside it or none; without a file it is trained here, for the machine `task` or its proxy.
-    The codec goes to the run's folder."""
+    """A base codec, also saved in the run, and its training's log: of a file of decoders, from the
+    project's root, with a log beside it or none; else trained here, for `task` or its proxy."""
     if weights is None:
         codec = codecs.create(architecture, config.seed)
         proxy = tasks.proxies.create(config, task)

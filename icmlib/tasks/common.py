@@ -9,20 +9,18 @@ from icmlib.io import InputError
 def masks_of(target: dict) -> torch.Tensor:
     """(N, H, W) of a network that trains on masks; raises InputError if the data set has none."""
     if "masks" not in target:
-        raise InputError(
-            "this task network trains on masks, and not every box of the data set has one "
-            "(`segmentation`); complete them, or take a network such as fasterrcnn_resnet50_fpn"
-        )
+        what = "this task network trains on masks, and not every box of the data set has one"
+        how = "complete them, or take a network such as fasterrcnn_resnet50_fpn"
+        raise InputError(f"{what} (`segmentation`); {how}")
     return target["masks"]
 
 
 def check_classes(config: TaskConfig, known: int) -> None:
     """Raises ValueError where the published weights know another number of classes."""
     if known != config.num_classes:
-        raise InputError(
-            f"{config.name} with weights {config.weights} knows {known} classes; the profile says "
-            f"num_classes: {config.num_classes}. Set it to {known}, or weights to null"
-        )
+        what = f"{config.name} with weights {config.weights} knows {known} classes"
+        how = f"Set it to {known}, or weights to null"
+        raise InputError(f"{what}; the profile says num_classes: {config.num_classes}. {how}")
 
 
 def training_mode(model: torch.nn.Module) -> None:

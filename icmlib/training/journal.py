@@ -79,10 +79,9 @@ class Journal:
         except (torch.OutOfMemoryError, MemoryError):
             raise
         except Exception as error:  # torch has many for this, and none names the file
-            raise InputError(
-                f"checkpoint {path} is damaged, or of other networks than these; delete it and "
-                f"run again: the run then starts from its first step"
-            ) from error
+            what = f"checkpoint {path} is damaged, or of other networks than these"
+            how = "delete it and run again: the run then starts from its first step"
+            raise InputError(f"{what}; {how}") from error
         self.seconds = state["seconds"]
         self._drop_rows_from(state["step"])
         return state["step"]
