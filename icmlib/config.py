@@ -37,14 +37,6 @@ class DataConfig:
     # the network's classes in their order; COCO: its 80; none: those that `classes` names
     class_names: list[str] | Literal["COCO"] = field(default_factory=list)
 
-    @property
-    def label(self) -> str:
-        """For figures and tables: which data, how many, which seed."""
-        if self.name == "deadleaves":
-            sizes = f"{self.train}/{self.val}/{self.test} scenes of {self.size} px"
-            return f"dead leaves {sizes}, data seed {self.seed}"
-        return f"{self.name} in {self.root}"
-
 
 @dataclass(frozen=True, config=STRICT)
 class TaskConfig:

@@ -6,17 +6,12 @@ import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 from torch.utils.data import DataLoader
 
-if TYPE_CHECKING:
-    from accelerate import PartialState
 
-
-def state() -> "PartialState":
+def state():
     """Which process of a training this is. One that makes data for all has up to ten days."""
     from accelerate import PartialState  # here: `icm encode` does without
 
@@ -28,15 +23,10 @@ def current() -> torch.device:
     return state().device
 
 
-def main() -> bool:
-    """Whether this process is the one that writes files and shows progress."""
-    return state().is_main_process
-
-
 def main_only(method: Callable) -> Callable:
     """The method; in processes other than the main one it does nothing."""
     return functools.wraps(method)(
-        lambda *args, **kwargs: method(*args, **kwargs) if main() else None
+        lambda *args, **kwargs: state().on_main_process(method)(*args, **kwargs)
     )
 
 
@@ -54,12 +44,12 @@ def cores() -> int:
     return len(affinity(0)) if affinity else os.cpu_count()
 
 
-def on_all_cores(function: Callable, codec, items: Sequence):
-    """Iterates over `function(codec, item)` of each item, in order, in as many processes as PyTorch
-    has threads; the codec is on the CPU."""
-    workers = min(torch.get_num_threads(), len(items))
-    call = functools.partial(function, codec)
-    return iter(DataLoader(items, batch_size=None, num_workers=workers, collate_fn=call))
+def in_processes(function: Callable, items: Sequence, workers: int | None = None) -> Iterator:
+    """`function(item)` of each item, in order, in so many processes, by default as many as PyTorch
+    has threads; 0: in this one."""
+    workers = min(torch.get_num_threads(), len(items)) if workers is None else workers
+    own = {"generator": torch.Generator()}  # else it draws from the global one
+    return iter(DataLoader(items, batch_size=None, num_workers=workers, collate_fn=function, **own))
 
 
 def keep_freed_memory(large: bool = True) -> None:
@@ -102,7 +92,7 @@ def one_thread() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def channels_last(*modules: nn.Module) -> Iterator[None]:
+def channels_last(*modules: torch.nn.Module) -> Iterator[None]:
     """Inside, the modules convolve channels-last maps, which is faster; after, their weights lie in
     memory as before. Modules with a layer that `_overruns` are left alone."""
     for module in modules:
@@ -115,9 +105,9 @@ def channels_last(*modules: nn.Module) -> Iterator[None]:
             module.to(memory_format=torch.contiguous_format)
 
 
-def _overruns(layer: nn.Module) -> bool:
+def _overruns(layer: torch.nn.Module) -> bool:
     """Whether oneDNN writes past its memory in this layer's gradient if maps are channels-last
     (github.com/uxlfoundation/oneDNN/issues/6035; cheng2020 has one). On a GPU too, so that a
     checkpoint's moments have the layout of their weights wherever it is resumed."""
-    strided = isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and max(layer.stride) > 1
-    return strided and layer.in_channels < 16
+    pointwise = isinstance(layer, torch.nn.Conv2d) and layer.kernel_size == (1, 1)
+    return pointwise and max(layer.stride) > 1 and layer.in_channels < 16

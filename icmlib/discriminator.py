@@ -10,8 +10,7 @@ class PatchDiscriminator(nn.Sequential):
 
     (B, 3, s, s) -> (B, 1, s/8 - 1, s/8 - 1), without a sigmoid. Isola et al., "Image-to-image
     translation with conditional adversarial networks", CVPR 2017; Miyato et al., "Spectral
-    normalization", ICLR 2018.
-    """
+    normalization", ICLR 2018."""
 
     def __init__(self, width: int = 32):
         layers = []

@@ -82,11 +82,6 @@ class _Array(np.ndarray):
         super().__setstate__((version, shape, kind.dtype, fortran, _bytes(data)))
 
 
-def _scalar(kind: _Type, data: bytes | str) -> np.generic:
-    """In place of `numpy.core.multiarray.scalar`."""
-    return np.frombuffer(_bytes(data), kind.dtype)[0]
-
-
 def _bytes(text: bytes | str = b"", *_) -> bytes:
     """In place of `_codecs.encode` and `bytes`: protocol 2 writes bytes as Latin-1 text."""
     return text.encode("latin1") if isinstance(text, str) else text
@@ -96,7 +91,7 @@ ADMITTED = {
     "numpy.dtype": _Type,
     "numpy.ndarray": _Array,
     "numpy.core.multiarray._reconstruct": _Array,
-    "numpy.core.multiarray.scalar": _scalar,
+    "numpy.core.multiarray.scalar": lambda kind, data: np.frombuffer(_bytes(data), kind.dtype)[0],
     "_codecs.encode": _bytes,
     "__builtin__.bytes": _bytes,
     "collections.OrderedDict": dict,

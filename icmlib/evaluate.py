@@ -1,7 +1,6 @@
 """Measure a codec: encode, decode and detect once per image, then one row of a table."""
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -15,7 +14,7 @@ from icmlib import device, losses
 from icmlib.codecs import Bitstream, LearnedCodec
 from icmlib.datasets import has_masks
 from icmlib.downloads import WeightsUnavailable
-from icmlib.io import InputError, written
+from icmlib.io import InputError, about, write, written
 from icmlib.metrics import bootstrap, checkerboard, detection, fidelity
 from icmlib.tasks import TaskNetwork
 
@@ -52,18 +51,21 @@ def evaluate(
         if hasattr(network, "to"):  # conventional codecs are no networks
             network.to(where)
     images, sizes = dataset.ground_truth["images"], dataset.sizes()
-    tile = min(_named(row, checkerboard.tile_size, [size]) for row, size in zip(images, sizes))
+    named = [about(image["file_name"]) for image in images]  # errors begin so
+    tile = min(each(checkerboard.tile_size)([size]) for each, size in zip(named, sizes))
     tables, detections = [], []
     spectra, pooled = {"decoded": [], "original": []}, {"decoded": 0.0, "original": 0.0}
     for indices in tqdm(_batches(sizes), "evaluate", disable=not progress):
         x = torch.stack([dataset.image(i) for i in indices])
         rows = [images[i] for i in indices]
-        bitstreams = [_sent(_named(row, codec.encode, image)) for row, image in zip(rows, x)]
-        decoded = [_named(row, codec.decode, each) for row, each in zip(rows, bitstreams)]
+        coded = [named[i](codec.encode)(image) for i, image in zip(indices, x)]
+        # ours are read from their bytes
+        sent = [Bitstream.from_bytes(bytes(b)) if isinstance(b, Bitstream) else b for b in coded]
+        decoded = [named[i](codec.decode)(each) for i, each in zip(indices, sent)]
         if wrong := [each.shape for each in decoded if each.shape != x.shape[1:]]:
             raise InputError(f"decode returns {(*wrong[0],)}; the image is {(*x.shape[1:],)}")
         x_hat = fidelity.to_8bit(torch.stack(decoded).cpu().float().clamp(0, 1))
-        table = _table(rows, bitstreams, x.to(where), x_hat.to(where))
+        table = _table(rows, coded, x.to(where), x_hat.to(where))
         if vgg and (vgg_images is None or indices[0] < vgg_images):
             table["vgg"] = vgg(x.to(where), x_hat.to(where)).tolist()
         if task is not None:
@@ -90,20 +92,6 @@ def matched(ground_truth: dict, detections: list[dict]) -> dict[str, detection.M
     if has_masks(ground_truth) and all("segmentation" in each for each in detections):
         kinds = {"mask": "segm", **kinds}
     return {name: detection.match(ground_truth, detections, kind) for name, kind in kinds.items()}
-
-
-def _sent(bitstream):
-    """What the decoder gets: our bitstreams are read from their bytes."""
-    ours = isinstance(bitstream, Bitstream)
-    return Bitstream.from_bytes(bytes(bitstream)) if ours else bitstream
-
-
-def _named(row: dict, call: Callable, *arguments):
-    """`call(*arguments)`; its errors name the file."""
-    try:
-        return call(*arguments)
-    except InputError as error:
-        raise InputError(f"{row['file_name']}: {error}") from error
 
 
 def _batches(sizes: list[tuple[int, int]]) -> list[list[int]]:
@@ -219,8 +207,7 @@ def _interval(name: str, draws: np.ndarray) -> dict:
 def save_evaluation(evaluation: Evaluation, folder: str | Path, split: str) -> None:
     """Per-image table, matches and pooled spectra into a folder."""
     folder = Path(folder)
-    with written(folder / f"{split}_per_image.csv") as half:
-        evaluation.per_image.to_csv(half, index=False)
+    write(folder / f"{split}_per_image.csv", evaluation.per_image.to_csv(index=False))
     matches = {}
     for kind, each in evaluation.matches.items():
         matches |= {f"{kind} {name}": array for name, array in vars(each).items()}

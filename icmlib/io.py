@@ -3,8 +3,6 @@
 PyTorch is imported where it is used: `icm info` does without.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json
@@ -16,16 +14,13 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import pillow_heif
 from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic_core import to_json
 from safetensors import safe_open
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
 # what comes with icmlib lies here as in the project: in a wheel, or in the clone itself
 PACKAGED = Path(__file__).with_name("packaged")
@@ -108,16 +103,28 @@ def written(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(f".{path.name}.{os.getpid()}.half")
     try:
-        half.touch()
-        mode = half.stat().st_mode
         yield half
-        half.chmod(mode)  # safetensors puts a file in its place that only its owner can read
         half.replace(path)
     except BaseException as error:  # Ctrl-C, too
         half.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename is None:
             error.filename = str(path)  # of a full disk Python does not say on what
         raise
+
+
+@contextlib.contextmanager
+def about(name: str | Path, kind: type[Exception] = InputError) -> Iterator[None]:
+    """Errors of this kind, inside or of a function so decorated, begin with the file's name."""
+    try:
+        yield
+    except kind as error:
+        raise InputError(f"{name}: {error}") from error
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """A file, whole or not at all; text is UTF-8."""
+    with written(path) as half:
+        half.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def read_json(path: Path) -> dict:
@@ -128,21 +135,20 @@ def read_json(path: Path) -> dict:
 
 
 def read_header(path: str | Path) -> dict:
-    """What a safetensors file of ours states beside its tensors, which are not read. Raises
-    OSError, SafetensorError."""
+    """What the header of a safetensors file of ours states. Raises OSError, SafetensorError."""
     with safe_open(path, framework="numpy") as file:
         return {name: json.loads(text) for name, text in (file.metadata() or {}).items()}
 
 
-def save_weights(path: str | Path, module: nn.Module) -> None:
+def save_weights(path: str | Path, module) -> None:
     """A module's weights as safetensors."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    with written(Path(path)) as half:
-        save_file({name: value.contiguous() for name, value in module.state_dict().items()}, half)
+    tensors = {name: value.contiguous() for name, value in module.state_dict().items()}
+    write(Path(path), save(tensors))
 
 
-def load_weights(module: nn.Module, path: str | Path) -> None:
+def load_weights(module, path: str | Path) -> None:
     """Weights from safetensors (half precision is widened); buffers take their size from the file.
     Raises FileNotFoundError; ValueError: broken file, or weights of another architecture."""
     from safetensors.torch import load_file
@@ -157,7 +163,7 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
     load_state(module, state, path)
 
 
-def load_state(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+def load_state(module, state: dict, path: Path) -> None:
     """Weights that were read from `path`; as `load_weights`."""
     if all(name.startswith("module.") for name in state):  # of nn.DataParallel
         state = {name.removeprefix("module."): value for name, value in state.items()}
@@ -181,7 +187,7 @@ UNREADABLE = (OSError, SyntaxError, Image.DecompressionBombError)  # to Pillow
 UNREADABLE += (struct.error, TypeError, ValueError)  # malformed EXIF data
 
 
-def read_image(path: str | Path, upright: bool = False, file: BinaryIO | None = None) -> Tensor:
+def read_image(path: str | Path, upright: bool = False, file: BinaryIO | None = None):
     """(3, H, W) RGB float in [0, 1]; grey-scale, palette and 16-bit images are converted, what is
     transparent is put on white, and of an animation the first picture is taken. With `upright` it
     is turned as its EXIF orientation says; with `file`, which is read, the path only names it.

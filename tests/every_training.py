@@ -66,7 +66,7 @@ def train(folder: Path, scenes: Path, steps: int = 2, batch: int = 32) -> None:
             evaluation = evaluate(codec, None, val)
             save_evaluation(evaluation, journal.folder, "val")
             journal.finish(summarize(evaluation, resamples=5))
-    if device.main():
+    if device.state().is_main_process:
         (folder / "processes.txt").write_text(str(device.state().num_processes))
 
 

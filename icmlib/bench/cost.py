@@ -74,8 +74,7 @@ def _rows(profile: Profile, data: CocoDataset) -> Iterator[dict]:
 
 def _inputs(architecture: CodecConfig | None, loop: Callable, task, data, config) -> list:
     """What a training loop is given before its config."""
-    if getattr(config, "proxy", "task") == "vgg16":
-        task = proxies.VGG16(config.vgg16_layers)
+    task = proxies.create(config, task) if hasattr(config, "proxy") else task
     codec = [codecs.create(architecture).eval()] if architecture else []
     if loop is training.finetune_decoder:
         codec[0].update()

@@ -7,7 +7,7 @@ import torch
 
 from icmlib.bench.harness import Pair, largest_difference
 from icmlib.codecs import Bitstream, LearnedCodec
-from icmlib.device import on_all_cores
+from icmlib.device import in_processes
 from icmlib.metrics import checkerboard, detection, fidelity
 
 
@@ -16,14 +16,14 @@ def coding(codec: LearnedCodec, images) -> dict[str, Pair]:
     image; `decode`: bitstreams to images, beside its `decompress`."""
 
     def encode() -> list[bytes]:
-        return list(on_all_cores(partial(_encoded, images), codec, range(len(images))))
+        return list(in_processes(partial(_encoded, images, codec), range(len(images))))
 
     @torch.no_grad()
     def compress() -> list[dict]:
         return [codec.model.compress(codec.pad(images.image(i)[None])) for i in range(len(images))]
 
     def decode() -> list[torch.Tensor]:
-        return [*map(torch.from_numpy, on_all_cores(_decoded, codec, files))]
+        return [*map(torch.from_numpy, in_processes(partial(_decoded, codec), files))]
 
     @torch.no_grad()
     def decompress() -> list[torch.Tensor]:

@@ -19,8 +19,7 @@ from icmlib.training import Journal
 
 @dataclass
 class Pair:
-    """Two ways to the same result: each call does the work once (a training: a number of steps)
-    and returns what it made."""
+    """Two ways to one result: each call does the work once (some steps) and returns its result."""
 
     ours: Callable
     theirs: Callable
@@ -58,8 +57,7 @@ def where() -> str:
 
 
 def seconds_a_step(work: Callable[[int], object], steps: int) -> float:
-    """Of `work(steps)`, without what happens once; never 0, which noise could make of a few short
-    steps."""
+    """Of `work(steps)`, without what happens once; never 0, whatever the noise."""
     work(1)
     more, first = clocked(lambda: work(1 + steps)), clocked(lambda: work(1))
     return max(more - first, 0.01 * more) / steps

@@ -81,8 +81,7 @@ def _step(codec, decode: Callable, x: torch.Tensor, config: FinetuneConfig) -> C
 
 def finetuning(config: FinetuneConfig, size: int, N: int, M: int) -> Pair:
     """`finetune_decoder` on scenes of size x size px, in float32 and without a task network; theirs
-    encodes every image and decodes it whole. Each side takes the number of steps and returns the
-    decoder's weights."""
+    encodes and decodes whole images. From a number of steps, each makes the decoder's weights."""
     images, encoder = scenes(config.batch, size, size), untrained(N, M)
     latents = [encoder.latents(x[None])[0].to(torch.int16) for x in images]
 
@@ -108,8 +107,7 @@ def finetuning_step(config: FinetuneConfig, size: int, N: int, M: int) -> dict[s
 
 def base_training(size: int, N: int, M: int, batch: int = 8, seed: int = 0) -> Pair:
     """Base training (rate and MSE) in float32 beside the loop of CompressAI's examples/train.py,
-    with the same model, optimisers and images. Each side takes the number of steps and returns the
-    loss of each."""
+    with the same model, optimisers and images. From a number of steps, each gives their losses."""
     images, architecture = scenes(2 * batch, size, size), CodecConfig("bmshj2018_hyperprior", N, M)
     # lr is that example's default; ten times as much diverges in the first steps
     options = {"batch": batch, "crop": size, "lr": 1e-4, "precision": "float32", "seed": seed}

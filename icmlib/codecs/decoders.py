@@ -12,14 +12,14 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 
 from icmlib.codecs import SHIPPED
 from icmlib.codecs.learned import LearnedCodec
 from icmlib.codecs.zoo import create
 from icmlib.config import CodecConfig, from_dict
-from icmlib.io import InputError, fingerprint, load_state, read_header, written
+from icmlib.io import InputError, fingerprint, load_state, read_header, write
 
 MACHINE, HUMAN = "machine", "human"
 
@@ -73,15 +73,12 @@ class Decoders:
         tensors = self.codec.state_dict()
         for decoder, weights in self.finetuned.items():
             tensors |= {f"{decoder}/{name}": weight for name, weight in weights.items()}
-        tensors = {name: _narrowed(tensor.cpu().contiguous()) for name, tensor in tensors.items()}
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        halves = {name: t.half() for name, t in tensors.items() if t.dtype == torch.float32}
+        tensors |= {name: h for name, h in halves.items() if h.float().equal(tensors[name])}
         header = {"codec": dataclasses.asdict(config), "fingerprints": self.fingerprints()}
-        with written(Path(path)) as half:
-            save_file(tensors, half, {name: json.dumps(value) for name, value in header.items()})
-
-
-def _narrowed(tensor: torch.Tensor) -> torch.Tensor:
-    half = tensor.half()
-    return half if tensor.dtype == torch.float32 and half.float().equal(tensor) else tensor
+        header = {name: json.dumps(value) for name, value in header.items()}
+        write(Path(path), save(tensors, header))
 
 
 def read_decoders(path: str | Path = SHIPPED) -> Decoders:
@@ -92,12 +89,10 @@ def read_decoders(path: str | Path = SHIPPED) -> Decoders:
     weights = {}  # by decoder; the codec's own by ""
     try:
         header = read_header(path)
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():
-                decoder, _, own_name = name.rpartition("/")
-                tensor = file.get_tensor(name)
-                tensor = tensor.float() if tensor.is_floating_point() else tensor
-                weights.setdefault(decoder, {})[own_name] = tensor
+        for name, tensor in load_file(path).items():
+            decoder, _, own_name = name.rpartition("/")
+            tensor = tensor.float() if tensor.is_floating_point() else tensor
+            weights.setdefault(decoder, {})[own_name] = tensor
         config = from_dict(CodecConfig, header["codec"])
         if ":" in config.name:  # files come from strangers
             raise ValueError(f"it asks to call {config.name}, which only a profile may do")

@@ -27,14 +27,9 @@ class PostFiltered:
         return torch.from_numpy(self.filter(pixels, self.sigma)).permute(2, 0, 1).clamp(0, 1)
 
 
-def gaussian(x: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian blur of `sigma` px."""
-    return cv2.GaussianBlur(x, (0, 0), sigma)
-
-
-def bilateral(x: np.ndarray, sigma: float) -> np.ndarray:
-    """Spatial `sigma` px, colours within 0.2, summed over channels (Tomasi & Manduchi 1998)."""
-    return cv2.bilateralFilter(x, 2 * math.ceil(3 * sigma) + 1, 0.2, sigma)
-
-
-FILTERS = {each.__name__: partial(PostFiltered, each) for each in (gaussian, bilateral)}
+FILTERS = {  # of `sigma` px
+    "gaussian": lambda x, sigma: cv2.GaussianBlur(x, (0, 0), sigma),
+    # colours within 0.2, summed over channels (Tomasi & Manduchi 1998)
+    "bilateral": lambda x, sigma: cv2.bilateralFilter(x, 2 * math.ceil(3 * sigma) + 1, 0.2, sigma),
+}
+FILTERS = {name: partial(PostFiltered, each) for name, each in FILTERS.items()}

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from tqdm.auto import tqdm
 
 from icmlib import device
 from icmlib.codecs.learned import LearnedCodec
-from icmlib.io import fingerprint, written
+from icmlib.io import fingerprint, write
 
 
 class Latents:
@@ -38,8 +38,6 @@ def cached_latents(codec: LearnedCodec, dataset, folder: str | Path) -> Latents:
             for index in tqdm(range(len(dataset)), "latents"):
                 y_hat = codec.latents(dataset.image(index)[None])[0].cpu().contiguous()
                 integers = y_hat.to(torch.int16)  # half the space
-                lossless = torch.equal(integers.to(y_hat.dtype), y_hat)
-                tensors[str(index)] = integers if lossless else y_hat
-            with written(path) as half:
-                save_file(tensors, half)
+                tensors[str(index)] = integers if (integers == y_hat).all() else y_hat
+            write(path, save(tensors))
     return Latents(path)

@@ -43,8 +43,7 @@ class LearnedCodec(nn.Module):
     makes the means, too; in mbt2018 and cheng2020 they also depend on the y_hat before them.
 
     The fingerprint in the bitstream is of the entropy model: codecs that share it read each
-    other's bits, each with its own encoder and decoder.
-    """
+    other's bits, each with its own encoder and decoder."""
 
     def __init__(self, model: models.CompressionModel):
         super().__init__()
@@ -118,20 +117,15 @@ class LearnedCodec(nn.Module):
         """Of the weights and tables of some of the codec's `parts`."""
         return fingerprint(nn.ModuleList(module for part in parts for module in self.parts[part]))
 
-    def encode(self, image: Tensor) -> Bitstream:
-        """image (3, H, W) RGB in [0, 1] -> Bitstream; raises ValueError for anything else."""
-        return self.encode_with_latents(image)[0]
-
     @exact()
     @one_thread()
-    def encode_with_latents(self, image: Tensor) -> tuple[Bitstream, Tensor]:
-        """As `encode`, with the y_hat (1, M, h, w) that `decode_latents` reads from the bits."""
+    def encode(self, image: Tensor) -> Bitstream:
+        """image (3, H, W) RGB in [0, 1] -> Bitstream; raises ValueError for anything else."""
         check_image(image)
         x = self.pad(image[None].to(self.device, torch.float32))
-        symbols, indexes, y_hat = self._compress(x)
-        strings = [table.encode(*each) for table, *each in zip(self._tables, symbols, indexes)]
-        strings = tuple(strings[::-1])  # CompressAI's order: y, z
-        return Bitstream(self.fingerprint, *image.shape[-2:], _crc(symbols), strings), y_hat
+        symbols, indexes, _ = self._compress(x)
+        strings = tuple(table.encode(*each) for table, *each in zip(self._tables, symbols, indexes))
+        return Bitstream(self.fingerprint, *image.shape[-2:], _crc(symbols), strings[::-1])  # y, z
 
     @exact()
     def decode_latents(self, bitstream: Bitstream) -> Tensor:
@@ -143,11 +137,9 @@ class LearnedCodec(nn.Module):
             raise BitstreamError(f"bitstream holds {held} strings; this codec writes {own}")
         symbols, y_hat = self._decompress(bitstream)
         if _crc(symbols) != bitstream.symbols_crc:
-            raise BitstreamError(
-                "the decoded symbols differ from the encoded ones; the payload was changed, or "
-                "this device computes other probabilities: transfer it again, or decode on a "
-                "device like the encoder's"
-            )
+            what = "the decoded symbols differ from the encoded ones; the payload was changed, or"
+            how = "transfer it again, or decode on a device like the encoder's"
+            raise BitstreamError(f"{what} this device computes other probabilities: {how}")
         return y_hat
 
     @exact()
@@ -255,8 +247,7 @@ def _entropy_models(model: models.CompressionModel) -> list[EntropyModel]:
 
 
 def _bottleneck_forward(coder: EntropyBottleneck, z: Tensor) -> tuple[Tensor, Tensor]:
-    """As CompressAI's, z (B, N, h, w) -> z_hat, likelihoods; that one waits for a GPU at each
-    permutation."""
+    """As CompressAI's, z (B, N, h, w) -> z_hat, likelihoods; that one often waits for the GPU."""
     by_channel = z.transpose(0, 1).contiguous()
     mode = "noise" if coder.training else "dequantize"
     z_hat = coder.quantize(by_channel.flatten(1)[:, None], mode, coder._get_medians())

@@ -32,18 +32,13 @@ class ScaleHyperpriorS8(ScaleHyperprior):
         self.g_s = nn.Sequential(up(M, N), inverse(), up(N, N), inverse(), up(N, 3))
 
 
-def resized(channels: int, out: int) -> nn.Module:
-    """Bilinear, then a convolution (Odena et al. 2016)."""
-    return nn.Sequential(
-        nn.Upsample(scale_factor=2, mode="bilinear"), conv(channels, out, stride=1)
-    )
-
-
 UPSAMPLING = {
     "": deconv,  # ConvTranspose2d(k=5, s=2), which covers pixels unevenly (Odena et al. 2016)
     "_k4": partial(nn.ConvTranspose2d, kernel_size=4, stride=2, padding=1),  # evenly
     "_subpixel": partial(subpel_conv3x3, r=2),  # Shi et al. 2016
-    "_resize": resized,
+    "_resize": lambda before, after: nn.Sequential(  # Odena et al. 2016, too
+        nn.Upsample(scale_factor=2, mode="bilinear"), conv(before, after, stride=1)
+    ),
 }
 KEYS = {name.replace("-", "_"): name for name in model_architectures}  # our name -> the zoo's
 MODELS = {f"scale_hyperprior_s8{k}": partial(ScaleHyperpriorS8, up) for k, up in UPSAMPLING.items()}

@@ -33,8 +33,7 @@ def create(config: DataConfig, split: str, limit: int | None = None) -> CocoData
 
     A name `module:create` is a function of yours, `create(config, split, limit)`. It returns a
     CocoDataset, or what has of one `len()`, items, `image`, `path`, `sizes`, `turned`, `misfits`,
-    `folder`, `ground_truth`, `categories`, `category_ids`, `with_masks` and `left_out`.
-    """
+    `folder`, `ground_truth`, `categories`, `category_ids`, `with_masks` and `left_out`."""
     if ":" in config.name:
         return imported(config.name, "data set")(config, split, limit)
     root = project_root() / config.root
@@ -74,9 +73,8 @@ def check(config: DataConfig, num_classes: int | None = None) -> None:
     annotations say, and splits that have not the `num_classes` of the task network."""
     if config.name == "deadleaves":
         return
-    splits = ("train", "val", "test")
-    problems = [f"{s}: {each}" for s in splits for each in _problems(config, s, num_classes)]
-    if problems:
+    splits = deadleaves.SPLITS
+    if problems := [f"{s}: {each}" for s in splits for each in _problems(config, s, num_classes)]:
         where = "data/README.md says where each file comes from and goes"
         raise InputError("\n- ".join([f"the data set is not whole; {where}", *problems]))
 

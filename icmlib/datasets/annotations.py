@@ -25,15 +25,14 @@ def read_annotations(path: str | Path) -> dict:
     """The instances JSON as a dict with `images`, `annotations` and `categories`. Raises
     FileNotFoundError; ValueError: not JSON, or not sound COCO instances; names every kind of
     problem, how many there are and the first few ids of each."""
-    problems, collects = defaultdict(list), gc.isenabled()
+    problems = defaultdict(list)
     gc.disable()  # of millions of new objects none is garbage, and looking takes half of the time
     try:
         coco = _parse(Path(path))
         for what, id in _problems(coco):
             problems[what].append(id)
     finally:
-        if collects:
-            gc.enable()
+        gc.enable()
     if problems:
         lines = [f"{what}: {len(ids):,} (ids {first_few(ids)})" for what, ids in problems.items()]
         raise InputError("\n- ".join([f"annotation file {path} is not sound; correct it:", *lines]))
@@ -83,9 +82,8 @@ def _problems(coco: dict) -> Iterator[tuple[str, object]]:
     sizes = {image["id"]: _size(image) for image in images if type(image.get("id")) is int}
     known = {each["id"] for each in categories if type(each.get("id")) is int}
     for row in rows:
-        yield from (
-            (f"annotation {what}", row.get("id")) for what in _annotation(row, sizes, known)
-        )
+        for what in _annotation(row, sizes, known):
+            yield f"annotation {what}", row.get("id")
 
 
 def _size(image: dict) -> tuple[int, int] | None:
@@ -170,7 +168,7 @@ def _run_lengths(mask: dict, size: tuple[int, int] | None) -> tuple[bool, bool]:
 
 def _runs(counts: str) -> list[int]:
     """COCO's compressed run lengths (rleFrString in its maskApi.c), or [] if they are none: five
-    bits of a number per character; from the fourth number on, its difference to the last but one.
+    bits of a number per character; from the fourth on, numbers are differences to the last but one.
     """
     runs, number, bits = [], 0, 0
     for code in counts.encode("latin1", "replace"):

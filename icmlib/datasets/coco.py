@@ -1,5 +1,6 @@
 """One data set class for everything in COCO layout: a folder of images and an instances JSON."""
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -25,9 +26,8 @@ def has_masks(coco: dict) -> bool:
 def instance(category_id: int, mask: np.ndarray) -> dict:
     """A mask (H, W) bool as a COCO annotation, but for its ids."""
     encoded = encode_mask(mask)
-    box = [float(v) for v in rle.toBbox(encoded)]  # xywh, px
     facts = {"category_id": category_id, "segmentation": encoded, "area": int(mask.sum())}
-    return facts | {"bbox": box, "iscrowd": 0}
+    return facts | {"bbox": rle.toBbox(encoded).tolist(), "iscrowd": 0}  # xywh, px
 
 
 def read_ids(ids: list[int] | str | None, root: Path) -> list[int] | None:
@@ -35,8 +35,7 @@ def read_ids(ids: list[int] | str | None, root: Path) -> list[int] | None:
     if not isinstance(ids, str):
         return ids
     entries = (root / ids).read_text(encoding="utf-8-sig", errors="replace").split()
-    wrong = [entry for entry in entries if not entry.isdecimal()]
-    if wrong:
+    if wrong := [entry for entry in entries if not entry.isdecimal()]:
         raise InputError(f"{root / ids}: {wrong[0][:60]!r} is no image id; one is like 139")
     return [int(entry) for entry in entries]
 
@@ -103,8 +102,7 @@ class CocoDataset(Dataset):
     `category_ids`) and, if the data set is `with_masks`, `masks` (N, H, W) uint8. One box without a
     mask makes it a data set of boxes alone. Crowd regions, objects without area and those outside
     their image are in `ground_truth`, which evaluation reads, but not in the target, which training
-    reads; `left_out` counts them. Raises as `read_annotations`, `by_class` and `select` do.
-    """
+    reads; `left_out` counts them. Raises as `read_annotations`, `by_class` and `select` do."""
 
     def __init__(
         self,
@@ -160,12 +158,10 @@ class CocoDataset(Dataset):
         paths = []
         for index, image in enumerate(self.ground_truth["images"]):
             path, stated = self.path(index), (image.get("width"), image.get("height"))
-            try:
-                with Image.open(path) as file:
-                    fits = stated in ((None, None), file.size)
-            except UNREADABLE:
-                fits = False
-            paths += [] if fits else [str(path)]
+            with contextlib.suppress(*UNREADABLE), Image.open(path) as file:
+                if stated in ((None, None), file.size):
+                    continue
+            paths.append(str(path))
         return paths
 
     def _size(self, index: int) -> tuple[int, int]:

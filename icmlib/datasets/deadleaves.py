@@ -13,14 +13,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
-from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from icmlib import device
 from icmlib.datasets.coco import instance
-from icmlib.io import written
+from icmlib.io import write
 
 CATEGORIES = ("disk", "square", "triangle", "star")
 SPLITS = ("train", "val", "test")
@@ -28,12 +26,11 @@ MIN_VISIBLE = 0.4  # an instance hidden beyond this fraction is background
 MIN_AREA = 60  # px; below this no network can name the shape at 128x128
 
 
-def polygon(sides: int, inner: float | None = None):
-    """Radius over angle of a regular polygon, or of a star with `inner` radius; outer radius 1."""
-    corners = sides if inner is None else 2 * sides
-    radii = np.ones(corners) if inner is None else np.tile([1.0, inner], sides)
+def polygon(radii: list[float]):
+    """Radius over angle of the polygon whose corners, at even angles, have these radii."""
+    corners = len(radii)
     angles = np.arange(corners + 1) * 2 * np.pi / corners
-    x, y = np.append(radii, 1) * np.cos(angles), np.append(radii, 1) * np.sin(angles)
+    x, y = [*radii, radii[0]] * np.cos(angles), [*radii, radii[0]] * np.sin(angles)
 
     def radius(theta):
         theta = theta % (2 * np.pi)
@@ -57,9 +54,9 @@ def blob(rng: np.random.Generator):
 
 SHAPES = {
     "disk": lambda theta: np.ones_like(theta),
-    "square": polygon(4),
-    "triangle": polygon(3),
-    "star": polygon(5, inner=0.45),
+    "square": polygon([1] * 4),
+    "triangle": polygon([1] * 3),
+    "star": polygon([1, 0.45] * 5),
 }
 
 
@@ -166,10 +163,8 @@ def generate(
         if annotation_file(folder, split).exists():
             continue
         (folder / split).mkdir(parents=True, exist_ok=True)
-        write, images = partial(_write_scene, folder, seed, split, size), range(counts[split])
-        options = {"num_workers": device.cores() if workers is None else workers}
-        options |= {"generator": torch.Generator()}  # else it draws from the global one
-        scenes = DataLoader(images, batch_size=None, collate_fn=write, **options)
+        paint, images = partial(_write_scene, folder, seed, split, size), range(counts[split])
+        scenes = device.in_processes(paint, images, device.cores() if workers is None else workers)
         annotations = [a for each in tqdm(scenes, split) for a in each]
         sides = {"height": size, "width": size}
         coco = {
@@ -178,6 +173,5 @@ def generate(
             "annotations": [{"id": i, **a} for i, a in enumerate(annotations, 1)],
             "categories": [{"id": i, "name": name} for i, name in enumerate(CATEGORIES, 1)],
         }
-        with written(annotation_file(folder, split)) as half:  # its presence: the split is whole
-            half.write_text(json.dumps(coco), "utf-8")
+        write(annotation_file(folder, split), json.dumps(coco))  # its presence: the split is whole
     return folder

@@ -28,14 +28,14 @@ class CodedImage:
         height, width = x.shape[-2:]
         self.decoders, self.x = decoders, x
         self.tile = checkerboard.tile_size([(height, width)])
-        self.bitstream, self._y_hat = decoders.codec.encode_with_latents(x)
+        self.bitstream = decoders.codec.encode(x)
+        self._y_hat = decoders.codec.decode_latents(self.bitstream)  # (1, M, h, w)
         self.file = bytes(self.bitstream)
         self.bpp = 8 * self.bitstream.payload_bytes / (height * width)
         self.sha256 = hashlib.sha256(self.file).hexdigest()
 
     def decode(self, to: str | float) -> torch.Tensor:
-        """x_hat (3, H, W) of 8 bits, by a decoder's name or a place of the knob; only g_s runs.
-        Raises as `Decoders.turn`."""
+        """x_hat (3, H, W) of 8 bits; `to` and errors as of `Decoders.turn`. Only g_s runs."""
         return fidelity.to_8bit(self.synthesize(to))
 
     @device.exact()
@@ -57,8 +57,7 @@ class CodedImage:
         return quality | self.pattern(x_hat[0])
 
     def pattern(self, image: torch.Tensor) -> dict[str, float]:
-        """LPP at periods 2, 4, 8 (dB) and PRMS (grey levels) of an image of this size; noisier
-        than over a whole test set."""
+        """LPP 2, 4, 8 (dB) and PRMS (grey levels) of an image; noisier than over a test set."""
         spectra = checkerboard.image_spectrum(image, self.tile)
         reading = checkerboard.read_pattern(checkerboard.at_lattice(spectra)[None], self.tile)
         return {name: reading[name] for name in checkerboard.HEADLINE}

@@ -34,8 +34,7 @@ class Delta:
 def delta(anchor: Points, test: Points, of: str = "rate") -> Delta:
     """The BD-rate ("rate") or BD-quality ("quality") of `test` against `anchor`, each (rates,
     qualities), arrays (points,) in any order. A reason is in place of a number where a curve has
-    fewer than three points, is not finite or not monotone, or too little of both ranges is common.
-    """
+    under three points, is not finite or not monotone, or where the ranges overlap too little."""
     anchor, test = (np.array(curve)[:, np.argsort(curve[0])] for curve in (anchor, test))
     if unfit := _unfit("anchor", *anchor) or _unfit("test", *test):
         return Delta(np.nan, unfit)

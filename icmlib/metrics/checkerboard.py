@@ -91,8 +91,7 @@ def image_spectrum(image: Tensor, tile: int) -> np.ndarray:
 
 
 def at_lattice(spectra: np.ndarray) -> np.ndarray:
-    """The frequencies of spectra (..., N, N) that are read, (..., K): those of the lattice and
-    their neighbours, of f and -f one."""
+    """Of spectra (..., N, N) what is read, (..., K): the lattice and its neighbours, f or -f."""
     tile = spectra.shape[-1]
     return spectra.reshape(*spectra.shape[:-2], -1)[..., _lattice(tile)[0]]
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from pycocotools import mask as rle
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 from torchvision.ops import box_convert
 
 # The official thresholds, made the official way: np.arange is off by a bit at some of them.
@@ -91,15 +93,12 @@ def encode_mask(mask: np.ndarray) -> dict:
     if mask.dtype != bool:
         raise ValueError(f"mask is {mask.dtype}; need bool (threshold the probabilities first)")
     encoded = rle.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode()}
+    return encoded | {"counts": encoded["counts"].decode()}
 
 
 def _evaluate_images(ground_truth: dict, detections: list[dict], iou_type: str) -> tuple:
     """The image ids, rising, and pycocotools' matches, category by category, by these images. It
     writes to what it is given, hence the copies, and takes an id of 0 for no match."""
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
     objects = [{"iscrowd": 0, **a, "id": i} for i, a in enumerate(ground_truth["annotations"], 1)]
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints each step
         truth = COCO()

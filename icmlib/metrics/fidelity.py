@@ -6,9 +6,8 @@ refuses other shapes and ranges. Round decoded images once (`to_8bit`) before ca
 
 import warnings
 
+import pytorch_msssim
 import torch
-from pytorch_msssim import ms_ssim as msssim_ms_ssim
-from pytorch_msssim import ssim as msssim_ssim
 from torch import Tensor
 
 from icmlib import downloads
@@ -47,15 +46,14 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
         strips = (image[..., rows, :].float() for image in (x, y))
         strips = (strip.contiguous(memory_format=torch.channels_last) for strip in strips)
         share = min(ROWS, places - top) / places
-        total = total + share * msssim_ssim(*strips, data_range=1.0, size_average=False)
+        total = total + share * pytorch_msssim.ssim(*strips, data_range=1.0, size_average=False)
     return total
 
 
 def ms_ssim(x: Tensor, y: Tensor) -> Tensor:
-    """Multi-scale SSIM of each image, (B,), at most 1 (Wang et al. 2003): five scales, the windows
-    of `ssim`; at least 161x161 px."""
+    """SSIM at five scales, (B,), at most 1 (Wang et al. 2003); images of at least 161x161 px."""
     _check_pair(x, y, smallest=MS_SSIM_SIDE)
-    return msssim_ms_ssim(x.float(), y.float(), data_range=1.0, size_average=False)
+    return pytorch_msssim.ms_ssim(x.float(), y.float(), data_range=1.0, size_average=False)
 
 
 def feature_distance(features_x: dict[str, Tensor], features_y: dict[str, Tensor]) -> Tensor:

@@ -81,8 +81,7 @@ def origin_findings(rows: pd.DataFrame, curves: dict[str, Curve], ap: str) -> pd
 
 
 def share(before: pd.Series, after: pd.Series) -> dict[str, float]:
-    """PRMS after over PRMS before; its interval is that of two codecs which are not paired, so it
-    is too wide rather than too narrow."""
+    """PRMS after over PRMS before; the interval is of unpaired codecs, and rather too wide."""
     ends = (("value", "", ""), ("low", "_low", "_high"), ("high", "_high", "_low"))
     return {name: after[f"prms{a}"] / (before[f"prms{b}"] or np.nan) for name, a, b in ends}
 

@@ -66,8 +66,7 @@ def interval(values: np.ndarray) -> dict[str, float]:
 
 
 def findings(curves: dict[str, Curve]) -> pd.DataFrame:
-    """The paper's findings on these curves. The paper's conventional anchor is VVC; where that was
-    not measured, HEVC stands for it."""
+    """The paper's findings on these curves. HEVC stands for VVC where that was not measured."""
     rows = []
     for anchor in [name for name in OFF_THE_SHELF if name in curves][:1]:
         text = f"off the shelf, the learned codec is at least as good for the machine as {anchor}"

@@ -36,8 +36,7 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def _panels(count: int, columns: int, width: float, height: float, **options):
-    """A figure and its axes (rows, columns), each of that size in inches, or as fits a page; those
-    after `count` are blank."""
+    """A figure and axes (rows, columns) of that size in inches, or as fits; blank after `count`."""
     columns = min(columns, count)
     rows, width = -(-count // columns), min(width, PAGE / columns)
     options |= {"figsize": (width * columns, height * rows), "layout": "constrained", "dpi": 150}

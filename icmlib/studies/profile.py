@@ -116,8 +116,7 @@ class OriginConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class DepthConfig:
-    """How much is training, how much the method: base codecs trained ever longer, and what some
-    rows of Table 1 make of each."""
+    """Base codecs trained ever longer, and what some rows of Table 1 make of each."""
 
     codec: CodecConfig = field(default_factory=CodecConfig)
     steps: list[int] = field(default_factory=list)  # of base training, from the fewest
@@ -228,7 +227,11 @@ class Profile:
     @property
     def provenance(self) -> dict[str, str | int]:
         """What every figure and table of it states."""
-        facts = {"profile": self.name, "seed": self.seed, "data": self.data.label}
+        data, label = self.data, f"{self.data.name} in {self.data.root}"
+        if data.name == "deadleaves":
+            sizes = f"{data.train}/{data.val}/{data.test} scenes of {data.size} px"
+            label = f"dead leaves {sizes}, data seed {data.seed}"
+        facts = {"profile": self.name, "seed": self.seed, "data": label}
         return facts | ({"numbers": "mean nothing: a trial"} if self.meaningless else {})
 
 

@@ -42,8 +42,7 @@ def codec_config(profile: Profile, point: str) -> CodecConfig:
 
 
 def runs(profile: Profile) -> Iterator[tuple[str, str, tuple[str, str], str]]:
-    """Each measured point of each curve: curve, point, stage and name of the run, name of the
-    evaluation."""
+    """Each measured point of each curve: curve, point, (stage, name) of its run, evaluation."""
     study = profile.rate_task
     for point in study.points:
         yield "baseline", point, ("mse_codec", point), "test"
@@ -82,8 +81,7 @@ def resampled_curves(
 
 
 def resampled(evaluation: Evaluation, counts: np.ndarray, kind: str = "box") -> Curve:
-    """A point of a curve: `bpp`, `<kind>_AP` and `psnr` of each resample, (1 + R,), by its counts
-    of the images."""
+    """A point of a curve: `bpp`, `<kind>_AP`, `psnr`, (1 + R,), by counts of images (1 + R, I)."""
     matches = evaluation.matches[kind]  # their images are sorted, the data set's need not be
     table = evaluation.per_image.set_index("image_id").loc[list(matches.image_ids)]
     bits, pixels = counts @ (8.0 * table["payload_bytes"]), counts @ table["pixels"].to_numpy(float)
@@ -119,8 +117,7 @@ def bridge(profile: Profile, point: str, row: str, after: dict) -> dict:
 
 
 def bridge_findings(table: pd.DataFrame, back: float, change: float) -> pd.DataFrame:
-    """Findings on rows of `bridge`: at least `back` % of the lost PSNR is back, and
-    box mAP changes by at least `change` %."""
+    """On rows of `bridge`: `back` % of the lost PSNR or more back, box mAP `change` % or more."""
     rows = []
     for row in table.to_dict("records"):
         name = f"bridge {row['point']}-{row['row']}"

@@ -5,7 +5,7 @@ results/<profile>/<stage>/<name>/
     log.csv        one row per step      summary.json        what later notebooks read
     last.pt        the checkpoint        final.safetensors   the weights
     figures/       pictures              notebook.ipynb      the executed notebook
-    .lock          the process at work   .*.half, .tmp*      left by a killed process: ignored
+    .lock          the process at work   .*.half             left by a killed process: ignored
 """
 
 import contextlib
@@ -32,7 +32,7 @@ from icmlib import codecs, datasets, device, io, tasks, training
 from icmlib.codecs import LearnedCodec
 from icmlib.config import BaseTrainingConfig, CodecConfig
 from icmlib.evaluate import compare, evaluate, load_evaluation, load_vgg, save_evaluation, summarize
-from icmlib.io import plain, written
+from icmlib.io import plain, write
 from icmlib.studies import figures, tables
 from icmlib.studies.profile import Profile
 from icmlib.training.journal import Journal
@@ -82,14 +82,12 @@ class Run(Journal):
         except Timeout:
             busy = f"another process is at work in {self.folder}; wait for its end, or end it"
             raise io.UserError(f"{busy}, and run again") from None
-        for pattern in (".*.half", ".tmp*"):  # left by a killed process; .tmp* by safetensors
-            for half in self.folder.rglob(pattern):
-                half.unlink()
+        for half in self.folder.rglob(".*.half"):  # left by a killed process
+            half.unlink()
 
     @device.main_only
     def _write(self, name: str, values: dict) -> None:
-        with written(self.path(name)) as half:
-            half.write_text(json.dumps(plain(values), indent=1), "utf-8")
+        write(self.path(name), json.dumps(plain(values), indent=1))
 
     @device.main_only
     def _move_aside(self, old: dict) -> None:
@@ -118,8 +116,7 @@ class Run(Journal):
         """`<name>.csv`; of the whole `study` beside its stages, with its provenance in it."""
         file = (self.folder.parents[1] if study else self.folder) / f"{name}.csv"
         table = table.infer_objects().assign(**(self.provenance if study else {}))
-        with written(file) as half:
-            table.to_csv(half, index=any(table.index.names), float_format="%.6g")
+        write(file, table.to_csv(index=any(table.index.names), float_format="%.6g"))
         if os.environ.get(PAPER):
             tables.write_latex(file, self.provenance)
 
@@ -141,15 +138,14 @@ class Run(Journal):
         for file, kind in itertools.product(files, kinds):
             figures.save(figure, file.with_name(f"{file.name}.{kind}"))
         if table is not None:
-            with written(self.path(f"figures/{name}.csv")) as half:
-                table.to_csv(half, index=False)
+            write(self.path(f"figures/{name}.csv"), table.to_csv(index=False))
 
     def finish(self, summary: dict) -> None:
         """Write summary.json, which marks the run as complete."""
         end = datetime.now(UTC).isoformat(timespec="seconds")
         self._write("run.json", self._facts | {"end": end})
         self._write("summary.json", summary)
-        if device.main():
+        if device.state().is_main_process:
             self._lock.release()
 
 
@@ -189,8 +185,7 @@ def open_run(
 
 
 def read_summary(profile: Profile, stage: str, name: str) -> dict:
-    """summary.json of a finished run, where null among measures is nan. Raises FileNotFoundError:
-    that run is not finished."""
+    """summary.json of a run, null among measures as nan. FileNotFoundError: not finished."""
     path = run_folder(profile, stage, name) / "summary.json"
     if not path.exists():
         raise FileNotFoundError(f"run {stage}/{name} is not finished ({path}); run its notebook")
@@ -224,9 +219,8 @@ def given(weights: str | None) -> dict[str, str]:
 def base_codec(
     run: Run, architecture: CodecConfig, config: BaseTrainingConfig, task, data, weights: str | None
 ) -> tuple[LearnedCodec, pd.DataFrame | None]:
-    """A base codec and its training's log: of a file of decoders, from the project's root, with a
-    log beside it or none; without a file it is trained here, for the machine `task` or its proxy.
-    The codec goes to the run's folder."""
+    """A base codec, also saved in the run, and its training's log: of a file of decoders, from the
+    project's root, with a log beside it or none; else trained here, for `task` or its proxy."""
     if weights is None:
         codec = codecs.create(architecture, config.seed)
         proxy = tasks.proxies.create(config, task)

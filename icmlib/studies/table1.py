@@ -1,5 +1,4 @@
-"""Study 1 as tables: the rows that were run, whether the aims hold on test, and the paper's
-rows beside them."""
+"""Study 1 as tables: its rows, whether the aims hold on test, and the paper's rows beside them."""
 
 from dataclasses import asdict
 from itertools import product
@@ -113,8 +112,7 @@ def aims(test: pd.DataFrame, *rows: str | None, **limits: float) -> pd.DataFrame
 
 def beside_paper(test: pd.DataFrame) -> pd.DataFrame:
     """The paper's Table 1 as changes against its own base codec, beside ours: AP in %, PSNR in dB,
-    SSIM, VGG where it was measured; and whether the signs agree (a change within 0.5 % of AP counts
-    as none)."""
+    SSIM, VGG where it was measured; and whether the signs agree (up to 0.5 % of AP are none)."""
     paper = pd.read_csv(project_file("data/le2022_table1.csv"), index_col="row")
     base, names = paper.loc["base"], paper.index.intersection(test.index, sort=False).drop("base")
     rows, ours, pairs, ap = paper.loc[names], test.loc[names], {}, task_measure(test)

@@ -1,12 +1,11 @@
-"""Tables for readers, from the CSV files of a study alone: the columns that answer its question,
-with an interval beside its value."""
+"""Tables for readers, from a study's CSV files alone: the columns that answer its question."""
 
 import re
 from pathlib import Path
 
 import pandas as pd
 
-from icmlib.io import written
+from icmlib.io import write
 
 # what the machine is scored by: the first that there is; of the VGG distance, less is better
 MACHINE = {"mask_AP": "mask AP", "box_AP": "box AP", "vgg": "VGG distance"}
@@ -62,8 +61,7 @@ LEGEND = (
 
 
 def task_measure(scores) -> str:
-    """What the machine is scored by: `mask_AP`, or `box_AP` where network or data have no masks, or
-    `vgg` where there is no network."""
+    """What the machine is scored by: `mask_AP`, without masks `box_AP`, without network `vgg`."""
     return next(name for name in MACHINE if name in scores)
 
 
@@ -108,5 +106,4 @@ def write_latex(file: Path, provenance: dict) -> None:
     text = text.replace(r"\end{tabular}", r"\end{tabular}}")
     if len(table.columns) > 6:  # of a page's width
         text = text.replace("{table}", "{table*}")
-    with written(file.with_suffix(".tex")) as half:
-        half.write_text(text, "utf-8")
+    write(file.with_suffix(".tex"), text)

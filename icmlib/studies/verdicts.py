@@ -23,8 +23,7 @@ def finding(
 ) -> dict:
     """One row with the columns FINDING: a claim on value, low and high of `found`. It `holds` where
     the whole 95 % interval lies beyond the bound, `does not hold` where all of it lies on the other
-    side, and is `undecided` in between; an interval that touches the bound is no proof. Without
-    figures it `cannot be said`."""
+    side, else it is `undecided`, also at the bound itself; without figures it `cannot be said`."""
     low, high = found["low"], found["high"]
     if at_most is not None:
         low, high, at_least = -high, -low, -at_most
@@ -36,9 +35,8 @@ def finding(
 
 def across_seeds(profile: Profile, found: pd.DataFrame, name: str) -> pd.DataFrame:
     """Each finding's value by seed, in how many of the seeds that have it it `holds` (`2 of 3`),
-    and the `spread` of the values: their standard deviation over trainings. `found` are this
-    profile's; those of other seeds are in the table `name` that the same notebook wrote, where it
-    ran here."""
+    and the `spread` of the values: their standard deviation. `found` are this profile's; those of
+    other seeds are in the table `name` that the same notebook wrote, where it ran here."""
     tables = {f"seed {profile.seed}": found.set_index("finding")}
     for path in sorted((project_root() / "results").glob(f"{profile.name}-seed*[0-9]/{name}.csv")):
         seed = path.parent.name.rpartition("-seed")[2]

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from icmlib.config import TaskConfig
 from icmlib.downloads import read_state
@@ -26,21 +25,17 @@ INSTALL = (
 )
 
 
-class Detectron2Task(nn.Module):
+class Detectron2Task(torch.nn.Module):
     """A detectron2 R-CNN or RetinaNet as an `icmlib.tasks.TaskNetwork`. It sees images
     in the config's channel order, 0 to 255, resized to its test size, in training as in evaluation.
     Labels 1..K are detectron2's classes 0..K-1: of its COCO models the categories by rising id."""
 
-    def __init__(self, model: nn.Module, config):
+    def __init__(self, model: torch.nn.Module, config):
         super().__init__()
         self.model = model
         self.has_masks = config.MODEL.MASK_ON
         self.bgr = config.INPUT.FORMAT == "BGR"
         self.sides = config.INPUT.MIN_SIZE_TEST, config.INPUT.MAX_SIZE_TEST  # short, longest, in px
-
-    @property
-    def device(self) -> torch.device:
-        return self.model.device
 
     def loss(self, images, targets: list[dict]) -> dict[str, torch.Tensor]:
         """Images may have any sizes, and no objects."""
@@ -93,9 +88,9 @@ class Detectron2Task(nn.Module):
         scale = torch.tensor([w / width, h / height]).repeat(2)  # of x, y, x, y
         instances = Instances(resized)
         instances.gt_boxes = Boxes((target["boxes"] * scale).to(weight))
-        instances.gt_classes = target["labels"].to(self.device) - 1
+        instances.gt_classes = target["labels"].to(weight.device) - 1
         if self.has_masks:
-            masks = common.masks_of(target)[:, None].to(self.device).float()  # (N, 1, H, W)
+            masks = common.masks_of(target)[:, None].to(weight)  # (N, 1, H, W)
             instances.gt_masks = BitMasks(F.interpolate(masks, resized)[:, 0] > 0)
         return instances
 

@@ -3,7 +3,6 @@
 are `vgg16_layers`, `lambda_feature` and `warmup` of `icmlib.config.BaseTrainingConfig`."""
 
 import torch
-from torch import nn
 from torchvision.models import vgg16
 from torchvision.models.feature_extraction import create_feature_extractor
 
@@ -13,12 +12,12 @@ from icmlib.config import VGG16_LAYERS, BaseTrainingConfig
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])  # mean and standard deviation
 
 
-def create(config: BaseTrainingConfig, task: nn.Module) -> nn.Module:
+def create(config: BaseTrainingConfig, task: torch.nn.Module) -> torch.nn.Module:
     """The network whose features a profile's base training compares; raises as `VGG16`."""
     return VGG16(config.vgg16_layers) if config.proxy == "vgg16" else task
 
 
-class VGG16(nn.Module):
+class VGG16(torch.nn.Module):
     """torchvision's VGG-16 with its ImageNet weights, frozen; the features are the outputs of
     `layers`, such as `relu1_2`. Raises as `icmlib.downloads.vgg16`."""
 
@@ -29,7 +28,7 @@ class VGG16(nn.Module):
         with torch.device("meta"):  # no first weights before the file's
             network = vgg16(weights=None).features
         network.load_state_dict(downloads.vgg16()[0], assign=True)
-        relus = [i for i, each in enumerate(network) if isinstance(each, nn.ReLU)]
+        relus = [i for i, each in enumerate(network) if isinstance(each, torch.nn.ReLU)]
         wanted = {str(i): name for i, name in zip(relus, VGG16_LAYERS) if name in layers}
         self.layers = create_feature_extractor(network, wanted)
         for name, values in zip(("mean", "deviation"), IMAGENET):

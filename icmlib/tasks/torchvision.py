@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torchvision.models import get_model, get_model_weights
 from torchvision.models.detection import anchor_utils, faster_rcnn, mask_rcnn, transform
-from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork, MultiScaleRoIAlign
+from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork, FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from icmlib.config import TaskConfig
@@ -37,10 +37,6 @@ class TorchvisionTask(nn.Module):
         self.register_buffer("_outputs", outputs, persistent=False)
 
     @property
-    def device(self) -> torch.device:
-        return next(self.parameters()).device
-
-    @property
     def recordable(self) -> bool:
         """Whether `features` never waits for a GPU; see `icmlib.training.steps.Recorded`."""
         return isinstance(self.model.transform, AsItIs)
@@ -49,18 +45,18 @@ class TorchvisionTask(nn.Module):
         """RPN, box and (of a Mask R-CNN) mask losses. Images may have any sizes, and no objects."""
         common.training_mode(self.model)
         targets = [self._target(target) for target in targets]
-        return self.model([x.to(self.device) for x in images], targets)
+        return self.model([x.to(self._outputs.device) for x in images], targets)
 
     def _target(self, target: dict) -> dict[str, torch.Tensor]:
         read = {"boxes": target["boxes"], "labels": self._outputs[target["labels"] - 1]}
         if self.model.roi_heads.has_mask():
             read["masks"] = common.masks_of(target)
-        return {key: value.to(self.device) for key, value in read.items()}
+        return {key: value.to(self._outputs.device) for key, value in read.items()}
 
     def features(self, images) -> dict[str, torch.Tensor]:
         """The backbone's (FPN) maps, finest first."""
         self.model.eval()
-        images, _ = self.model.transform([x.to(self.device) for x in images])
+        images, _ = self.model.transform([x.to(self._outputs.device) for x in images])
         return dict(self.model.backbone(images.tensors))
 
     @torch.no_grad()
@@ -68,7 +64,7 @@ class TorchvisionTask(nn.Module):
         self.model.eval()
         features = self.features(images) if features is None else features
         sizes = [tuple(x.shape[-2:]) for x in images]
-        images, _ = self.model.transform([x.to(self.device) for x in images])
+        images, _ = self.model.transform([x.to(self._outputs.device) for x in images])
         proposals, _ = self.model.rpn(images, features)
         predictions, _ = self.model.roi_heads(features, proposals, images.image_sizes)
         predictions = self.model.transform.postprocess(predictions, images.image_sizes, sizes)
@@ -113,7 +109,10 @@ def detector(config: TaskConfig) -> TorchvisionTask:
     outputs = [i for i, name in enumerate(categories) if name not in ("__background__", "N/A")]
     common.check_classes(config, len(outputs))
     model = get_model(config.name, num_classes=len(categories), **options)
-    common.freeze_batch_norm(model, eps=0.0 if config.name.endswith("resnet50_fpn") else 1e-5)
+    eps = 0.0 if config.name.endswith("resnet50_fpn") else 1e-5  # what they were trained with
+    for name, layer in [*model.named_modules()]:
+        if isinstance(layer, nn.BatchNorm2d):
+            model.set_submodule(name, FrozenBatchNorm2d(layer.num_features, eps))
     return TorchvisionTask(model, outputs)
 
 
@@ -146,7 +145,7 @@ class SmallBackbone(nn.Module):
 def small_mask_rcnn(num_classes: int, scale: int = 1) -> TorchvisionTask:
     """A Mask R-CNN of 2.0 M parameters for scenes of about 128x128; of 6.1 M for those of 256x256
     with a `scale` of 2, on channels and anchors. `num_classes` is without the background."""
-    levels, wide = ["0", "1", "2"], 64 * scale
+    wide = 64 * scale
     anchors = tuple((side * scale,) for side in (14, 28, 48, 72))
     model = mask_rcnn.MaskRCNN(
         SmallBackbone(tuple(width * scale for width in (32, 64, 128, 192)), wide),
@@ -156,14 +155,12 @@ def small_mask_rcnn(num_classes: int, scale: int = 1) -> TorchvisionTask:
         rpn_post_nms_top_n_train=200,
         rpn_post_nms_top_n_test=100,
         rpn_batch_size_per_image=64,
-        box_roi_pool=MultiScaleRoIAlign(levels, 7, 2),
         box_head=nn.Sequential(
             nn.Flatten(), nn.Linear(wide * 7 * 7, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU()
         ),
         box_predictor=faster_rcnn.FastRCNNPredictor(256, num_classes + 1),
         box_batch_size_per_image=32,
         box_detections_per_img=30,
-        mask_roi_pool=MultiScaleRoIAlign(levels, 14, 2),
         mask_head=mask_rcnn.MaskRCNNHeads(wide, (wide, wide), 1),
         mask_predictor=mask_rcnn.MaskRCNNPredictor(wide, wide, num_classes + 1),
     )

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 
 import icmlib as icm
 from icmlib.codecs.bitstream import Bitstream
-from icmlib.io import IMAGE_SUFFIXES, InputError, UserError, read_image, written
+from icmlib.io import IMAGE_SUFFIXES, InputError, UserError, about, read_image, write, written
 
 SUFFIX = ".icm"
 QUALITY = 95  # of decoded pictures that are written as JPEG or WebP
@@ -25,10 +25,9 @@ def encode_file(codec, source: Path, target: Path) -> Bitstream:
     the codec does not take the image, or another suffix."""
     check_suffix(target, {SUFFIX}, "a bitstream")
     image = read_image(source, upright=True)
-    with _about(source):
+    with about(source):
         bitstream = replace(codec.encode(image), grey=image.min(0)[0].equal(image.max(0)[0]))
-    with written(target) as half:
-        half.write_bytes(bytes(bitstream))
+    write(target, bytes(bitstream))
     return bitstream
 
 
@@ -36,19 +35,19 @@ def decode_file(codec, source: Path, target: Path) -> Bitstream:
     """A .icm file to an image file, whose format its suffix says; raises as `encode_file`."""
     check_suffix(target, IMAGE_SUFFIXES, "a picture")
     bitstream = read_bitstream(source)
-    with _about(source):
+    with about(source):
         image = codec.decode(bitstream)  # (3, H, W)
     picture = Image.fromarray((image * 255).round().byte().permute(1, 2, 0).numpy())
     picture = picture.convert("L") if bitstream.grey else picture
     format = Image.registered_extensions()[target.suffix.lower()]
-    with written(target) as half, _about(target, ValueError):  # WebP takes no more than 16,383 px
+    with written(target) as half, about(target, ValueError):  # WebP takes no more than 16,383 px
         picture.save(half, format, quality=QUALITY)
     return bitstream
 
 
 def read_bitstream(path: Path) -> Bitstream:
     """Raises OSError: it cannot be read; ValueError: damaged, or no bitstream."""
-    with _about(path):
+    with about(path):
         return Bitstream.from_bytes(path.read_bytes())
 
 
@@ -67,15 +66,6 @@ def check_suffix(path: Path, suffixes: set[str], what: str) -> None:
     if path.suffix.lower() not in suffixes:
         known = ", ".join(sorted(suffixes))
         raise InputError(f"cannot write {what} to {path}: its name has to end in {known}")
-
-
-@contextlib.contextmanager
-def _about(path: Path, kind: type[Exception] = InputError) -> Iterator[None]:
-    """Errors of this kind, with the name of the file."""
-    try:
-        yield
-    except kind as error:
-        raise InputError(f"{path}: {error}") from error
 
 
 def pairs(source: Path, target: Path, suffixes: set[str], suffix: str) -> list[tuple]:
@@ -97,7 +87,7 @@ def pairs(source: Path, target: Path, suffixes: set[str], suffix: str) -> list[t
 def code_folder(code: Callable, codec, jobs: list[tuple]) -> Iterator[Bitstream | Exception]:
     """What `encode_file` or `decode_file` returns for each pair, or the error of a file that cannot
     be coded. Raises OSError: a file cannot be written; the others could not be, either."""
-    for result in icm.device.on_all_cores(partial(_attempt, code), codec, jobs):
+    for result in icm.device.in_processes(partial(_attempt, code, codec), jobs):
         if isinstance(result, OSError) and not isinstance(result, FileNotFoundError):
             raise result
         yield result

@@ -14,7 +14,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from icmlib.datasets.coco import coco_categories, instance
-from icmlib.io import UNREADABLE, InputError, project_file, written
+from icmlib.io import UNREADABLE, InputError, project_file, write
 
 
 def convert(root: str | Path, split: str, image_list: str | Path | None = None) -> dict:
@@ -42,8 +42,7 @@ def convert(root: str | Path, split: str, image_list: str | Path | None = None) 
         raise InputError(f"no mask of {files['masks']} can be used: {report}")
     texts = {"report.json": json.dumps(report, indent=2), "json": json.dumps(coco)}
     for suffix, text in texts.items():
-        with written(root / "annotations" / f"instances_{split}.{suffix}") as half:
-            half.write_text(text, "utf-8")
+        write(root / "annotations" / f"instances_{split}.{suffix}", text)
     return report
 
 

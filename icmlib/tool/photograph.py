@@ -13,7 +13,7 @@ from icmlib import device
 from icmlib.codecs import FILTERS, Decoders, PillowCodec
 from icmlib.codecs.decoders import HUMAN, MACHINE
 from icmlib.explorer.coded import CodedImage
-from icmlib.io import InputError, read_image, written
+from icmlib.io import InputError, read_image, write
 from icmlib.metrics import checkerboard, fidelity
 from icmlib.studies import figures
 from icmlib.tool.files import check_suffix
@@ -24,8 +24,7 @@ PICTURES = {".png", ".jpg", ".pdf", ".svg"}
 
 
 def try_decoders(photo: Path, out: Path, decoders: Decoders) -> pd.DataFrame:
-    """The table, written as CSV beside the picture `out`. Raises OSError, ValueError: something
-    cannot be read, used or written; says what."""
+    """The table, written as CSV beside the picture `out`. Raises OSError, ValueError."""
     check_suffix(out, PICTURES, "a figure")
     if out.resolve() == photo.resolve():
         raise InputError(f"{photo} would be overwritten; name another picture with --out")
@@ -44,8 +43,7 @@ def try_decoders(photo: Path, out: Path, decoders: Decoders) -> pd.DataFrame:
     figure = _drawn(pictures, table)
     figures.save(figure, out)
     plt.close(figure)
-    with written(out.with_suffix(".csv")) as half:
-        table.to_csv(half)
+    write(out.with_suffix(".csv"), table.to_csv())
     return table
 
 

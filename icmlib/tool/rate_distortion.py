@@ -14,7 +14,7 @@ from icmlib.codecs import ANCHORS, SHIPPED, anchor
 from icmlib.config import replace
 from icmlib.datasets.annotations import first_few
 from icmlib.evaluate import evaluate, load_vgg, summarize
-from icmlib.io import InputError, fingerprint, imported, plain, written
+from icmlib.io import InputError, fingerprint, imported, plain, write
 from icmlib.studies import curves, figures
 from icmlib.studies.profile import load_profile
 from icmlib.studies.runs import load_task
@@ -152,8 +152,7 @@ def measure_points(
         image_rows += found.per_image.assign(**facts).to_dict("records")
         rows.append(facts | summarize(found) | {"fingerprint": done[key], "settings": settings})
         for name, records in zip(names, (image_rows, rows)):
-            with written(out / name) as half:
-                pd.DataFrame(records).to_csv(half, index=False)
+            write(out / name, pd.DataFrame(records).to_csv(index=False))
     return pd.DataFrame(rows)
 
 
@@ -180,14 +179,12 @@ def write_curves(table: pd.DataFrame, others: list, against: str | None, out: Pa
         rows = rows.sort_values("bpp").dropna(axis=1)
         results = {key: rows[name].tolist() for name, key in KEYS.items() if name in rows}
         facts = {"name": curve, "description": f"icmlib, {rows['images'].iloc[0]} images"}
-        with written(out / f"{curve}.json") as half:
-            half.write_text(json.dumps(plain(facts | {"results": results}), indent=1), "utf-8")
+        write(out / f"{curve}.json", json.dumps(plain(facts | {"results": results}), indent=1))
     measured = {curve: {m: rows[[m]].to_numpy() for m in rows} for curve, rows in by_curve}
     kinds = {what: kind for what, kind in DELTAS.items() if kind[0] in known}
     deltas = curves.deltas(measured, against, kinds).drop(columns=["low", "high"])
     deltas["points"], deltas["points_against"] = deltas["curve"].map(counts), counts[against]
-    with written(out / "bd.csv") as half:
-        deltas.to_csv(half, index=False)
+    write(out / "bd.csv", deltas.to_csv(index=False))
     panels = {name: text for name, text in PANELS.items() if name in known}
     figure = figures.curves(known, "bpp", panels, main, grey)
     for kind in ("png", "pdf"):

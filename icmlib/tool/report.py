@@ -11,7 +11,7 @@ import nbformat
 import pandas as pd
 from nbconvert import HTMLExporter
 
-from icmlib.io import InputError, project_root, read_json, written
+from icmlib.io import InputError, project_root, read_json, write
 from icmlib.studies.profile import Profile, load_profile
 from icmlib.studies.runs import git_state
 from icmlib.studies.tables import FACTS, LEGEND, TABLES, markdown, readable
@@ -71,8 +71,7 @@ def build_report(html: Path, notebooks: list[Path], profile_name: str | None = N
     options = dict.fromkeys(code, True) | dict.fromkeys(addresses, "")
     exporter = HTMLExporter(embed_images=True, **options)
     body, _ = exporter.from_notebook_node(report, {"metadata": {"path": str(folder)}})
-    with written(html) as half:
-        half.write_text(body, encoding="utf-8")
+    write(html, body)
     return html.resolve()
 
 
@@ -97,8 +96,7 @@ def _chapter(path: Path, number: int) -> list:
 
 
 def answers(notebooks: list[Path]) -> dict[str, dict]:
-    """By run (`finetune/p3x64`): the title of its executed `notebook`, its `answer` and `commit`;
-    without those that have none."""
+    """By run (`finetune/p3x64`), where it has an answer: title of its `notebook`, it, `commit`."""
     found = {}
     for path in filter(Path.exists, notebooks):
         answer = read_json(path.parent / "summary.json").get("answer")
@@ -152,7 +150,7 @@ def publish(profile: Profile) -> list[Path]:
     found = answers([source / run / "notebook.ipynb" for run in runs])
     found = {run: each | {"date": date.today().isoformat()} for run, each in found.items()}
     kept = {run: each for run, each in read_json(target / ANSWERS).items() if run in runs}
-    _write(target / ANSWERS, json.dumps(kept | found, indent=1))
+    write(target / ANSWERS, json.dumps(kept | found, indent=1))
     return [*copies, target / ANSWERS, *write_pages(root)]
 
 
@@ -167,18 +165,13 @@ def write_pages(root: Path) -> list[Path]:
             title = TABLES.get(file.stem, f"`{file.name}`")
             index.append(f"- [{title}](reference/{folder.name}/{file.name})")
         pages.append(folder / "REPORT.md")
-        _write(pages[-1], first_page(folder, read_json(folder / ANSWERS)))
-    _write(pages[0], "\n".join(index) + "\n")
+        write(pages[-1], first_page(folder, read_json(folder / ANSWERS)))
+    write(pages[0], "\n".join(index) + "\n")
     if (file := reference / "quick" / "table1.csv").exists():
         pages.append(root / "README.md")
         rows = pd.read_csv(file, dtype={"row": str})
         main = rows["row"].isin(MAIN_ROWS) | rows["chosen"]
         table = f"{markdown(readable(file)[main])}\n\n{LEGEND}"
         page = pages[-1].read_text("utf-8")
-        _write(pages[-1], MARKED.sub(lambda marks: marks[1] + table + marks[2], page))
+        write(pages[-1], MARKED.sub(lambda marks: marks[1] + table + marks[2], page))
     return pages
-
-
-def _write(path: Path, text: str) -> None:
-    with written(path) as half:
-        half.write_text(text, "utf-8")

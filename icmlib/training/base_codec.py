@@ -4,11 +4,8 @@ import random
 from functools import partial
 
 import torch
-from torch import nn
+from torch import nn, optim
 from torch.nn.functional import interpolate, mse_loss, pad
-from torch.optim import Adam
-from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import Dataset
 
 from icmlib import device, losses
 from icmlib.codecs import LearnedCodec
@@ -22,7 +19,7 @@ from icmlib.training.steps import Recorded, average_gradients, batches, item_rng
 def train_base_codec(
     codec: LearnedCodec,
     task: TaskNetwork | None,
-    dataset: Dataset,
+    dataset,
     config: BaseTrainingConfig,
     journal: Journal,
 ) -> None:
@@ -31,10 +28,10 @@ def train_base_codec(
     machine, or a proxy of `icmlib.tasks.proxies`; none if lambda_feature is 0."""
     frozen = [task.to(device.current()).requires_grad_(False)] if task is not None else []
     codec.to(device.current()).train().requires_grad_(True)
-    quantiles, weights = split_quantiles(codec)
-    optimizer = Adam(weights, config.lr, fused=True)
-    aux_optimizer = Adam(quantiles, config.aux_lr)  # without it real files outgrow the estimate
-    schedule = LambdaLR(optimizer, lambda step: late_decay(step / config.steps))
+    weights, quantiles = without_quantiles(codec), codec.model.entropy_bottleneck.quantiles
+    optimizer = optim.Adam(weights, config.lr, fused=True)
+    aux_optimizer = optim.Adam([quantiles], config.aux_lr)  # else real files outgrow the estimate
+    schedule = optim.lr_scheduler.LambdaLR(optimizer, lambda step: late_decay(step / config.steps))
     parts = {"codec": codec, "optimizer": optimizer, "aux": aux_optimizer, "schedule": schedule}
     record = task is None or getattr(task, "recordable", False)
     step_backward = Recorded(partial(backward, codec, task, config), record)
@@ -87,17 +84,14 @@ def backward(
     return {name: term.detach() for name, term in {**terms, "loss": loss}.items()}
 
 
-def split_quantiles(codec: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """The entropy bottleneck's quantiles, which have their own loss, and all other weights."""
-    named = list(codec.named_parameters())
-    quantiles = [weight for name, weight in named if name.endswith("quantiles")]
-    return quantiles, [weight for name, weight in named if not name.endswith("quantiles")]
+def without_quantiles(codec: nn.Module) -> list[nn.Parameter]:
+    """All weights but the entropy bottleneck's quantiles, which have their own loss."""
+    return [w for name, w in codec.named_parameters() if not name.endswith("quantiles")]
 
 
 def aux_backward(codec: LearnedCodec) -> dict[str, torch.Tensor]:
     """Gradients of the quantiles towards the tails of z, and their loss, `aux`."""
-    for weight in split_quantiles(codec)[0]:
-        weight.grad = None
+    codec.model.entropy_bottleneck.quantiles.grad = None
     loss = codec.model.aux_loss()
     loss.backward()
     return {"aux": loss.detach()}

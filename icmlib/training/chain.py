@@ -5,20 +5,19 @@ from torch import nn
 from torch.nn.functional import pad
 from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import Dataset
 
 from icmlib import device, losses
 from icmlib.codecs import LearnedCodec
 from icmlib.config import ChainConfig
 from icmlib.tasks import TaskNetwork
-from icmlib.training.base_codec import aux_backward, split_quantiles
+from icmlib.training.base_codec import aux_backward, without_quantiles
 from icmlib.training.journal import Journal
 from icmlib.training.steps import average_gradients, batches, learning_rate, seeded
 from icmlib.training.task_network import flipped
 
 
 def finetune_chain(
-    codec: LearnedCodec, task: TaskNetwork, dataset: Dataset, config: ChainConfig, journal: Journal
+    codec: LearnedCodec, task: TaskNetwork, dataset, config: ChainConfig, journal: Journal
 ) -> None:
     """Finetune codec and task network together, or parts of them (Chamain et al. 2020). Without the
     parts "encoder" and "entropy" the bits stay; without "decoder" and "entropy" decoders that are
@@ -31,7 +30,7 @@ def finetune_chain(
     ]
     groups = [group for group in groups if group["params"]]
     optimizer = Adam(groups, fused=True)
-    aux_optimizer = Adam(split_quantiles(codec)[0], config.aux_lr)
+    aux_optimizer = Adam([codec.model.entropy_bottleneck.quantiles], config.aux_lr)
     schedule = LambdaLR(optimizer, lambda s: learning_rate(config.schedule, s / config.steps))
     parts = {"codec": codec, "task": task, "schedule": schedule}
     parts |= {"optimizer": optimizer, "aux": aux_optimizer}
@@ -68,7 +67,7 @@ def trained_weights(codec: LearnedCodec, parts: list[str]) -> list[nn.Parameter]
     """The weights of these parts, without quantiles; no others require gradients."""
     codec.requires_grad_(False)
     modules = nn.ModuleList(m for name, ms in codec.parts.items() if name in parts for m in ms)
-    return split_quantiles(modules.requires_grad_(True))[1]
+    return without_quantiles(modules.requires_grad_(True))
 
 
 def chain_terms(

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from icmlib import device
-from icmlib.io import InputError, save_weights, written
+from icmlib.io import InputError, save_weights, write
 
 CHECKPOINT_EVERY = 250  # steps
 
@@ -32,9 +32,8 @@ class Journal:
         return self.folder / name
 
     def step(self, step: int, steps: int, terms: dict, parts: dict) -> None:
-        """A step is done: its terms go to the log (of several processes their means; those that are
-        no tensors are off), at times `parts` to the checkpoint. Raises FloatingPointError: names
-        the terms that are not finite."""
+        """A step's terms go to the log (means over processes; those that are no tensors are off),
+        at times `parts` to the checkpoint. FloatingPointError names terms that are not finite."""
         terms = {name: value.detach() for name, value in terms.items() if torch.is_tensor(value)}
         values = torch.stack([value.float() for value in terms.values()])
         device.average(values)
@@ -63,10 +62,9 @@ class Journal:
         now = time.perf_counter()
         self.seconds, self._clock = self.seconds + now - self._clock, now
         state = {name: part.state_dict() for name, part in parts.items()}
-        with written(self.path("last.pt")) as half:
-            buffer = io.BytesIO()  # torch.save to a file hides a full disk behind a RuntimeError
-            torch.save({"step": step, "seconds": self.seconds, **state}, buffer)
-            half.write_bytes(buffer.getbuffer())
+        buffer = io.BytesIO()  # torch.save to a file hides a full disk behind a RuntimeError
+        torch.save({"step": step, "seconds": self.seconds, **state}, buffer)
+        write(self.path("last.pt"), buffer.getbuffer())
 
     def resume(self, **parts) -> int:
         """Restore parts from the checkpoint; returns the steps already done (0 without one). Raises
@@ -81,10 +79,9 @@ class Journal:
         except (torch.OutOfMemoryError, MemoryError):
             raise
         except Exception as error:  # torch has many for this, and none names the file
-            raise InputError(
-                f"checkpoint {path} is damaged, or of other networks than these; delete it and "
-                f"run again: the run then starts from its first step"
-            ) from error
+            what = f"checkpoint {path} is damaged, or of other networks than these"
+            how = "delete it and run again: the run then starts from its first step"
+            raise InputError(f"{what}; {how}") from error
         self.seconds = state["seconds"]
         self._drop_rows_from(state["step"])
         return state["step"]
@@ -96,11 +93,9 @@ class Journal:
             log.unlink(missing_ok=True)
         elif log.exists():
             kept = log.read_text("utf-8").splitlines(keepends=True)[: 1 + step]  # one row a step
-            with written(log) as half:
-                half.write_text("".join(kept), "utf-8")
+            write(log, "".join(kept))
 
     def save_weights(self, module: torch.nn.Module, name: str = "final") -> None:
         """Weights to `<name>.safetensors`; no process goes on before they are there."""
-        if device.main():
-            save_weights(self.path(f"{name}.safetensors"), module)
+        device.main_only(save_weights)(self.path(f"{name}.safetensors"), module)
         device.state().wait_for_everyone()

@@ -7,8 +7,6 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
-from torch import nn
-from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from icmlib import device
@@ -43,9 +41,8 @@ def batches(
 
     left = range(start, config.steps)
     workers = min(8, device.cores()) if state.device.type == "cuda" else 0
-    own = {"generator": torch.Generator()}  # else it draws from the global one
-    loader = DataLoader(left, batch_size=None, num_workers=workers, collate_fn=items, **own)
-    return zip(tqdm(left, what, disable=not device.main()), loader)
+    progress = tqdm(left, what, disable=not state.is_main_process)
+    return zip(progress, device.in_processes(items, left, workers))
 
 
 def item_rng(seed: int, step: int, index: int) -> random.Random:
@@ -96,7 +93,7 @@ class Recorded:
         return dict(self.terms)
 
 
-def average_gradients(weights: Iterable[nn.Parameter]) -> None:
+def average_gradients(weights: Iterable[torch.nn.Parameter]) -> None:
     """Each gradient becomes its mean over all processes."""
     if device.state().num_processes > 1:
         for weight in weights:

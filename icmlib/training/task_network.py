@@ -3,8 +3,6 @@
 import random
 
 import torch
-from torch import nn
-from torch.utils.data import Dataset
 
 from icmlib import device
 from icmlib.config import TaskConfig
@@ -13,7 +11,7 @@ from icmlib.training.steps import average_gradients, batches, item_rng, seeded
 
 
 def train_task_network(
-    network: nn.Module, dataset: Dataset, config: TaskConfig, journal: Journal
+    network: torch.nn.Module, dataset, config: TaskConfig, journal: Journal
 ) -> None:
     """Train a task network from scratch: AdamW, one cycle, flips; weights go to `journal`."""
     network.to(device.current())
@@ -31,7 +29,7 @@ def train_task_network(
         optimizer.zero_grad()
         loss.backward()
         average_gradients(weights)
-        nn.utils.clip_grad_norm_(weights, 5.0)
+        torch.nn.utils.clip_grad_norm_(weights, 5.0)
         optimizer.step()
         schedule.step()
         journal.step(step, config.steps, {"loss": loss, **terms}, parts)
@@ -46,8 +44,7 @@ def flipped(batch: list, seed: int, step: int) -> tuple[list[torch.Tensor], list
 
 def flip(image: torch.Tensor, target: dict, rng: random.Random) -> tuple[torch.Tensor, dict]:
     """Image, boxes and masks, if any, mirrored left-right and top-bottom, each in half of cases."""
-    boxes = target["boxes"].clone()
-    axes = []
+    boxes, axes = target["boxes"].clone(), []
     for axis, sides in ((-1, [0, 2]), (-2, [1, 3])):
         if rng.random() < 0.5:
             axes.append(axis)
