@@ -3,6 +3,8 @@
 PyTorch is imported where it is used: `icm info` does without.
 """
 
+from __future__ import annotations
+
 import contextlib
 import hashlib
 import json
@@ -14,13 +16,16 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import pillow_heif
 from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic_core import to_json
 from safetensors import safe_open
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 # what comes with icmlib lies here as in the project: in a wheel, or in the clone itself
 PACKAGED = Path(__file__).with_name("packaged")
@@ -140,7 +145,7 @@ def read_header(path: str | Path) -> dict:
         return {name: json.loads(text) for name, text in (file.metadata() or {}).items()}
 
 
-def save_weights(path: str | Path, module) -> None:
+def save_weights(path: str | Path, module: nn.Module) -> None:
     """A module's weights as safetensors."""
     from safetensors.torch import save
 
@@ -148,7 +153,7 @@ def save_weights(path: str | Path, module) -> None:
     write(Path(path), save(tensors))
 
 
-def load_weights(module, path: str | Path) -> None:
+def load_weights(module: nn.Module, path: str | Path) -> None:
     """Weights from safetensors (half precision is widened); buffers take their size from the file.
     Raises FileNotFoundError; ValueError: broken file, or weights of another architecture."""
     from safetensors.torch import load_file
@@ -163,7 +168,7 @@ def load_weights(module, path: str | Path) -> None:
     load_state(module, state, path)
 
 
-def load_state(module, state: dict, path: Path) -> None:
+def load_state(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
     """Weights that were read from `path`; as `load_weights`."""
     if all(name.startswith("module.") for name in state):  # of nn.DataParallel
         state = {name.removeprefix("module."): value for name, value in state.items()}
@@ -187,7 +192,7 @@ UNREADABLE = (OSError, SyntaxError, Image.DecompressionBombError)  # to Pillow
 UNREADABLE += (struct.error, TypeError, ValueError)  # malformed EXIF data
 
 
-def read_image(path: str | Path, upright: bool = False, file: BinaryIO | None = None):
+def read_image(path: str | Path, upright: bool = False, file: BinaryIO | None = None) -> Tensor:
     """(3, H, W) RGB float in [0, 1]; grey-scale, palette and 16-bit images are converted, what is
     transparent is put on white, and of an animation the first picture is taken. With `upright` it
     is turned as its EXIF orientation says; with `file`, which is read, the path only names it.

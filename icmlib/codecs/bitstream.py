@@ -12,8 +12,12 @@ import struct
 import zlib
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING
 
 from icmlib.io import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAGIC = b"ICM1"
 HEADER = struct.Struct(">4s8sHHIB")
@@ -87,8 +91,8 @@ def check_size(height: int, width: int, error: type[InputError] = InputError) ->
         raise error(f"image is {height}x{width} px; a bitstream holds {limits} ({where})")
 
 
-def check_image(image) -> None:
-    """Raises ValueError: no tensor (3, H, W) of floats in [0, 1], or one too large."""
+def check_image(image: "Tensor") -> None:
+    """Raises ValueError: no image (3, H, W) of floats in [0, 1], or one too large."""
     from icmlib.metrics.fidelity import check_range  # here: a header is read without PyTorch
 
     if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():

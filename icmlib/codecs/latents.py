@@ -4,12 +4,12 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
 from icmlib import device
 from icmlib.codecs.learned import LearnedCodec
-from icmlib.io import fingerprint, write
+from icmlib.io import fingerprint, written
 
 
 class Latents:
@@ -39,5 +39,6 @@ def cached_latents(codec: LearnedCodec, dataset, folder: str | Path) -> Latents:
                 y_hat = codec.latents(dataset.image(index)[None])[0].cpu().contiguous()
                 integers = y_hat.to(torch.int16)  # half the space
                 tensors[str(index)] = integers if (integers == y_hat).all() else y_hat
-            write(path, save(tensors))
+            with written(path) as half:
+                save_file(tensors, half)
     return Latents(path)
