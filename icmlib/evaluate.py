@@ -55,7 +55,8 @@ def evaluate(
     tile = min(each(checkerboard.tile_size)([size]) for each, size in zip(named, sizes))
     tables, detections = [], []
     spectra, pooled = {"decoded": [], "original": []}, {"decoded": 0.0, "original": 0.0}
-    for indices in tqdm(_batches(sizes), "evaluate", disable=not progress):
+    bar = tqdm(total=len(images), desc="evaluate", unit="image", disable=not progress)
+    for indices in _batches(sizes):
         x = torch.stack([dataset.image(i) for i in indices])
         rows = [images[i] for i in indices]
         coded = [named[i](codec.encode)(image) for i, image in zip(indices, x)]
@@ -79,6 +80,8 @@ def evaluate(
                 spectra[name].append(checkerboard.at_lattice(power))
                 pooled[name] += power[:3].mean(0) / len(images)
         tables.append(pd.DataFrame(table))
+        bar.update(len(indices))
+    bar.close()
     spectra = {name: np.stack(each) for name, each in spectra.items()}
     matches = matched(dataset.ground_truth, detections) if task is not None else {}
     return Evaluation(pd.concat(tables, ignore_index=True), spectra, pooled, matches)

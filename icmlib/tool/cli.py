@@ -95,7 +95,7 @@ def encode(source: Path, target: Path, weights: str, force: bool) -> None:
     "--decoder",
     default="human",
     help="For whom: human, machine, a number from 0 (machine) to 1 (human) between them, or "
-    "another name that the weights have (icm info).",
+    "another name that the weights have (icm info), such as both.",
 )
 @WEIGHTS
 @FORCE
