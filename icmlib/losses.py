@@ -1,13 +1,14 @@
 """Loss terms. Each returns a scalar; only the training loops weigh and sum them."""
 
 import math
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 
-from icmlib.metrics.checkerboard import FROM_RGB
+from icmlib.metrics.checkerboard import FROM_RGB, SCALES
 
-NOISE = 4.0  # power of white noise of 2 grey levels
+NOISE = 1.0  # power of white noise of 1 grey level
 
 
 def rate(likelihoods: dict[str, torch.Tensor], pixels: int) -> torch.Tensor:
@@ -38,12 +39,12 @@ def generator_loss(kind: str, fake: torch.Tensor) -> torch.Tensor:
 
 def lattice_prominence(x_hat: torch.Tensor) -> torch.Tensor:
     """How far a decoder's pattern stands out of decoded patches (P, 3, s, s) in [0, 1], in dB: the
-    LPP of `icmlib.metrics.checkerboard` with a gradient. Of R, G, B, Y, Cb and Cr, and of the
-    multiples of 1/8 cycles per pixel without DC, the mean of 10 log10(P / B) where that is above 0.
-    P is the Hann-windowed power of all patches together. B, which gets no gradient, is that of the
-    two neighbours on a row or on a column, whichever is more, as pictures have most of their power
-    on the axes. NOISE is added to both: it hides what is too faint to be seen.
-    Raises ValueError: s is under 32 or no multiple of 8.
+    mean of LPP_2, LPP_4 and LPP_8 of `icmlib.metrics.checkerboard` over R, G, B, Y, Cb and Cr, with
+    a gradient; points below their surroundings count as 0. P is the Hann-windowed power of all
+    patches together. B, which gets no gradient, is that of the two neighbours on a row or on a
+    column, whichever is more, as pictures have most of their power on the axes. NOISE is added to
+    both: it hides what is too faint to be seen. Raises ValueError: s is under 32 or no multiple of
+    8.
     """
     size = x_hat.shape[-1]
     if size % 8 or size < 32:
@@ -58,5 +59,7 @@ def lattice_prominence(x_hat: torch.Tensor) -> torch.Tensor:
 
     rows, columns = beside(0, 2) + beside(0, -2), beside(2, 0) + beside(-2, 0)
     around = torch.maximum(rows, columns).detach() / 2
-    prominence = (10 * torch.log10(beside(0, 0) / around)).relu()
-    return prominence.flatten(1)[:, 1:].mean()
+    prominence = (10 * torch.log10(beside(0, 0) / around)).relu().mean(0)  # (8, 8)
+    sums = [prominence[:: 8 // scale, :: 8 // scale].sum() for scale in (1, *SCALES)]  # 1: DC
+    counts = (scale**2 * 3 / 4 for scale in SCALES)  # of points that no coarser lattice has
+    return sum((b - a) / n for (a, b), n in zip(pairwise(sums), counts)) / len(SCALES)

@@ -45,27 +45,29 @@ def pattern(amplitude: float, fy: float, fx: float, size: int = 64) -> torch.Ten
 
 
 @pytest.mark.parametrize(
-    ("place", "seen"),
+    ("place", "points"),  # of the lattice of its period
     [
-        ((0, 1 / 8), True),
-        ((1 / 4, 3 / 8), True),
-        ((0, 1 / 2), True),
-        ((0, 0), False),  # a change of brightness
-        ((5 / 64, 12 / 64), False),  # between the lattice lines
+        ((0, 1 / 8), 48),
+        ((1 / 4, 3 / 8), 48),
+        ((1 / 4, 1 / 2), 12),
+        ((0, 1 / 2), 3),
+        ((0, 0), None),  # a change of brightness
+        ((5 / 64, 12 / 64), None),  # between the lattice lines
     ],
 )
-def test_lattice_prominence_of_a_known_pattern(place, seen):
-    """Of one sinusoid of 3 grey levels at f and -f, by hand: 10 log10(1 + peak / noise), the mean
-    over 63 frequencies; of a green one in all planes but R and B, of its share in each."""
+def test_lattice_prominence_of_a_known_pattern(place, points):
+    """Of one sinusoid of 3 grey levels, by hand: 10 log10(1 + peak / noise) at f and -f, over the
+    points of that lattice, three lattices and six planes; a green one has its share in each."""
     wave = pattern(3.0, *place)
-    window = torch.hann_window(64, dtype=torch.float64).outer(torch.hann_window(64)).square().sum()
-    amplitude = 3 * math.cos(0.4) if place == (0, 1 / 2) else 3 / 2  # f and -f: one line, or two
-    peak = (amplitude * 32**2) ** 2 / float(window) * seen  # the window's mean is 1/4
-    lines = 1 if place == (0, 1 / 2) else 2
+    window = torch.hann_window(64, dtype=torch.float64)
+    one_line = place == (0, 1 / 2)  # f is -f
+    amplitude = 3 * math.cos(0.4) if one_line else 3 / 2
+    peak = (amplitude * 32**2) ** 2 / float(window.outer(window).square().sum())
+    weight = (1 if one_line else 2) / points / 3 if points else 0.0
 
     def decibels(*shares: float) -> float:
         levels = [10 * math.log10(1 + share**2 * peak / losses.NOISE) for share in shares]
-        return lines * sum(levels) / 6 / 63
+        return weight * sum(levels) / 6
 
     grey = float(losses.lattice_prominence(FLAT + wave))
     assert grey == pytest.approx(decibels(1, 1, 1, 1), rel=1e-3, abs=1e-9)
