@@ -6,6 +6,7 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 
+from icmlib.io import InputError
 from icmlib.metrics.checkerboard import FROM_RGB, SCALES
 
 NOISE = 1.0  # power of white noise of 1 grey level
@@ -43,12 +44,13 @@ def lattice_prominence(x_hat: torch.Tensor) -> torch.Tensor:
     a gradient; points below their surroundings count as 0. P is the Hann-windowed power of all
     patches together. B, which gets no gradient, is that of the two neighbours on a row or on a
     column, whichever is more, as pictures have most of their power on the axes. NOISE is added to
-    both: it hides what is too faint to be seen. Raises ValueError: s is under 32 or no multiple of
-    8.
+    both: it hides what is too faint to be seen. Raises ValueError: s is under 32, or no multiple
+    of 8.
     """
-    size = x_hat.shape[-1]
-    if size % 8 or size < 32:
-        raise ValueError(f"patches of {size} px: the lattice needs a multiple of 8, at least 32")
+    height, size = x_hat.shape[-2:]
+    if size % 8 or size < 32 or height != size:
+        need = "squares with a side of at least 32, a multiple of 8"
+        raise InputError(f"patches of {size}x{height} px; the lattice term needs {need}")
     planes = torch.einsum("pc,ncij->npij", torch.tensor(FROM_RGB).to(x_hat), 255 * x_hat)
     window = torch.hann_window(size, dtype=x_hat.dtype, device=x_hat.device)
     window = window[:, None] * window

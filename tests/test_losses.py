@@ -88,10 +88,10 @@ def test_lattice_prominence_spares_what_is_no_peak():
     assert float(losses.lattice_prominence(grid)) > float(losses.lattice_prominence(noise)) + 0.2
 
 
-@pytest.mark.parametrize("size", [24, 60])
-def test_lattice_prominence_needs_whole_periods(size):
-    with pytest.raises(ValueError, match=f"patches of {size} px: the lattice needs a multiple"):
-        losses.lattice_prominence(FLAT[..., :size, :size])
+@pytest.mark.parametrize(("height", "width"), [(24, 24), (60, 60), (64, 32)])
+def test_lattice_prominence_needs_whole_periods(height, width):
+    with pytest.raises(ValueError, match=f"patches of {width}x{height} px; the lattice term"):
+        losses.lattice_prominence(FLAT[..., :height, :width])
 
 
 def test_discriminator_scores_many_places():
