@@ -105,7 +105,7 @@ class FinetuneConfig:
     """PatchGAN finetuning of the decoder: which layers, which patches, which loss."""
 
     layers: int = 2  # decoder layers counted from the latents
-    patches: int = 3  # per image
+    patches: int = 3  # per image; those that fall on one place are taken once
     patch_size: int = 64  # px
     batch: int = 4  # images per step
     steps: int = 1000
@@ -116,7 +116,7 @@ class FinetuneConfig:
     lambda_mse: float = 100.0
     lambda_adversarial: float = 0.1
     lambda_feature: float = 0.0  # task-feature distance of the patches
-    lambda_lattice: float = 0.0  # prominence of the pattern in six colour planes, in dB
+    lambda_lattice: float = 0.0  # prominence of the pattern in dB; patches are square, from 32 px
     lambda_task: float = 0.0  # the task network's own loss, on whole images
     precision: Precision = field(default_factory=_precision)
     seed: int = 0

@@ -45,8 +45,8 @@ def cores() -> int:
 
 
 def in_processes(function: Callable, items: Sequence, workers: int | None = None) -> Iterator:
-    """`function(item)` of each item, in order, in so many processes, by default as many as PyTorch
-    has threads; 0: in this one."""
+    """`function(item)` of each item, in order, in `workers` processes (as many as PyTorch has
+    threads; 0: in this one). The function must not use a GPU."""
     workers = min(torch.get_num_threads(), len(items)) if workers is None else workers
     own = {"generator": torch.Generator()}  # else it draws from the global one
     return iter(DataLoader(items, batch_size=None, num_workers=workers, collate_fn=function, **own))

@@ -51,18 +51,18 @@ def evaluate(
         if hasattr(network, "to"):  # conventional codecs are no networks
             network.to(where)
     images, sizes = dataset.ground_truth["images"], dataset.sizes()
-    named = [about(image["file_name"]) for image in images]  # errors begin so
-    tile = min(each(checkerboard.tile_size)([size]) for each, size in zip(named, sizes))
+    errors_of = [about(image["file_name"]) for image in images]  # they begin with the name
+    tile = min(each(checkerboard.tile_size)([size]) for each, size in zip(errors_of, sizes))
     tables, detections = [], []
     spectra, pooled = {"decoded": [], "original": []}, {"decoded": 0.0, "original": 0.0}
     bar = tqdm(total=len(images), desc="evaluate", unit="image", disable=not progress)
     for indices in _batches(sizes):
         x = torch.stack([dataset.image(i) for i in indices])
         rows = [images[i] for i in indices]
-        coded = [named[i](codec.encode)(image) for i, image in zip(indices, x)]
+        coded = [errors_of[i](codec.encode)(image) for i, image in zip(indices, x)]
         # ours are read from their bytes
         sent = [Bitstream.from_bytes(bytes(b)) if isinstance(b, Bitstream) else b for b in coded]
-        decoded = [named[i](codec.decode)(each) for i, each in zip(indices, sent)]
+        decoded = [errors_of[i](codec.decode)(each) for i, each in zip(indices, sent)]
         if wrong := [each.shape for each in decoded if each.shape != x.shape[1:]]:
             raise InputError(f"decode returns {(*wrong[0],)}; the image is {(*x.shape[1:],)}")
         x_hat = fidelity.to_8bit(torch.stack(decoded).cpu().float().clamp(0, 1))

@@ -119,7 +119,8 @@ def written(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def about(name: str | Path, kind: type[Exception] = InputError) -> Iterator[None]:
-    """Errors of this kind, inside or of a function so decorated, begin with the file's name."""
+    """Errors of this kind, inside or of a function so decorated, become InputErrors that begin with
+    the file's name."""
     try:
         yield
     except kind as error:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from icmlib.io import InputError
 from icmlib.metrics.checkerboard import FROM_RGB, SCALES
 
-NOISE = 1.0  # power of white noise of 1 grey level
+NOISE = 1.0  # squared grey levels: power of white noise of 1 grey level
 
 
 def rate(likelihoods: dict[str, torch.Tensor], pixels: int) -> torch.Tensor:
@@ -42,14 +42,14 @@ def lattice_prominence(x_hat: torch.Tensor) -> torch.Tensor:
     """How far a decoder's pattern stands out of decoded patches (P, 3, s, s) in [0, 1], in dB: the
     mean of LPP_2, LPP_4 and LPP_8 of `icmlib.metrics.checkerboard` over R, G, B, Y, Cb and Cr, with
     a gradient; points below their surroundings count as 0. P is the Hann-windowed power of all
-    patches together. B, which gets no gradient, is that of the two neighbours on a row or on a
-    column, whichever is more, as pictures have most of their power on the axes. NOISE is added to
-    both: it hides what is too faint to be seen. Raises ValueError: s is under 32, or no multiple
-    of 8.
+    patches together, in squared grey levels of 255. B, which gets no gradient, is the mean of the
+    two neighbours 2 bins away on a row, or of those on a column, whichever is more: pictures have
+    most of their power on the axes. NOISE is added to both, so that faint patterns cost little.
+    Raises ValueError: s is under 32 or no multiple of 8, or patches are no squares.
     """
     height, size = x_hat.shape[-2:]
     if size % 8 or size < 32 or height != size:
-        need = "squares with a side of at least 32, a multiple of 8"
+        need = "squares of at least 32 px, a multiple of 8; take out images smaller than a patch"
         raise InputError(f"patches of {size}x{height} px; the lattice term needs {need}")
     planes = torch.einsum("pc,ncij->npij", torch.tensor(FROM_RGB).to(x_hat), 255 * x_hat)
     window = torch.hann_window(size, dtype=x_hat.dtype, device=x_hat.device)

@@ -112,17 +112,17 @@ def read_pixels(file: bytes, format: str, height: int, width: int) -> np.ndarray
 
 
 def jpeg(quality: int, chroma: str = "4:4:4", container: bool = True) -> PillowCodec:
-    """Huffman tables are made for each image."""
+    """Quality 1 to 100; Huffman tables made for each image."""
     return PillowCodec("JPEG", container, quality=quality, subsampling=chroma, optimize=True)
 
 
 def webp(quality: int) -> PillowCodec:
-    """Lossy WebP, its slowest search; the format has 4:2:0 alone."""
+    """Lossy WebP, quality 0 to 100, its slowest search; the format has 4:2:0 alone."""
     return PillowCodec("WEBP", quality=quality, method=6)
 
 
 def avif(quality: int, chroma: str = "4:4:4", container: bool = True) -> PillowCodec:
-    """AV1 intra by libaom."""
+    """AV1 intra by libaom, quality 0 to 100."""
     options = {"quality": quality, "subsampling": chroma, "speed": 4, "codec": "aom"}
     return PillowCodec("AVIF", container, **options, advanced={"tune": "psnr"}, max_threads=1)
 

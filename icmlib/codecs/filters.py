@@ -27,9 +27,9 @@ class PostFiltered:
         return torch.from_numpy(self.filter(pixels, self.sigma)).permute(2, 0, 1).clamp(0, 1)
 
 
-FILTERS = {  # of `sigma` px
+_SMOOTH = {  # (H, W, 3), sigma in px -> (H, W, 3)
     "gaussian": lambda x, sigma: cv2.GaussianBlur(x, (0, 0), sigma),
     # colours within 0.2, summed over channels (Tomasi & Manduchi 1998)
     "bilateral": lambda x, sigma: cv2.bilateralFilter(x, 2 * math.ceil(3 * sigma) + 1, 0.2, sigma),
 }
-FILTERS = {name: partial(PostFiltered, each) for name, each in FILTERS.items()}
+FILTERS = {name: partial(PostFiltered, each) for name, each in _SMOOTH.items()}

@@ -40,5 +40,8 @@ def cached_latents(codec: LearnedCodec, dataset, folder: str | Path) -> Latents:
                 integers = y_hat.to(torch.int16)  # half the space
                 tensors[str(index)] = integers if (integers == y_hat).all() else y_hat
             with written(path) as half:
+                half.touch()
+                mode = half.stat().st_mode
                 save_file(tensors, half)
+                half.chmod(mode)  # safetensors makes it for its owner alone
     return Latents(path)

@@ -117,15 +117,20 @@ class LearnedCodec(nn.Module):
         """Of the weights and tables of some of the codec's `parts`."""
         return fingerprint(nn.ModuleList(module for part in parts for module in self.parts[part]))
 
-    @exact()
-    @one_thread()
     def encode(self, image: Tensor) -> Bitstream:
         """image (3, H, W) RGB in [0, 1] -> Bitstream; raises ValueError for anything else."""
+        return self.encode_with_latents(image)[0]
+
+    @exact()
+    @one_thread()
+    def encode_with_latents(self, image: Tensor) -> tuple[Bitstream, Tensor]:
+        """As `encode`, with the y_hat (1, M, h, w) that `decode_latents` reads from the bits."""
         check_image(image)
         x = self.pad(image[None].to(self.device, torch.float32))
-        symbols, indexes, _ = self._compress(x)
+        symbols, indexes, y_hat = self._compress(x)
         strings = tuple(table.encode(*each) for table, *each in zip(self._tables, symbols, indexes))
-        return Bitstream(self.fingerprint, *image.shape[-2:], _crc(symbols), strings[::-1])  # y, z
+        strings = strings[::-1]  # CompressAI's order: y, z
+        return Bitstream(self.fingerprint, *image.shape[-2:], _crc(symbols), strings), y_hat
 
     @exact()
     def decode_latents(self, bitstream: Bitstream) -> Tensor:

@@ -33,8 +33,9 @@ class Layer(NamedTuple):
 def patch_decoder(g_s: nn.Module) -> Callable[..., Tensor]:
     """`decode(y_hats, corners, size)`: patches of decoded images, as cut from the full decode.
     `y_hats` holds the latents (M, h, w) of each patch's image, `corners` (P, 2) top and left in
-    px, `size` height and width of all. Returns (P, 3, *size), not clamped; ValueError: beyond an
-    image. A decoder that cannot run on windows decodes whole images; a warning says why."""
+    px, `size` height and width of all. Returns (P, 3, *size), not clamped. Raises ValueError: a
+    patch reaches beyond its image. A decoder that cannot run on windows decodes whole images; a
+    warning says why."""
     try:
         return partial(_decode_patches, _layers(g_s))
     except ValueError as error:

@@ -25,14 +25,15 @@ def read_annotations(path: str | Path) -> dict:
     """The instances JSON as a dict with `images`, `annotations` and `categories`. Raises
     FileNotFoundError; ValueError: not JSON, or not sound COCO instances; names every kind of
     problem, how many there are and the first few ids of each."""
-    problems = defaultdict(list)
+    problems, collects = defaultdict(list), gc.isenabled()
     gc.disable()  # of millions of new objects none is garbage, and looking takes half of the time
     try:
         coco = _parse(Path(path))
         for what, id in _problems(coco):
             problems[what].append(id)
     finally:
-        gc.enable()
+        if collects:
+            gc.enable()
     if problems:
         lines = [f"{what}: {len(ids):,} (ids {first_few(ids)})" for what, ids in problems.items()]
         raise InputError("\n- ".join([f"annotation file {path} is not sound; correct it:", *lines]))

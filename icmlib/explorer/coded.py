@@ -28,8 +28,7 @@ class CodedImage:
         height, width = x.shape[-2:]
         self.decoders, self.x = decoders, x
         self.tile = checkerboard.tile_size([(height, width)])
-        self.bitstream = decoders.codec.encode(x)
-        self._y_hat = decoders.codec.decode_latents(self.bitstream)  # (1, M, h, w)
+        self.bitstream, self._y_hat = decoders.codec.encode_with_latents(x)
         self.file = bytes(self.bitstream)
         self.bpp = 8 * self.bitstream.payload_bytes / (height * width)
         self.sha256 = hashlib.sha256(self.file).hexdigest()

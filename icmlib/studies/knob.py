@@ -29,7 +29,8 @@ class Blend:
 
 def same_pattern(turn: Callable[[float], object], excess: float, data, halvings: int = 6) -> float:
     """The first of 2^halvings places with an excess PRMS over `data` of at most `excess` (grey
-    levels), by bisection; 1: none. `turn` makes the codec of a place, 0 (machine) to 1 (human)."""
+    levels), by bisection; 1 if none has. `turn` makes the codec of a place from
+    0 (machine) to 1 (human)."""
 
     def weak_enough(part: int) -> bool:
         measured = evaluate(turn(part / 2**halvings), None, data, progress=False)

@@ -117,7 +117,8 @@ def bridge(profile: Profile, point: str, row: str, after: dict) -> dict:
 
 
 def bridge_findings(table: pd.DataFrame, back: float, change: float) -> pd.DataFrame:
-    """On rows of `bridge`: `back` % of the lost PSNR or more back, box mAP `change` % or more."""
+    """On rows of `bridge`: `back` % or more of the lost PSNR is back; box mAP changes by `change` %
+    or more."""
     rows = []
     for row in table.to_dict("records"):
         name = f"bridge {row['point']}-{row['row']}"

@@ -5,7 +5,7 @@ results/<profile>/<stage>/<name>/
     log.csv        one row per step      summary.json        what later notebooks read
     last.pt        the checkpoint        final.safetensors   the weights
     figures/       pictures              notebook.ipynb      the executed notebook
-    .lock          the process at work   .*.half             left by a killed process: ignored
+    .lock          the process at work   .*.half, .tmp*      left by a killed process: ignored
 """
 
 import contextlib
@@ -82,8 +82,9 @@ class Run(Journal):
         except Timeout:
             busy = f"another process is at work in {self.folder}; wait for its end, or end it"
             raise io.UserError(f"{busy}, and run again") from None
-        for half in self.folder.rglob(".*.half"):  # left by a killed process
-            half.unlink()
+        for pattern in (".*.half", ".tmp*"):  # left by a killed process; .tmp* by safetensors
+            for half in self.folder.rglob(pattern):
+                half.unlink()
 
     @device.main_only
     def _write(self, name: str, values: dict) -> None:

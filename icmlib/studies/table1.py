@@ -112,7 +112,7 @@ def aims(test: pd.DataFrame, *rows: str | None, **limits: float) -> pd.DataFrame
 
 def beside_paper(test: pd.DataFrame) -> pd.DataFrame:
     """The paper's Table 1 as changes against its own base codec, beside ours: AP in %, PSNR in dB,
-    SSIM, VGG where it was measured; and whether the signs agree (up to 0.5 % of AP are none)."""
+    SSIM, VGG where it was measured; and whether the signs agree (half a % of AP has none)."""
     paper = pd.read_csv(project_file("data/le2022_table1.csv"), index_col="row")
     base, names = paper.loc["base"], paper.index.intersection(test.index, sort=False).drop("base")
     rows, ours, pairs, ap = paper.loc[names], test.loc[names], {}, task_measure(test)

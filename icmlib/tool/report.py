@@ -96,7 +96,7 @@ def _chapter(path: Path, number: int) -> list:
 
 
 def answers(notebooks: list[Path]) -> dict[str, dict]:
-    """By run (`finetune/p3x64`), where it has an answer: title of its `notebook`, it, `commit`."""
+    """By run (`finetune/p3x64`), if it has one: `answer`, `commit`, `notebook` (its title)."""
     found = {}
     for path in filter(Path.exists, notebooks):
         answer = read_json(path.parent / "summary.json").get("answer")

@@ -30,7 +30,7 @@ def train_base_codec(
     codec.to(device.current()).train().requires_grad_(True)
     weights, quantiles = without_quantiles(codec), codec.model.entropy_bottleneck.quantiles
     optimizer = optim.Adam(weights, config.lr, fused=True)
-    aux_optimizer = optim.Adam([quantiles], config.aux_lr)  # else real files outgrow the estimate
+    aux_optimizer = optim.Adam([quantiles], config.aux_lr)  # without it real files are larger
     schedule = optim.lr_scheduler.LambdaLR(optimizer, lambda step: late_decay(step / config.steps))
     parts = {"codec": codec, "optimizer": optimizer, "aux": aux_optimizer, "schedule": schedule}
     record = task is None or getattr(task, "recordable", False)
@@ -84,9 +84,9 @@ def backward(
     return {name: term.detach() for name, term in {**terms, "loss": loss}.items()}
 
 
-def without_quantiles(codec: nn.Module) -> list[nn.Parameter]:
+def without_quantiles(module: nn.Module) -> list[nn.Parameter]:
     """All weights but the entropy bottleneck's quantiles, which have their own loss."""
-    return [w for name, w in codec.named_parameters() if not name.endswith("quantiles")]
+    return [w for name, w in module.named_parameters() if not name.endswith("quantiles")]
 
 
 def aux_backward(codec: LearnedCodec) -> dict[str, torch.Tensor]:

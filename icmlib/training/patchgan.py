@@ -116,7 +116,8 @@ def sample_patches(
 ) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:
     """Random patches of images (3, H, W), at different places: originals (P, 3, s, s), y_hat
     (M, h, w) of the image of each, corners (P, 2): top and left in px. Their centres are anywhere
-    in the image; a patch that reaches beyond is moved inside, or borders would hardly be seen."""
+    in the image; a patch that reaches beyond is moved inside, or borders would hardly be seen, and
+    those that fall on one place are taken once."""
     here, patches, y_hat, corners = device.current(), [], [], []
     extents = zip(*(image.shape[-2:] for _, image in batch))
     size = torch.tensor([min(config.patch_size, *each) for each in extents])  # the smallest image's
