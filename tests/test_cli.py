@@ -180,7 +180,7 @@ def test_what_is_there_already_is_left(icm, album, tmp_path):
     (coded / "b.icm").unlink()
     (coded / "a.icm").write_text("mine")
     assert "24x40 px" in (out := done(icm(*words)))
-    assert "2 were there already (--force codes them again)" in out
+    assert "2 were there already and stay, whatever made them" in out
     assert contents(coded).keys() == CODED
     assert (coded / "a.icm").read_text() == "mine"
     assert "0 images, 0 bytes\n3 were there already" in done(icm(*words))

@@ -103,7 +103,7 @@ def decode(source: Path, target: Path, decoder: str, weights: str, force: bool) 
     """Pictures of .icm files.
 
     One file, in the format of the suffix (.png, .jpg, .webp, .bmp, .tif), or all below a folder to
-    PNG files below another folder.
+    PNG files below another folder; those that are there already are skipped.
     """
     kinds = ({tool.files.SUFFIX}, ".png")
     codec = icm.load_decoders(weights).turn(decoder)
@@ -127,7 +127,8 @@ def _code(code, codec, source: Path, target: Path, kinds: tuple, force: bool) ->
     done = [each for each in results if not isinstance(each, Exception)]
     click.echo(f"{target}: {_rate(done)}")
     if len(left) < len(jobs):
-        click.echo(f"{len(jobs) - len(left)} were there already (--force codes them again)")
+        there = f"{len(jobs) - len(left)} were there already"
+        click.echo(f"{there} and stay, whatever made them; --force makes them anew")
     for error in errors:
         click.echo(f"error: {error}", err=True)
     sys.exit(bool(errors))
@@ -178,7 +179,9 @@ def compare(photo: Path, out: Path, weights: str, force: bool) -> None:
     Writes a picture, enlarged where decoders differ most, and a table of rate, fidelity and
     pattern. Two rows show the machine's decoder followed by a filter: Gaussian and
     bilateral (sigma 0.5 px). bpp is of the payload, bpp_total of the whole file. For the original,
-    both are of a PNG file.
+    both are of a PNG file. lpp2, lpp4 and lpp8 say how far a pattern of 2, 4 or 8 px stands out
+    (dB; originals have about 0), prms how strong it is (grey levels of 255), excess_prms how much
+    of it the original has not.
     """
     if there := [each for each in (out, out.with_suffix(".csv")) if each.exists() and not force]:
         raise icm.io.InputError(f"{there[0]} exists; --force writes it anew, --out names another")
@@ -201,7 +204,7 @@ def compare(photo: Path, out: Path, weights: str, force: bool) -> None:
 @click.option("--against", help="Curve to compare with in bd.csv.  [default: the first anchor]")
 @click.option("--beside", multiple=True, type=PATH, help="A curve of others, CompressAI's JSON.")
 @click.option(
-    "--vgg-images", type=click.IntRange(0), help="VGG distance of the first images alone."
+    "--vgg-images", type=click.IntRange(0), help="VGG distance, which is slow, of the first so many."
 )
 @click.option("--force", is_flag=True, help="Forget what is in the folder, and measure all anew.")
 def evaluate(photos: Path, out: Path, **options) -> None:
@@ -221,12 +224,13 @@ def evaluate(photos: Path, out: Path, **options) -> None:
 
     Writes rate_distortion.csv, per_image.csv, curves.png and .pdf, bd.csv, and <curve>.json for
     CompressAI's plots. Points that the folder has already are not measured again. Rates in bpp are
-    of the payload, without headers and without the anchors' containers (but with WebP's). A BD
-    figure needs three points of both curves.
+    of the payload, without headers and without the anchors' containers (but with WebP's). JPEG,
+    AVIF and HEVC keep all chroma (4:4:4), WebP and VVC half of it (4:2:0). A BD figure needs three
+    points of both curves.
     """
     table = tool.rate_distortion.evaluate_codecs(photos, out, **options)
     click.echo(table.to_string(index=False, float_format="{:.4g}".format))
-    click.echo(f"{out}: rate_distortion.csv, curves.png, ...")
+    click.echo(f"{out}: rate_distortion.csv, bd.csv, curves.png, ...")
 
 
 @main.command()
