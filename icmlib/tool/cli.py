@@ -204,7 +204,7 @@ def compare(photo: Path, out: Path, weights: str, force: bool) -> None:
 @click.option("--against", help="Curve to compare with in bd.csv.  [default: the first anchor]")
 @click.option("--beside", multiple=True, type=PATH, help="A curve of others, CompressAI's JSON.")
 @click.option(
-    "--vgg-images", type=click.IntRange(0), help="VGG distance, which is slow, of the first so many."
+    "--vgg-images", type=click.IntRange(0), help="VGG distance, which is slow, of so many images."
 )
 @click.option("--force", is_flag=True, help="Forget what is in the folder, and measure all anew.")
 def evaluate(photos: Path, out: Path, **options) -> None:
