@@ -1,6 +1,7 @@
 """Measure a codec: encode, decode and detect once per image, then one row of a table."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -55,8 +56,7 @@ def evaluate(
     tile = min(each(checkerboard.tile_size)([size]) for each, size in zip(errors_of, sizes))
     tables, detections = [], []
     spectra, pooled = {"decoded": [], "original": []}, {"decoded": 0.0, "original": 0.0}
-    bar = tqdm(total=len(images), desc="evaluate", unit="image", disable=not progress)
-    for indices in _batches(sizes):
+    for indices in _batches(sizes, progress):
         x = torch.stack([dataset.image(i) for i in indices])
         rows = [images[i] for i in indices]
         coded = [errors_of[i](codec.encode)(image) for i, image in zip(indices, x)]
@@ -80,8 +80,6 @@ def evaluate(
                 spectra[name].append(checkerboard.at_lattice(power))
                 pooled[name] += power[:3].mean(0) / len(images)
         tables.append(pd.DataFrame(table))
-        bar.update(len(indices))
-    bar.close()
     spectra = {name: np.stack(each) for name, each in spectra.items()}
     matches = matched(dataset.ground_truth, detections) if task is not None else {}
     return Evaluation(pd.concat(tables, ignore_index=True), spectra, pooled, matches)
@@ -97,10 +95,14 @@ def matched(ground_truth: dict, detections: list[dict]) -> dict[str, detection.M
     return {name: detection.match(ground_truth, detections, kind) for name, kind in kinds.items()}
 
 
-def _batches(sizes: list[tuple[int, int]]) -> list[list[int]]:
-    """Indices in order, in batches of one image size."""
-    groups = (list(group) for _, group in groupby(range(len(sizes)), sizes.__getitem__))
-    return [each[i : i + BATCH] for each in groups for i in range(0, len(each), BATCH)]
+def _batches(sizes: list[tuple[int, int]], progress: bool) -> Iterator[list[int]]:
+    """Indices in order, in batches of one image size; the progress is of images."""
+    with tqdm(total=len(sizes), desc="evaluate", unit="image", disable=not progress) as bar:
+        for _, group in groupby(range(len(sizes)), sizes.__getitem__):
+            same = list(group)
+            for i in range(0, len(same), BATCH):
+                yield same[i : i + BATCH]
+                bar.update(len(same[i : i + BATCH]))
 
 
 def load_vgg() -> tuple[fidelity.VGGDistance | None, str]:
