@@ -1,15 +1,16 @@
 import os
 import subprocess
 import sys
+from functools import partial
 
 import conftest
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from conftest import assert_error, contents, done, tiny_codec
 from PIL import Image
 
+from icmlib import device
 from icmlib.codecs import Bitstream, Decoders
 from icmlib.config import CodecConfig
 from icmlib.io import read_image
@@ -157,7 +158,8 @@ def test_an_error_of_the_program_keeps_its_traceback(icm, photo, tmp_path, monke
 
 def test_folders_there_and_back(icm, decoders, album, tmp_path, monkeypatch):
     """Sub-folders stay, and every file is that of the image by itself, upright."""
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)  # processes
+    two = partial(device.in_processes, workers=2)  # not one, as there is one thread
+    monkeypatch.setattr(device, "in_processes", two)
     coded, back = tmp_path / "coded", tmp_path / "back"
     out = done(icm("encode", album, coded))
     assert contents(coded).keys() == CODED
